@@ -1,0 +1,184 @@
+"""The nouns of bridged and the states a document goes through.
+
+Pure: no I/O, no clock. Everything here is a frozen value that any module may hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+
+class UserError(Exception):
+    """Something a person must put right: a sentence with a remedy, and the exit code it deserves."""
+
+    exit_code: int = 1
+
+
+class State(StrEnum):
+    """Where a document is on its way. Every arrow between two of them is one commit of the journal."""
+
+    WAITING = "waiting"
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    VALIDATED = "validated"
+    HELD = "held"
+    WITHDRAWN = "withdrawn"
+    MISSED = "missed"
+
+
+TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
+    {
+        (None, State.WAITING),  # a deposit was seen
+        (None, State.MISSED),  # deposited while the daemon was stopped
+        (None, State.QUEUED),  # `bridged send` of an existing document
+        (None, State.VALIDATED),  # a valid marker without a row: the journal was lost
+        (State.WAITING, State.QUEUED),  # quiet
+        (State.WAITING, State.WITHDRAWN),  # left its switched folder, or proved to be no document
+        (State.WAITING, State.VALIDATED),  # came with its valid marker
+        (State.QUEUED, State.WAITING),  # overwritten before it left: must be quiet again
+        (State.QUEUED, State.SENDING),  # claimed; committed before the first byte
+        (State.QUEUED, State.WITHDRAWN),  # left its switched folder, or switched off
+        (State.SENDING, State.QUEUED),  # the relay's trouble, deferred, uncertain, or a crash
+        (State.SENDING, State.WAITING),  # changed under the reading
+        (State.SENDING, State.WITHDRAWN),  # switched off between claim and sending
+        (State.SENDING, State.HELD),  # refused, given up, or uncertain too often
+        (State.SENDING, State.SENT),  # the relay accepted it; committed before the marker
+        (State.SENT, State.VALIDATED),  # the marker is written
+        (State.HELD, State.QUEUED),  # released
+        (State.HELD, State.WITHDRAWN),  # deleted while it was held
+        (State.MISSED, State.QUEUED),  # `bridged send` of a missed document
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What `lstat(2)` says of a regular file, as far as bridged compares it.
+
+    `same_file` follows a rename; `same_content` notices a save. Neither is used to decide what is new:
+    that is knowledge by path.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def same_content(self, other: Stamp) -> bool:
+        """Size and modification time agree. Inodes are left out: FUSE makes them up as it goes."""
+        return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
+
+    def same_file(self, other: Stamp) -> bool:
+        """The same inode with the same content: what a rename leaves unchanged."""
+        return self.inode == other.inode and self.same_content(other)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One row of the journal. Times are seconds since the epoch, UTC; `path` is absolute, as bytes."""
+
+    seq: int
+    id: str
+    client: str
+    ged: bytes
+    path: bytes
+    state: State
+    reason: str
+    stamp: Stamp
+    sha256: str
+    collection_email: str
+    message_id: str
+    date: str
+    attempts: int
+    uncertain: int
+    dotted: bool
+    deposited_at: float
+    queued_at: float | None
+    sent_at: float | None
+    validated_at: float | None
+    due_at: float
+    relay_reply: str
+    marker: bytes
+
+    @property
+    def name(self) -> bytes:
+        """The last component of the path."""
+        return self.path.rpartition(b"/")[2]
+
+    @property
+    def directory(self) -> bytes:
+        """The directory that holds the document."""
+        return self.path.rpartition(b"/")[0]
+
+    @property
+    def relative(self) -> bytes:
+        """The path below the GED, as log lines show it."""
+        return self.path[len(self.ged) :].lstrip(b"/")
+
+
+# What one conversation with the relay came to. Outcomes are values; mistakes are exceptions.
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """2yz after the final dot."""
+
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """4yz for this document or this address."""
+
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """5yz for this document or this address, or larger than the relay's SIZE."""
+
+    reply: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertain:
+    """The connection was lost after the final dot: it may have been accepted."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayDown:
+    """The line or the relay is in trouble; the document had no part in it."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """A person must act: authentication, certificate, STARTTLS or sender refused."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """The relay asks for fewer messages or fewer connections."""
+
+    reply: str
+
+
+Outcome = Accepted | Deferred | Refused | Uncertain | RelayDown | Misconfigured | Throttled
+
+
+def readable(path: bytes) -> str:
+    """A path for people: UTF-8 where it is, replacement characters where not, one line, no control characters.
+
+    Also no bidirectional or line-separator characters: a file name must not be able to forge a log line or
+    to rearrange a terminal.
+    """
+    text = path.decode("utf-8", "replace")
+    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in text)
