@@ -182,3 +182,11 @@ def readable(path: bytes) -> str:
     """
     text = path.decode("utf-8", "replace")
     return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """A reading of both clocks: `wall` for dates (seconds since the epoch), `steady` for durations."""
+
+    wall: float
+    steady: float

@@ -1,0 +1,45 @@
+# `make demo` shows it, `make test` proves it. Both make .venv first, from requirements.lock and nothing else.
+
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := bridged tests
+
+.PHONY: demo test lint types imports check lock clean
+
+demo: $(READY)
+	$(BIN)/bridged demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports
+
+check: lint types imports test
+
+# The build backend comes with the lock, so the project itself is installed without asking any index.
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "bridged needs Python 3.11 or newer, and none was found. Install it: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. Install it: apt install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+# Only for whoever changes a dependency in pyproject.toml.
+lock:
+	@set -e; t=$$(mktemp -d); trap 'rm -rf "$$t"' EXIT; $(PYTHON) -m venv "$$t"; "$$t/bin/pip" install --quiet uv; \
+	"$$t/bin/uv" pip compile pyproject.toml -o requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --all-extras --custom-compile-command "make lock" --quiet
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

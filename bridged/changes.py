@@ -1,0 +1,273 @@
+"""What a difference between the folders and the knowledge of them means for the documents.
+
+This is the truth table of deposits. It runs inside one transaction and touches no file but by the `still_there`
+it is given; what is to be logged and remembered is collected, and counts only once the transaction is on the disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from bridged.admit import verdict
+from bridged.config import Settings
+from bridged.folders import Place, SwitchedFolders
+from bridged.journal import Transaction
+from bridged.known import SPECIAL, KnownFile, split
+from bridged.message import frozen_date, new_message_id
+from bridged.model import Document, Instant, Stamp, State, readable
+
+# A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
+TOMBSTONE: Final = 2.0
+# A marker follows its document's rename after this time, when the rename has proved not to be a save.
+MARKER_FOLLOWS: Final = 2.5
+
+Unknown = Literal["existing", "missed", "deposit"]
+NOT_SENT_YET: Final = frozenset({State.WAITING, State.QUEUED})
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A name that was renamed away: until when it is remembered, where to, and which document it was."""
+
+    until: float
+    away: bytes
+    document: int | None
+
+
+@dataclass(slots=True)
+class Effects:
+    """What follows a commit: log lines, documents that wait to be quiet, saves to be told of."""
+
+    lines: list[tuple[str, Document | None, dict[str, Any]]] = field(default_factory=list)
+    waiting: dict[int, bytes] = field(default_factory=dict)
+    changed: dict[bytes, Stamp] = field(default_factory=dict)
+    missed: dict[tuple[bytes, str], int] = field(default_factory=dict)
+
+
+class Changes:
+    """Decides, within one transaction, what the found differences mean."""
+
+    def __init__(
+        self,
+        tx: Transaction,
+        settings: Settings,
+        switched: SwitchedFolders,
+        tombstones: dict[bytes, Tombstone],
+        still_there: Callable[[KnownFile], bool],
+        now: Instant,
+    ) -> None:
+        self._tx = tx
+        self._settings = settings
+        self._switched = switched
+        self._tombstones = tombstones
+        self._still_there = still_there
+        self._now = now
+        self.effects = Effects()
+
+    # -- what was found
+
+    def found(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown) -> None:
+        """A regular file is at `path`. Whether it is new, changed or renamed is decided here."""
+        known = self._tx.known(path)
+        if known is not None and known.gone_at is not None:
+            self.bury(known)  # deleted, and later a file created at the same path: a new file
+            known = None
+        if known is not None and known.stamp == SPECIAL:
+            self._tx.forget(path)
+            known = None
+        if known is not None:
+            self._known_again(place, known, stamp)
+        elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp):
+            self._unknown(place, path, stamp, unknown)
+
+    def special(self, path: bytes, kind: str, unknown: Unknown) -> None:
+        """A link, FIFO, socket or device is at `path`: never followed, never opened, one warning."""
+        known = self._tx.known(path)
+        if known is not None and known.stamp == SPECIAL:
+            return
+        if known is not None:
+            self.bury(known)
+        self._tx.know(path, SPECIAL, None)
+        if unknown == "deposit":
+            why = {"reason": f"it is a {kind}; only regular files are documents", "level": "warning"}
+            self._say("document_ignored", None, path=path, **why)
+
+    def missing(self, path: bytes) -> None:
+        """Nothing is at `path`; if it was known, a rename may still explain it."""
+        known = self._tx.known(path)
+        if known is None or known.gone_at is not None:
+            return
+        if known.stamp == SPECIAL:
+            self._tx.forget(path)
+        else:
+            self._tx.mark_gone(path, self._now.wall)
+
+    def missing_directory(self, directory: bytes) -> None:
+        """A whole directory is gone."""
+        for inner in self._tx.directories_below(directory):
+            for known in self._tx.known_in(inner).values():
+                self.missing(known.path)
+
+    def deleted(self, path: bytes) -> None:
+        """The file at `path` is known to have been deleted or moved out, whatever is there now."""
+        known = self._tx.known(path)
+        if known is not None:
+            self.bury(known)
+
+    def renamed(self, place: Place, known: KnownFile, path: bytes) -> None:
+        """A known file is now at `path` of the same client: its document follows."""
+        replaced = self._tx.known(path)
+        if replaced is not None:
+            self.bury(replaced)
+        self._tx.forget(known.path)
+        self._tx.know(path, known.stamp, known.document)
+        if split(known.path)[0] == split(path)[0]:
+            until = self._now.steady + TOMBSTONE
+            self._tombstones[known.path] = Tombstone(until, path, known.document)
+        document = self._document(known.document)
+        if document is None:
+            return
+        self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
+        if document.state is State.WAITING:
+            self.effects.waiting[document.seq] = path
+        if document.state in NOT_SENT_YET and self._verdict(path):
+            self._withdraw(document, "renamed to a name that is ignored")
+            self._tx.forget(path)
+
+    def bury(self, known: KnownFile) -> None:
+        """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
+        self._tx.forget(known.path)
+        document = self._document(known.document)
+        if document is None:
+            return
+        if document.state in NOT_SENT_YET or document.state is State.HELD:
+            self._withdraw(document, "deleted or moved out of the switched folder before it was sent")
+
+    # -- what it means
+
+    def _known_again(self, place: Place, known: KnownFile, stamp: Stamp) -> None:
+        if known.stamp == stamp:
+            return
+        self._tx.know(known.path, stamp, known.document)
+        if not known.stamp.same_content(stamp):
+            self._overwritten(place, known.path, stamp, self._document(known.document))
+
+    def _overwritten(self, place: Place, path: bytes, stamp: Stamp, document: Document | None) -> None:
+        if document is not None and document.state is State.QUEUED:
+            self._tx.move(document.seq, State.QUEUED, State.WAITING, reason="overwritten while it was queued")
+            self.effects.waiting[document.seq] = path
+        elif document is not None and document.state in (State.WAITING, State.SENDING):
+            return  # quiet sees to the one, the sender's own check to the other
+        elif self._settings.on_overwrite == "send" and not self._verdict(path):
+            self._deposit(place, path, stamp)
+        elif not self._verdict(path):
+            self.effects.changed[path] = stamp
+
+    def _saved(self, place: Place, path: bytes, stamp: Stamp) -> bool:
+        """An editor that renames the known path away and writes a new file there is saving."""
+        tomb = self._tombstones.get(path)
+        if tomb is None or tomb.until < self._now.steady or self._verdict(path):
+            return False
+        del self._tombstones[path]
+        away = self._tx.known(tomb.away)
+        if away is not None:
+            self._tx.know(away.path, away.stamp, None)
+        self._tx.know(path, stamp, tomb.document)
+        document = self._document(tomb.document)
+        if document is not None:
+            self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
+            if document.state is State.WAITING:
+                self.effects.waiting[document.seq] = path
+            elif document.state is State.WITHDRAWN:
+                return self._back_again(place, path, stamp)
+        self._overwritten(place, path, stamp, document)
+        return True
+
+    def _back_again(self, place: Place, path: bytes, stamp: Stamp) -> bool:
+        """A queued document was renamed to an ignored name and saved anew: it has not been sent, so it is now."""
+        self._deposit(place, path, stamp)
+        return True
+
+    def _followed(self, place: Place, path: bytes, stamp: Stamp) -> bool:
+        for candidate in self._tx.same_files(stamp):
+            same_client = self._switched.ged_of(candidate.path) == place.ged
+            if same_client and candidate.path != path and self._is_gone(candidate):
+                self.renamed(place, candidate, path)
+                return True
+        return False
+
+    def _is_gone(self, known: KnownFile) -> bool:
+        return known.gone_at is not None or not self._still_there(known)
+
+    def _unknown(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown) -> None:
+        if self._verdict(path):
+            return
+        if unknown == "existing":
+            self._tx.know(path, stamp, None)
+        elif unknown == "missed":
+            self._miss(place, path, stamp)
+        else:
+            self._deposit(place, path, stamp)
+
+    def _deposit(self, place: Place, path: bytes, stamp: Stamp) -> None:
+        seq = self._add(place, path, stamp, State.WAITING)
+        self._tx.know(path, stamp, seq)
+        self.effects.waiting[seq] = path
+
+    def _miss(self, place: Place, path: bytes, stamp: Stamp) -> None:
+        seq = self._add(place, path, stamp, State.MISSED, reason="deposited while the daemon was stopped")
+        self._tx.know(path, stamp, seq)
+        folder = (place.ged, place.folder.path)
+        self.effects.missed[folder] = self.effects.missed.get(folder, 0) + 1
+
+    def _add(self, place: Place, path: bytes, stamp: Stamp, state: State, **columns: Any) -> int:
+        return enter(self._tx, self._settings, place, path, stamp, state, self._now.wall, **columns)
+
+    def _withdraw(self, document: Document, reason: str) -> None:
+        self._tx.move(document.seq, document.state, State.WITHDRAWN, reason=reason)
+        self._say("document_withdrawn", document, reason=reason)
+
+    def _verdict(self, path: bytes) -> str | None:
+        marker = self._settings.marker
+        return verdict(
+            split(path)[1], extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden
+        )
+
+    def _document(self, seq: int | None) -> Document | None:
+        return None if seq is None else self._tx.document(seq)
+
+    def _say(self, event: str, document: Document | None, path: bytes | None = None, **fields: Any) -> None:
+        if path is not None:
+            ged = self._switched.ged_of(path) or b""
+            client = self._switched.client_of(path)
+            fields |= {"client": client.name if client else "", "document": readable(path[len(ged) + 1 :])}
+        self.effects.lines.append((event, document, fields))
+
+
+def enter(
+    tx: Transaction,
+    settings: Settings,
+    place: Place,
+    path: bytes,
+    stamp: Stamp,
+    state: State,
+    now: float,
+    **columns: Any,
+) -> int:
+    """A document's row: its id, Message-ID and Date are made here, once, and never again."""
+    identity = secrets.token_hex(8)
+    sender = place.client.sender or settings.smtp.sender
+    made = {"message_id": new_message_id(identity, sender), "date": frozen_date(now), "deposited_at": now}
+    return tx.add(
+        state,
+        id=identity,
+        client=place.client.name,
+        ged=place.ged,
+        path=path,
+        stamp=stamp,
+        collection_email=place.collection_email,
+        **(made | columns),
+    )

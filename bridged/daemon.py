@@ -1,0 +1,297 @@
+"""The daemon: two halves in their loops, signals, reload, systemd. The only place with threads and clocks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from bridged import __version__, control, logs, systemd
+from bridged.config import ConfigError, Settings, load
+from bridged.dispatch import Dispatch, Route, Turns
+from bridged.folders import SwitchedFolders
+from bridged.intake import Intake
+from bridged.journal import Journal
+from bridged.logs import say, say_document
+from bridged.marking import Marking
+from bridged.model import Instant, UserError
+from bridged.retry import Line
+from bridged.watch import Watcher
+
+TICK: Final = 0.2
+LOOK_AT_FILE: Final = 1.0  # seconds between looks at the configuration file
+FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
+STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
+RELOAD_WITHIN: Final = 100.0
+
+
+def instant() -> Instant:
+    """Now, by both clocks."""
+    return Instant(time.time(), time.monotonic())
+
+
+class Loop(threading.Thread):
+    """Steps one half until told to stop. A step that raises is told as `state_failed` and tried again."""
+
+    def __init__(self, name: str, step: Callable[[Instant], float]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._step = step
+        self.wake = threading.Event()
+        self._stopping = False
+        self._told = ""
+        self.stepped_at = time.monotonic()
+
+    def run(self) -> None:
+        """Step, wait, step."""
+        while not self._stopping:
+            self.wake.clear()
+            delay = self._guarded()
+            self.stepped_at = time.monotonic()
+            if delay > 0:
+                self.wake.wait(delay)
+
+    def stop(self) -> None:
+        """No further step begins."""
+        self._stopping = True
+        self.wake.set()
+
+    def _guarded(self) -> float:
+        try:
+            delay = self._step(instant())
+        except Exception as error:
+            self._tell(error)
+            return 1.0
+        self._told = ""
+        return delay
+
+    def _tell(self, error: Exception) -> None:
+        what = f"{type(error).__name__}: {error}"
+        if what != self._told:
+            self._told = what
+            known = isinstance(error, sqlite3.Error | OSError | UserError)
+            say("state_failed", half=self.name, reason=what, exc_info=not known)
+
+
+class Daemon:
+    """One running bridge."""
+
+    def __init__(self, config_path: Path, settings: Settings, journal: Journal) -> None:
+        self._config_path = config_path
+        self._settings = settings
+        self._journal = journal
+        self._since = time.time()
+        self._stop = threading.Event()
+        self._reload_wanted = threading.Event()
+        self._reload_lock = threading.Lock()
+        self._ready = False
+        self._file_seen = self._file_identity()
+        self._line = Line(settings.smtp.rate, settings.smtp.connections, settings.retry.max, random.random)
+        self._turns = Turns()
+        self._marking = Marking(journal, settings)
+        self._watcher = self._new_watcher()
+        self._intake = Intake(journal, settings, self._watcher, time.monotonic)
+        self._intake.waiting.on_queued = self._wake_senders
+        self._reconfigure: Settings | None = None
+        self._intake_loop = Loop("intake", self._step_intake)
+        self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
+        self._senders: list[tuple[Dispatch, Loop]] = []
+        self._server = control.ControlServer(settings.state_dir, self._answer)
+
+    # -- life
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT."""
+        self._signals()
+        self._recover()
+        self._intake.configure(self._settings, instant(), start=True)
+        self._hire()
+        for loop in (self._intake_loop, self._marking_loop):
+            loop.start()
+        self._server.start()
+        while not self._stop.wait(TICK):
+            self._tend()
+        self._shut_down()
+        return 0
+
+    def _signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, lambda *_: self._reload_wanted.set())
+        signal.signal(signal.SIGIO, signal.SIG_IGN)  # what ends a lease would end the process
+
+    def _recover(self) -> None:
+        for document in self._journal.write(lambda tx: tx.recover()):
+            say_document("document_resumed", document, uncertain=document.dotted)
+        for document in self._journal.read(lambda tx: list(tx.documents("state IN ('queued', 'sent')"))):
+            say_document("document_resumed", document, state=document.state.value)
+
+    def _tend(self) -> None:
+        if not self._ready and self._intake.ready:
+            self._ready = True
+            say("daemon_ready", folders=sum(len(c.switched_folders) for c in self._settings.clients))
+            systemd.notify(f"READY=1\nSTATUS=watching {len(self._settings.clients)} clients")
+        self._look_at_file()
+        if self._reload_wanted.is_set() and self._ready:
+            self._reload_wanted.clear()
+            threading.Thread(target=self.reload, name="reload", daemon=True).start()
+        if systemd.watchdog_interval() is not None and self._progressing():
+            systemd.notify("WATCHDOG=1")
+
+    def _progressing(self) -> bool:
+        """Both halves have made a step lately: a living thread is not enough."""
+        now = time.monotonic()
+        busy = self._settings.smtp.timeout + 660.0  # the wait for the reply to the final dot may take ten minutes
+        senders = all(now - loop.stepped_at < busy for _, loop in self._senders)
+        return senders and now - self._intake_loop.stepped_at < STALLED
+
+    def _shut_down(self) -> None:
+        say("daemon_stopping")
+        systemd.notify("STOPPING=1")
+        self._server.close()
+        loops = [self._intake_loop, self._marking_loop, *(loop for _, loop in self._senders)]
+        for loop in loops:
+            loop.stop()
+        deadline = time.monotonic() + FINISH_WITHIN
+        for loop in loops:
+            loop.join(max(0.0, deadline - time.monotonic()))
+        for sender, loop in self._senders:
+            if loop.is_alive():
+                sender.abort()
+                loop.join(2.0)
+        for sender, loop in self._senders:
+            if not loop.is_alive():
+                sender.close()
+        if self._watcher is not None:
+            self._watcher.close()
+        say("daemon_stopped")
+
+    # -- the halves
+
+    def _new_watcher(self) -> Watcher | None:
+        try:
+            return Watcher(self._wake_intake)
+        except OSError as error:
+            say("watch_limit_reached", reason=f"no inotify instance ({error.strerror}); only sweeps find deposits")
+            return None
+
+    def _step_intake(self, now: Instant) -> float:
+        wanted, self._reconfigure = self._reconfigure, None
+        if wanted is not None:
+            self._intake.configure(wanted, now, start=False)
+        return self._intake.step(now)
+
+    def _wake_intake(self) -> None:
+        self._intake_loop.wake.set()
+
+    def _wake_senders(self) -> None:
+        for _, loop in self._senders:
+            loop.wake.set()
+
+    def _overwritten(self, seq: int, path: bytes) -> None:
+        self._intake.waiting.again(seq, path)
+        self._wake_intake()
+
+    def _hire(self) -> None:
+        """As many senders as the configuration allows sessions."""
+        route = Route(self._settings, SwitchedFolders(self._settings.clients, self._settings.ignore))
+        for sender, _ in self._senders:
+            sender.configure(route)
+        while len(self._senders) < self._settings.smtp.connections:
+            sender = Dispatch(
+                self._journal, route, self._line, self._turns, self._marking, random.random, self._overwritten
+            )
+            loop = Loop(f"dispatch-{len(self._senders) + 1}", sender.step)
+            self._senders.append((sender, loop))
+            loop.start()
+        while len(self._senders) > self._settings.smtp.connections:
+            sender, loop = self._senders.pop()
+            loop.stop()
+            loop.join(FINISH_WITHIN)
+            sender.close()
+
+    # -- reload
+
+    def _file_identity(self) -> tuple[int, int, int, int] | None:
+        try:
+            status = os.stat(self._config_path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _look_at_file(self) -> None:
+        """The file may change in place, by a rename, or by a link on the way to it: stat sees all three."""
+        seen = self._file_identity()
+        if seen is not None and seen != self._file_seen and self._ready:
+            self._file_seen = seen
+            self._reload_wanted.set()
+
+    def reload(self) -> dict[str, Any]:
+        """Parse the file whole; in force whole or not at all. Returns the verdict once it is in force."""
+        with self._reload_lock:
+            self._file_seen = self._file_identity()
+            self._line.probe_now()
+            try:
+                settings = load(self._config_path)
+            except ConfigError as error:
+                problems = [str(problem) for problem in error.problems]
+                say("config_rejected", problems=problems)
+                return {"ok": False, "problems": problems}
+            self._put_in_force(settings)
+            say("config_reloaded", clients=len(settings.clients))
+            return {"ok": True}
+
+    def _put_in_force(self, settings: Settings) -> None:
+        if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:
+            self._line.configure(settings.smtp.rate, settings.smtp.connections, settings.retry.max)
+        self._settings = settings
+        logs.configure(settings.log.format, settings.log.level)
+        self._marking.configure(settings)
+        self._reconfigure = settings
+        self._wake_intake()
+        self._hire()
+        deadline = time.monotonic() + RELOAD_WITHIN
+        while self._reconfigure is not None or not self._intake.ready:
+            if time.monotonic() > deadline or self._stop.wait(0.05):
+                return
+        self._wake_senders()
+
+    # -- control
+
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        command = request.get("command")
+        if command == "reload":
+            return self.reload()
+        if command == "status":
+            return self._status()
+        if command == "wake":
+            self._line.probe_now()
+            self._wake_senders()
+            return {"ok": True}
+        return {"ok": False, "error": f"The daemon knows no command {command!r}."}
+
+    def _status(self) -> dict[str, Any]:
+        relay = {"state": self._line.state, "detail": self._line.detail}
+        folders = self._intake.status()
+        return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
+
+
+def run(config_path: Path) -> int:
+    """`bridged run`: the exit code. Raises UserError (75: another instance; 78: configuration)."""
+    settings = load(config_path)
+    logs.configure(settings.log.format, settings.log.level)
+    lock = control.lock(settings.state_dir)
+    try:
+        say("daemon_started", version=__version__, config=str(config_path), pid=os.getpid())
+        journal = Journal(settings.state_dir)
+        try:
+            return Daemon(config_path, settings, journal).run()
+        finally:
+            journal.close()
+    finally:
+        os.close(lock)

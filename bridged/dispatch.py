@@ -1,0 +1,334 @@
+"""Dispatch: from a row of the journal to the relay's acceptance. `step` reads as the path of a document."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Final
+
+from bridged import files
+from bridged.config import Settings, password
+from bridged.folders import Place, SwitchedFolders
+from bridged.journal import Journal, Transaction
+from bridged.logs import say, say_document
+from bridged.marking import Marking
+from bridged.message import Mail, compose
+from bridged.model import (
+    Accepted,
+    Deferred,
+    Document,
+    Instant,
+    Outcome,
+    Refused,
+    State,
+    Uncertain,
+)
+from bridged.relay import Relay
+from bridged.retry import Line, given_up, next_due
+
+FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
+SHARE_AWAY: Final = 15.0
+MISTAKE: Final = 60.0
+
+
+class Changed(Exception):
+    """The document was overwritten while it was read: what was read may be half old, half new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The configuration that senders work by, replaced whole at a reload."""
+
+    settings: Settings
+    switched: SwitchedFolders
+
+
+class Turns:
+    """Whose turn it is: clients take turns, whichever session sends."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+
+class Dispatch:
+    """One session's sender. Several share a journal, a line, and the turns."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        route: Route,
+        line: Line,
+        turns: Turns,
+        marking: Marking,
+        random: Callable[[], float],
+        on_overwritten: Callable[[int, bytes], None],
+    ) -> None:
+        self._journal = journal
+        self._route = route
+        self._line = line
+        self._turns = turns
+        self._marking = marking
+        self._random = random
+        self._on_overwritten = on_overwritten
+        self._relay = self._new_relay()
+        self._stopping = threading.Event()
+        self.progress = 0
+
+    def configure(self, route: Route) -> None:
+        """Put a configuration in force, from the next document on."""
+        self._route = route
+
+    def abort(self) -> None:
+        """Break off the message in transit, from another thread."""
+        self._stopping.set()
+        self._relay.abort()
+
+    def close(self) -> None:
+        """Take leave of the relay."""
+        self._relay.close()
+
+    def step(self, now: Instant) -> float:
+        """Claim the next document, send it, record what came of it. Returns seconds until there may be another."""
+        self.progress += 1
+        if self._stopping.is_set():
+            return 1.0
+        if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now))):
+            return self._idle(now)
+        if not self._line.may_send(now.steady):
+            return max(0.05, min(1.0, self._line.wake_in(now.steady)))
+        document = self._claim(now)
+        if document is None:
+            return 0.05
+        try:
+            outcome = self._send(document, now)
+            if outcome is not None:
+                self._conclude(document, outcome, now)
+        except Exception:
+            self._rescue(document, now)
+            raise
+        return 0.0
+
+    def _rescue(self, document: Document, now: Instant) -> None:
+        """A mistake of ours must not leave a document half-way until the next start: it goes back to the queue."""
+        current = self._journal.read(lambda tx: tx.document(document.seq))
+        if current is not None and current.state is State.SENDING:
+            columns = {"due_at": now.wall + MISTAKE, "uncertain": current.uncertain + int(current.dotted)}
+            self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0, **columns))
+
+    def _idle(self, now: Instant) -> float:
+        due = self._journal.read(lambda tx: tx.next_due())
+        return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
+
+    def _horizon(self, now: Instant) -> float:
+        return now.wall + 2 * self._route.settings.retry.max + 3600
+
+    # -- claim
+
+    def _claim(self, now: Instant) -> Document | None:
+        route = self._route
+        self._refresh_relay(route)
+        refused: list[tuple[str, Document, str]] = []
+        claimed = self._journal.write(lambda tx: self._next(tx, route, now, refused))
+        for event, document, reason in refused:
+            say_document(event, document, reason=reason)
+        return claimed
+
+    def _next(
+        self, tx: Transaction, route: Route, now: Instant, refused: list[tuple[str, Document, str]]
+    ) -> Document | None:
+        document = tx.due_after(self._turns.last, now.wall, self._horizon(now))
+        if document is None:
+            return None
+        self._turns.last = document.client
+        place = route.switched.place(document.directory)
+        if place is None:
+            tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason="switched_off")
+            refused.append(("document_withdrawn", document, "switched_off"))
+            return None
+        address = place.collection_email
+        tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
+        if document.uncertain > route.settings.retry.uncertain_attempts:
+            reason = "uncertain: the connection was lost after the final dot too often; it may have arrived"
+            tx.move(document.seq, State.SENDING, State.HELD, reason=reason)
+            refused.append(("document_held", document, reason))
+            return None
+        return replace(document, state=State.SENDING, collection_email=address)
+
+    def _refresh_relay(self, route: Route) -> None:
+        if self._relay_smtp != route.settings.smtp:
+            self._relay.close()
+            self._relay = self._new_relay()
+
+    def _new_relay(self) -> Relay:
+        smtp = self._relay_smtp = self._route.settings.smtp
+        return Relay(smtp, lambda: password(smtp))
+
+    # -- send
+
+    def _send(self, document: Document, now: Instant) -> Outcome | None:
+        """The relay's answer, or None where the document itself stood in the way and has been put back."""
+        route = self._route
+        place = route.switched.place(document.directory)
+        try:
+            assert place is not None
+            with files.root(document.ged) as root_fd, files.open_document(root_fd, document.relative) as file:
+                return self._deliver(document, file, place, route)
+        except Changed:
+            self._overwritten(document)
+        except OSError as error:
+            self._away(document, error, now)
+        return None
+
+    def _deliver(self, document: Document, file: BinaryIO, place: Place, route: Route) -> Outcome:
+        _check_unchanged(file, document)
+        sender = place.client.sender or route.settings.smtp.sender
+        mail = compose(
+            id=document.id,
+            name=document.name,
+            client=document.client,
+            sender=sender,
+            collection_email=document.collection_email,
+            subject=route.settings.subject,
+            message_id=document.message_id,
+            date=document.date,
+        )
+        digest = hashlib.sha256()
+        chunks = _whole(mail, file, document, digest.update)
+        size = mail.size(document.stamp.size)
+
+        def before_dot() -> None:
+            self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=digest.hexdigest()))
+
+        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
+
+    def _overwritten(self, document: Document) -> None:
+        reason = "overwritten before it was sent"
+        self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, reason=reason))
+        self._on_overwritten(document.seq, document.path)
+
+    def _away(self, document: Document, error: OSError, now: Instant) -> None:
+        """Gone, renamed, or the share is away: intake finds out which; until then it waits and nothing is counted."""
+        missing = isinstance(error, FileNotFoundError)
+        wait = FILE_AWAY if missing else SHARE_AWAY
+        if isinstance(error, PermissionError):
+            say_document("document_deferred", document, reason=f"permission denied: {error.strerror}")
+
+        def put_back(tx: Transaction) -> bool:
+            known = tx.known(document.path)
+            if missing and (known is None or known.document != document.seq):
+                reason = "deleted or moved out of the switched folder before it was sent"
+                current = tx.document(document.seq)
+                if current is not None and current.path == document.path:
+                    tx.move(document.seq, State.SENDING, State.WITHDRAWN, reason=reason)
+                    return True
+            tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + wait, dotted=0)
+            return False
+
+        if self._journal.write(put_back):
+            say_document("document_withdrawn", document, reason="its file is gone")
+
+    # -- conclude
+
+    def _conclude(self, document: Document, outcome: Outcome, now: Instant) -> None:
+        self._report(outcome, now)
+        if isinstance(outcome, Accepted):
+            self._accepted(document, outcome, now)
+        elif isinstance(outcome, Refused):
+            self._hold(document, outcome, outcome.reply, now)
+        elif isinstance(outcome, Deferred):
+            self._defer(document, outcome, now)
+        elif isinstance(outcome, Uncertain):
+            self._uncertain(document, outcome, now)
+        else:
+            self._put_back(document)
+
+    def _report(self, outcome: Outcome, now: Instant) -> None:
+        event = self._line.report(outcome, now.steady)
+        if event is not None:
+            say(event.name, reason=event.detail, relay=self._relay_smtp.host)
+
+    def _accepted(self, document: Document, outcome: Accepted, now: Instant) -> None:
+        attempts = document.attempts + 1
+        again = now.wall + self._route.settings.watch.sweep
+
+        def accept(tx: Transaction) -> Document | None:
+            tx.attempt(document.seq, now.wall, "accepted", outcome.reply)
+            columns = {"attempts": attempts, "relay_reply": outcome.reply, "sent_at": now.wall, "reason": ""}
+            tx.move(document.seq, State.SENDING, State.SENT, marker_due=again, **columns)
+            return tx.document(document.seq)
+
+        sent = self._journal.write(accept)
+        assert sent is not None
+        say_document("document_sent", sent, collection_email=sent.collection_email, relay_reply=outcome.reply)
+        self._marking.validate(sent, now.wall)
+
+    def _hold(self, document: Document, outcome: Outcome, reason: str, now: Instant) -> None:
+        def hold(tx: Transaction) -> None:
+            tx.attempt(document.seq, now.wall, type(outcome).__name__.lower(), reason)
+            columns = {"attempts": document.attempts + 1, "reason": reason, "relay_reply": reason}
+            tx.move(document.seq, State.SENDING, State.HELD, **columns)
+
+        self._journal.write(hold)
+        say_document("document_held", document, reason=reason)
+
+    def _defer(self, document: Document, outcome: Deferred, now: Instant) -> None:
+        retry = self._route.settings.retry
+        tried = [at for at, _, _ in self._journal.read(lambda tx: tx.attempts(document.seq))]
+        first = min((at for at in tried if at >= (document.queued_at or 0.0)), default=now.wall)
+        if given_up(first, now.wall, retry.give_up_after):
+            self._hold(document, outcome, f"given up: {outcome.reply}", now)
+            return
+        attempts = document.attempts + 1
+        due = next_due(retry.first, retry.max, attempts, now.wall, self._random)
+        self._requeue(document, "deferred", outcome.reply, now, attempts=attempts, due_at=due)
+        say_document("document_deferred", document, reason=outcome.reply, retry_in=round(due - now.wall, 1))
+
+    def _uncertain(self, document: Document, outcome: Uncertain, now: Instant) -> None:
+        retry, uncertain = self._route.settings.retry, document.uncertain + 1
+        if uncertain > retry.uncertain_attempts:
+            self._hold(document, outcome, f"uncertain too often: {outcome.detail}; it may have arrived", now)
+            return
+        due = next_due(retry.first, retry.max, uncertain, now.wall, self._random)
+        attempts = document.attempts + 1
+        self._requeue(document, "uncertain", outcome.detail, now, attempts=attempts, uncertain=uncertain, due_at=due)
+        say_document(
+            "document_deferred", document, reason=f"uncertain: {outcome.detail}", uncertain=True, message_id=document.message_id
+        )
+
+    def _requeue(self, document: Document, outcome: str, reply: str, now: Instant, **columns: float) -> None:
+        def requeue(tx: Transaction) -> None:
+            tx.attempt(document.seq, now.wall, outcome, reply)
+            tx.move(
+                document.seq, State.SENDING, State.QUEUED, reason=reply, relay_reply=reply, dotted=0, **columns
+            )
+
+        self._journal.write(requeue)
+
+    def _put_back(self, document: Document) -> None:
+        """The relay's trouble is never the document's fault: nothing is counted."""
+        self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0))
+
+
+def _check_unchanged(file: BinaryIO, document: Document) -> None:
+    if not files.stamp_of(os.fstat(file.fileno())).same_content(document.stamp):
+        raise Changed
+
+
+def _whole(mail: Mail, file: BinaryIO, document: Document, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
+    """The mail's chunks; raises Changed before the end, so that no final dot follows bytes that are not one version."""
+    read = 0
+
+    def count(block: bytes) -> None:
+        nonlocal read
+        read += len(block)
+        on_bytes(block)
+
+    yield from mail.chunks(file, count)
+    _check_unchanged(file, document)
+    if read != document.stamp.size:
+        raise Changed
+
+

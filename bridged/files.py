@@ -1,0 +1,298 @@
+"""Files of a GED, reached from its own descriptor and never through a link.
+
+Everything is relative to the open directory of a GED and walked one component at a time, so that a link
+planted by whoever may write there cannot lead the daemon outside. What is not a regular file is never opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from bridged.model import Stamp
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# On the way down only search permission is needed: `drwx--x--x` above a readable folder is common.
+_PASSAGE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# NONBLOCK and NOCTTY are for the instant in which a file is replaced by a FIFO or a terminal after the lstat.
+_DOCUMENT: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+_KINDS: Final = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "other:symbolic link",
+    stat.S_IFIFO: "other:FIFO",
+    stat.S_IFSOCK: "other:socket",
+    stat.S_IFCHR: "other:device",
+    stat.S_IFBLK: "other:device",
+}
+
+# Where inotify sees every writer. Anything else (network, FUSE, cluster, unknown) is polled.
+_LOCAL: Final = frozenset(
+    {
+        *("ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "zfs", "f2fs", "jfs", "nilfs2", "reiserfs"),
+        *("tmpfs", "ramfs", "rootfs", "overlay", "squashfs", "erofs", "iso9660", "udf"),
+        *("vfat", "msdos", "exfat", "ntfs3", "hfsplus"),
+    }
+)
+
+
+_INODE_BITS = (1 << 63) - 1
+
+
+class NotRegular(OSError):
+    """A link, directory, FIFO, socket or device stands where a document was expected. It was not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name of a directory.
+
+    `kind` is "file", "directory", or "other:" and what it is. `stamp` is for files only; a file without one
+    is there, but could not be looked at (a directory that may be read but not searched).
+    """
+
+    name: bytes
+    kind: str
+    stamp: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """The mount that holds a descriptor. `source` and `fstype` are as in /proc/self/mountinfo."""
+
+    source: str
+    fstype: str
+    point: bytes
+
+
+def open_root(path: bytes) -> int:
+    """A descriptor of a GED's directory, to be closed by the caller. The last component may not be a link."""
+    # With a slash behind it the kernel would follow the link in spite of O_NOFOLLOW.
+    return os.open(path.rstrip(b"/") or b"/", _DIRECTORY)
+
+
+@contextmanager
+def root(path: bytes) -> Iterator[int]:
+    """`open_root` for the length of a block."""
+    fd = open_root(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def root(path: bytes) -> Iterator[int]:
+    """The descriptor of a GED for the time of a block. Kept no longer: an open one would make `umount` fail."""
+    fd = open_root(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def directories(root_fd: int, *relatives: bytes) -> Iterator[list[int]]:
+    """Descriptors of several directories below a root for the time of a block."""
+    with ExitStack() as stack:
+        fds = []
+        for relative in relatives:
+            fds.append(open_directory(root_fd, relative))
+            stack.callback(os.close, fds[-1])
+        yield fds
+
+
+def remove(root_fd: int, relative: bytes) -> None:
+    """Remove a file below a root; fine when it is not there."""
+    with _parent(root_fd, relative) as (directory, name), suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def entry_of(name: bytes, status: os.stat_result) -> Entry:
+    """The entry of a name that was looked at by itself."""
+    kind = kind_of(status.st_mode)
+    return Entry(name, kind, stamp_of(status) if kind == "file" else None)
+
+
+def open_directory(root_fd: int, relative: bytes) -> int:
+    """A descriptor of a directory below a root; b"" is the root itself, opened again.
+
+    Raises OSError: NotADirectoryError (or ELOOP) where any component is a link, EINVAL for ".." or an
+    absolute path.
+    """
+    with _parent(root_fd, relative) as (directory, name):
+        return os.open(name, _DIRECTORY, dir_fd=directory)
+
+
+@contextmanager
+def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
+    """`open_directory` of several, in their order, for the length of a block."""
+    with ExitStack() as stack:
+        fds = []
+        for relative in relatives:
+            fds.append(open_directory(root_fd, relative))
+            stack.callback(os.close, fds[-1])
+        yield tuple(fds)
+
+
+def open_document(root_fd: int, relative: bytes) -> BinaryIO:
+    """A document opened for reading, without following a link or waiting for anybody.
+
+    Raises NotRegular for what is not a regular file; BlockingIOError while another process holds it
+    exclusively (a lease, an oplock); OSError for the rest.
+    """
+    with _parent(root_fd, relative) as (directory, name):
+        _require_regular(os.lstat(name, dir_fd=directory), relative)
+        fd = os.open(name, _DOCUMENT, dir_fd=directory)
+    try:
+        _require_regular(os.fstat(fd), relative)  # the name may have changed hands since the lstat
+        os.set_blocking(fd, True)
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def lstat(root_fd: int, relative: bytes) -> os.stat_result:
+    """What stands at a path below a root, links not followed on the way nor at the end."""
+    with _parent(root_fd, relative) as (directory, name):
+        return os.lstat(name, dir_fd=directory)
+
+
+def remove(root_fd: int, relative: bytes) -> None:
+    """Remove one file; of a link, the link itself. Raises OSError, also for a directory."""
+    with _parent(root_fd, relative) as (directory, name):
+        os.unlink(name, dir_fd=directory)
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The part of a stat result that bridged compares."""
+    # FUSE and CIFS use all 64 bits of an inode number; SQLite's integers have a sign.
+    return Stamp(status.st_ino & _INODE_BITS, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def kind_of(mode: int) -> str:
+    """The kind of a file mode, as in `Entry.kind`."""
+    return _KINDS.get(stat.S_IFMT(mode), "other:unknown")
+
+
+def entry_of(name: bytes, status: os.stat_result) -> Entry:
+    """The entry that a stat result makes."""
+    kind = kind_of(status.st_mode)
+    return Entry(name, kind, stamp_of(status) if kind == "file" else None)
+
+
+def listing(directory_fd: int) -> list[Entry]:
+    """Everything in a directory, links not followed. What vanishes while it is read is left out.
+
+    Raises OSError when the directory cannot be read to its end: half a listing would look like deletions.
+    """
+    # A description of its own: the read position of a shared one would be moved by another thread.
+    fd = os.open(b".", _DIRECTORY, dir_fd=directory_fd)
+    try:
+        with os.scandir(fd) as found:
+            entries = [_entry(item) for item in found]
+    finally:
+        os.close(fd)
+    return [entry for entry in entries if entry is not None]
+
+
+def has_writer(fd: int) -> bool | None:
+    """Whether anybody still has a file open for writing; None where file system or rights do not tell.
+
+    `fd` must be open for reading only. Sees the writers of this machine (smbd included), not those of others.
+    A read lease is taken and given back at once, so whoever opens the file in between hardly waits.
+    """
+    try:
+        # Told by SIGURG, which is ignored unless somebody asked for it; SIGIO would end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def mount_of(fd: int) -> Mount:
+    """The mount of an open file or directory. OSError (ENODEV) when it is no longer mounted anywhere."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+        number = next(line.split()[1] for line in info if line.startswith(b"mnt_id:"))
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            if line.partition(b" ")[0] == number:
+                return _mount(line)
+    raise OSError(errno.ENODEV, "its file system has been unmounted")
+
+
+def is_local(fstype: str) -> bool:
+    """Whether every change on this type of file system goes through this kernel, so that inotify sees it."""
+    return fstype in _LOCAL
+
+
+@contextmanager
+def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
+    """The directory of a path, open while in the block, and the last component; no link on the way."""
+    *way, name = _components(relative) or [b"."]
+    directory = root_fd
+    try:
+        for component in way:
+            inner = os.open(component, _PASSAGE, dir_fd=directory)
+            if directory != root_fd:
+                os.close(directory)
+            directory = inner
+        yield directory, name
+    finally:
+        if directory != root_fd:
+            os.close(directory)
+
+
+def _components(relative: bytes) -> list[bytes]:
+    parts = [part for part in relative.split(b"/") if part not in (b"", b".")]
+    # An absolute path would make the kernel forget the root it is meant to be relative to.
+    if relative.startswith(b"/") or b".." in parts:
+        raise OSError(errno.EINVAL, "this path leads out of its GED", os.fsdecode(relative))
+    return parts
+
+
+def _require_regular(status: os.stat_result, relative: bytes) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = kind_of(status.st_mode).removeprefix("other:")
+        raise NotRegular(errno.EINVAL, f"not a regular file but a {what}", os.fsdecode(relative))
+
+
+def _entry(item: os.DirEntry[str]) -> Entry | None:
+    name = os.fsencode(item.name)  # scandir of a descriptor gives text, whatever it is asked for
+    if item.is_dir(follow_symlinks=False):
+        return Entry(name, "directory", None)
+    try:
+        status = item.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError:
+        # The caller learns the reason when it opens it; here it must only not look deleted.
+        return Entry(name, "file" if item.is_file(follow_symlinks=False) else "other:unreadable", None)
+    return entry_of(name, status)
+
+
+def _mount(line: bytes) -> Mount:
+    before, _, after = line.rstrip(b"\n").partition(b" - ")
+    fstype, source = after.split(b" ")[:2]
+    return Mount(_text(source), _text(fstype), _unescaped(before.split(b" ")[4]))
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), field)
+
+
+def _text(field: bytes) -> str:
+    # Not surrogates: the journal keeps it as text, and sqlite3 refuses those.
+    return _unescaped(field).decode("utf-8", "backslashreplace")

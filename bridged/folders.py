@@ -1,0 +1,112 @@
+"""Which switched folder a directory is in, and so where its documents go. Pure: it only compares paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+
+from bridged.admit import ignored_directory
+from bridged.config import Client, SwitchedFolder
+
+_CACHE_LIMIT = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The switched folder of a directory. `root` is the folder itself, with every `*` filled in."""
+
+    client: Client
+    folder: SwitchedFolder
+    root: bytes
+
+    @property
+    def ged(self) -> bytes:
+        """The client's GED, absolute."""
+        return os.fsencode(self.client.ged)
+
+    @property
+    def collection_email(self) -> str:
+        """The folder's own address, else the client's."""
+        return self.folder.collection_email or self.client.collection_email
+
+
+def components(pattern: str) -> list[re.Pattern[str]]:
+    """One expression per path component: `*` matches within a component; composed and decomposed accents agree."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    return [_expression(part) for part in parts]
+
+
+def _expression(part: str) -> re.Pattern[str]:
+    literal_brackets = part.replace("[", "[[]")  # only `*` is promised; a folder may be called `[2026]`
+    return re.compile(translate(_normal(literal_brackets.replace("?", "[?]"))))
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _text(component: bytes) -> str:
+    return _normal(os.fsdecode(component))
+
+
+def matches(expressions: Sequence[re.Pattern[str]], parts: Sequence[bytes]) -> bool:
+    """Whether the leading parts of a path match, one by one."""
+    return len(parts) >= len(expressions) and all(
+        expression.match(_text(part)) for expression, part in zip(expressions, parts, strict=False)
+    )
+
+
+class SwitchedFolders:
+    """The map of one configuration."""
+
+    def __init__(self, clients: Sequence[Client], ignore: Sequence[str] = ()) -> None:
+        self._ignore = tuple(ignore)
+        self._clients = {os.fsencode(client.ged): client for client in clients}
+        self._rules = {
+            ged: sorted(
+                ((components(f.path), [components(e) for e in f.exclude], f) for f in client.switched_folders),
+                key=lambda rule: -len(rule[0]),
+            )
+            for ged, client in self._clients.items()
+        }
+        self._cache: dict[bytes, Place | None] = {}
+
+    def ged_of(self, path: bytes) -> bytes | None:
+        """The GED that a path is in."""
+        while path not in self._clients:
+            path, separator, _ = path.rpartition(b"/")
+            if not separator:
+                return None
+        return path
+
+    def client_of(self, path: bytes) -> Client | None:
+        """The client whose GED a path is in."""
+        ged = self.ged_of(path)
+        return None if ged is None else self._clients[ged]
+
+    def place(self, directory: bytes) -> Place | None:
+        """Where documents of a directory go; None where the bridge is off, excluded, or the system's own."""
+        if directory not in self._cache:
+            if len(self._cache) >= _CACHE_LIMIT:
+                self._cache.clear()
+            self._cache[directory] = self._find(directory)
+        return self._cache[directory]
+
+    def _find(self, directory: bytes) -> Place | None:
+        ged = self.ged_of(directory)
+        if ged is None:
+            return None
+        parts = [part for part in directory[len(ged) :].split(b"/") if part]
+        for expressions, excluded, folder in self._rules[ged]:
+            if matches(expressions, parts):
+                depth = len(expressions)
+                inner = parts[depth:]
+                off = any(matches(e, inner) for e in excluded) or any(
+                    ignored_directory(part, self._ignore) for part in inner
+                )
+                return None if off else Place(self._clients[ged], folder, b"/".join([ged, *parts[:depth]]))
+        return None

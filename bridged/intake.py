@@ -1,0 +1,544 @@
+"""Intake: from a file to a row of the journal. `step` reads as the path of a deposit."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bridged import files
+from bridged.admit import verdict
+from bridged.changes import Changes, Effects, Tombstone, Unknown
+from bridged.config import Client, Settings
+from bridged.folders import Place, SwitchedFolders, components
+from bridged.journal import Journal, Transaction
+from bridged.known import SPECIAL, KnownFile, Mounted, split
+from bridged.logs import say, say_document
+from bridged.mark import is_leftover
+from bridged.model import Instant, State, readable
+from bridged.sweep import Found, GoneDirectory, Listing, Sweep, Unreadable
+from bridged.waiting import Waiting
+from bridged.watch import Hint, Watcher
+
+BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
+SLICE: Final = 0.2  # seconds of one pass before hints and quiet documents get their turn
+GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
+PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
+FULL_SHARE: Final = 200  # nor, where hints tell of saves, a full one within 200
+FULL_AT_MOST: Final = 600.0
+
+Difference = Callable[[Changes], None]
+
+
+@dataclass(slots=True)
+class Ged:
+    """One client's GED as intake sees it now."""
+
+    client: Client
+    sweep: Sweep
+    polling: bool = True
+    unknown: dict[str, Unknown] = field(default_factory=dict)  # per folder: what an unknown path counts as
+    state: str = "new"  # new | reachable | unreachable
+    root: tuple[int, int] | None = None
+    running: Iterator[Found] | None = None
+    root_fd: int = -1
+    started: Instant | None = None
+    passed_from: float = 0.0  # wall time at which the last complete pass began
+    due: float = 0.0
+    full_due: float = 0.0
+    full: bool = True
+    troubled: set[bytes] = field(default_factory=set)
+
+    @property
+    def path(self) -> bytes:
+        """The GED, absolute."""
+        return os.fsencode(self.client.ged)
+
+    @property
+    def in_force(self) -> bool:
+        """Every folder has had its first complete pass."""
+        return all(kind == "deposit" for kind in self.unknown.values())
+
+
+class Intake:
+    """Watches the GEDs it is given and enters their deposits in the journal. One thread calls it."""
+
+    def __init__(
+        self, journal: Journal, settings: Settings, watcher: Watcher | None, steady: Callable[[], float]
+    ) -> None:
+        """`steady` measures how long a slice of work takes; every decision uses the instant given to `step`."""
+        self._journal = journal
+        self._settings = settings
+        self._watcher = watcher
+        self._steady = steady
+        self._switched = SwitchedFolders(())
+        self._geds: dict[bytes, Ged] = {}
+        self._tombstones: dict[bytes, Tombstone] = {}
+        self._limit_told = False
+        self.waiting = Waiting(journal, settings)
+        self.progress = 0
+
+    # -- configuration
+
+    def configure(self, settings: Settings, now: Instant, start: bool) -> None:
+        """Put a configuration in force. Folders new to the journal hold existing files only."""
+        self._settings = settings
+        self._switched = SwitchedFolders(settings.clients, settings.ignore)
+        recorded = self._journal.read(lambda tx: tx.folders())
+        wanted = {
+            (os.fsencode(c.ged), f.path): c for c in settings.clients for f in c.switched_folders
+        }
+        self._switch_off([key for key in recorded if key not in wanted], now)
+        for (ged, pattern), client in wanted.items():
+            new = (ged, pattern) not in recorded
+            self._switch_on(self._ged(ged, client), pattern, new, start, now)
+        for gone in set(self._geds) - {ged for ged, _ in wanted}:
+            self._end_pass(self._geds.pop(gone))
+        self.waiting.configure(settings, self._switched)
+        if start:
+            self.waiting.resume(now)
+
+    def _ged(self, path: bytes, client: Client) -> Ged:
+        ged = self._geds.get(path)
+        if ged is None:
+            sweep = Sweep(path, self._is_on, self._watch)
+            ged = self._geds[path] = Ged(client, sweep)
+        ged.client = client
+        kept = {folder.path for folder in client.switched_folders}
+        ged.unknown = {pattern: kind for pattern, kind in ged.unknown.items() if pattern in kept}
+        return ged
+
+    def _switch_on(self, ged: Ged, pattern: str, new: bool, start: bool, now: Instant) -> None:
+        if pattern in ged.unknown and not new:
+            return
+        after_stop: Unknown = "deposit" if self._settings.catch_up else "missed"
+        ged.unknown[pattern] = "existing" if new or not start else after_stop
+        self._end_pass(ged)
+        ged.due, ged.full = 0.0, True
+        ged.sweep.forget()
+        if new:
+            self._journal.write(lambda tx: tx.switch_on(ged.path, pattern, now.wall))
+            say("folder_switched_on", client=ged.client.name, folder=pattern)
+
+    def _switch_off(self, folders: Sequence[tuple[bytes, str]], now: Instant) -> None:
+        for ged, pattern in folders:
+            withdrawn = self._journal.write(lambda tx, g=ged, p=pattern: _switched_off(tx, g, p, self._switched))  # type: ignore[misc]
+            for document in withdrawn:
+                say_document("document_withdrawn", document, reason="switched_off")
+            say("folder_switched_off", ged=readable(ged), folder=pattern)
+
+    def _is_on(self, directory: bytes) -> bool:
+        return self._switched.place(directory) is not None
+
+    def _watch(self, directory: bytes) -> None:
+        ged = self._geds.get(self._switched.ged_of(directory) or b"")
+        if self._watcher is None or ged is None or ged.polling:
+            return
+        try:
+            self._watcher.watch(directory)
+        except OSError as error:
+            if error.errno == 28 and not self._limit_told:  # ENOSPC
+                self._limit_told = True
+                say(
+                    "watch_limit_reached",
+                    reason="the kernel grants no more watches; what it does not tell is found by the sweep."
+                    " Raise fs.inotify.max_user_watches.",
+                )
+
+    # -- the path of a deposit
+
+    @property
+    def ready(self) -> bool:
+        """Every reachable switched folder is being watched and its existing files are known."""
+        return all(ged.state == "unreachable" or (ged.state == "reachable" and ged.in_force) for ged in self._geds.values())
+
+    def step(self, now: Instant) -> float:
+        """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
+        self.progress += 1
+        hints = self._follow_hints(now)
+        swept = self._sweep(now)
+        self.waiting.step(now, self._examine_now)
+        self._bury(now)
+        return 0.0 if hints or swept else self._wake_in(now)
+
+    def look_again(self) -> None:
+        """Sweep everything at the next step."""
+        for ged in self._geds.values():
+            ged.due = 0.0
+
+    def _wake_in(self, now: Instant) -> float:
+        dues = [ged.due for ged in self._geds.values()] + [self.waiting.due]
+        wait = min(dues, default=now.steady + 1.0) - now.steady
+        return max(0.0, min(wait, 0.5 if self._tombstones or self._some_gone else 1.0))
+
+    # -- hints
+
+    def _follow_hints(self, now: Instant) -> bool:
+        hints = self._watcher.drain(BATCH) if self._watcher else []
+        differences: list[Difference] = []
+        for hint in dict.fromkeys(hints):
+            differences += self._follow(hint, now)
+        self._apply(differences, now)
+        return bool(hints)
+
+    def _follow(self, hint: Hint, now: Instant) -> list[Difference]:
+        if hint.kind == "lost":
+            say("hints_lost", reason="the kernel's queue overflowed; a sweep is reading the folders instead")
+            for ged in self._geds.values():
+                self._end_pass(ged)
+                ged.due, ged.full = 0.0, True
+            return []
+        if hint.kind == "moved":
+            return self._moved(hint, now) + self._examine(hint.path, now) + self._examine(hint.dest, now)
+        return (self._gone(hint.path) if hint.kind == "gone" else []) + self._examine(hint.path, now)
+
+    def _moved(self, hint: Hint, now: Instant) -> list[Difference]:
+        place = self._place(hint.dest)
+        status = self._lstat(hint.dest)
+        if place is None or status is None or self._switched.ged_of(hint.path) != place.ged:
+            return []
+
+        def move(changes: Changes) -> None:
+            known = changes._tx.known(hint.path)  # noqa: SLF001 - one room, two files
+            if known is not None and known.stamp != SPECIAL and not self._still_there(known):
+                changes.renamed(place, known, hint.dest)
+
+        return [move]
+
+    def _gone(self, path: bytes) -> list[Difference]:
+        """Deleted, or moved out. A file with the very same times is one that a look has seen since: a late hint."""
+        known = self._journal.read(lambda tx: tx.known(path))
+        status = self._lstat(path)
+        if known is None or status is None or files.stamp_of(status) == known.stamp:
+            return []
+        return [lambda changes: changes.deleted(path)]
+
+    def _examine(self, path: bytes, now: Instant) -> list[Difference]:
+        """Look at one path."""
+        ged = self._geds.get(self._switched.ged_of(path) or b"")
+        if ged is None or ged.state != "reachable" or not self._same_root(ged):
+            return []
+        status = self._lstat(path)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            return self._examine_directory(ged, path, now)
+        place = self._place(path)
+        if status is None:
+            if path in ged.sweep:
+                ged.sweep.forget_below(path)
+            gone_directory: Difference = lambda changes: changes.missing_directory(path)  # noqa: E731
+            return [lambda changes: changes.missing(path), gone_directory]
+        if place is None:
+            return []
+        entry = files.entry_of(split(path)[1], status)
+        return self._difference(place, path, entry, ged)
+
+    def _examine_directory(self, ged: Ged, path: bytes, now: Instant) -> list[Difference]:
+        if self._switched.place(path) is None:
+            ged.due = min(ged.due, now.steady)  # a folder on the way to a switched one: expand the patterns again
+            return []
+        differences: list[Difference] = []
+        with files.root(ged.path) as root_fd:
+            for found in ged.sweep.below(root_fd, path, now.wall, full=False):
+                differences += self._compare(ged, found)
+        return differences
+
+    def _examine_now(self, path: bytes, now: Instant) -> None:
+        self._apply(self._examine(path, now), now)
+
+    # -- the sweep
+
+    def _sweep(self, now: Instant) -> bool:
+        began = self._steady()
+        for ged in self._geds.values():
+            if ged.running is None and ged.due <= now.steady:
+                self._begin_pass(ged, now)
+            if ged.running is not None:
+                self._continue_pass(ged, now, began)
+        return any(ged.running is not None for ged in self._geds.values())
+
+    def _begin_pass(self, ged: Ged, now: Instant) -> None:
+        interval = self._settings.watch.poll if ged.polling else self._settings.watch.sweep
+        ged.due = now.steady + interval
+        if not self._reach(ged, now):
+            ged.due = now.steady + min(interval, 5.0)
+            return
+        ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
+        ged.started = now
+        patterns = [components(pattern) for pattern in ged.unknown]
+        ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
+
+    def _continue_pass(self, ged: Ged, now: Instant, began: float) -> None:
+        assert ged.running is not None
+        differences: list[Difference] = []
+        while self._steady() - began < SLICE and len(differences) < BATCH:
+            found = next(ged.running, None)
+            if found is None:
+                self._apply(differences, now)
+                self._complete_pass(ged, now)
+                return
+            differences += self._compare(ged, found)
+        self._apply(differences, now)
+
+    def _complete_pass(self, ged: Ged, now: Instant) -> None:
+        assert ged.started is not None
+        took = self._steady() - ged.started.steady
+        first = not ged.in_force
+        if first:
+            self._apply(self._vanished_while_stopped(ged), now)
+            ged.unknown = dict.fromkeys(ged.unknown, "deposit")
+        ged.passed_from = ged.started.wall
+        interval = self._settings.watch.poll if ged.polling else self._settings.watch.sweep
+        ged.due = max(ged.started.steady + interval, now.steady + PASS_SHARE * took)
+        if ged.full:
+            share = PASS_SHARE if ged.polling else FULL_SHARE
+            ged.full_due = now.steady + min(FULL_AT_MOST, share * took)
+        ged.full = False
+        self._end_pass(ged)
+
+    def _end_pass(self, ged: Ged) -> None:
+        ged.running = None
+        if ged.root_fd >= 0:
+            os.close(ged.root_fd)
+            ged.root_fd = -1
+
+    def _vanished_while_stopped(self, ged: Ged) -> list[Difference]:
+        """Directories that the journal knows and the first pass did not meet."""
+        known = self._journal.read(lambda tx: tx.directories_below(ged.path))
+        return [
+            lambda changes, d=directory: changes.missing_directory(d)  # type: ignore[misc]
+            for directory in known
+            if directory not in ged.sweep and not any(_is_in(directory, t) for t in ged.troubled)
+        ]
+
+    # -- differences
+
+    def _compare(self, ged: Ged, found: Found) -> list[Difference]:
+        if isinstance(found, Unreadable):
+            return self._unreadable(ged, found)
+        if isinstance(found, GoneDirectory):
+            directory = found.directory
+            return [lambda changes: changes.missing_directory(directory)]
+        place = self._switched.place(found.directory)
+        if place is None:
+            return []
+        ged.troubled.discard(found.directory)
+        return self._listed(ged, place, found)
+
+    def _listed(self, ged: Ged, place: Place, listing: Listing) -> list[Difference]:
+        known = self._journal.read(lambda tx: tx.known_in(listing.directory))
+        self._remove_leftovers(ged, listing)
+        entries = [e for e in listing.entries if e.kind != "directory"]
+        if not known and self._unknown(ged, place) == "existing":
+            return self._baseline(listing.directory, entries)
+        differences: list[Difference] = []
+        for entry in entries:
+            before = known.get(entry.name)
+            if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
+                differences += self._difference(place, listing.directory + b"/" + entry.name, entry, ged)
+        for name in known.keys() - {e.name for e in entries}:
+            path = known[name].path
+            if known[name].gone_at is None and self._lstat(path) is None:
+                differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
+        return differences
+
+    def _difference(self, place: Place, path: bytes, entry: files.Entry, ged: Ged) -> list[Difference]:
+        unknown = self._unknown(ged, place)
+        if entry.stamp is None:
+            if entry.kind == "file" or self._verdict(entry.name):
+                return []  # a file that cannot be looked at: nothing is concluded
+            return [lambda changes: changes.special(path, entry.kind.removeprefix("other:"), unknown)]
+        stamp = entry.stamp
+        return [lambda changes: changes.found(place, path, stamp, unknown)]
+
+    def _baseline(self, directory: bytes, entries: list[files.Entry]) -> list[Difference]:
+        """The first look at a folder: everything is existing. Written in bulk, since there may be a million."""
+        rows = [(e.name, e.stamp or SPECIAL) for e in entries if not self._verdict(e.name)]
+        if not rows:
+            return []
+
+        def know(changes: Changes) -> None:
+            changes._tx.know_all(directory, rows)  # noqa: SLF001 - one room, two files
+
+        return [know]
+
+    def _unknown(self, ged: Ged, place: Place) -> Unknown:
+        return ged.unknown.get(place.folder.path, "existing")
+
+    def _unreadable(self, ged: Ged, found: Unreadable) -> list[Difference]:
+        if found.directory not in ged.troubled:
+            ged.troubled.add(found.directory)
+            folder = readable(found.directory[len(ged.path) + 1 :])
+            say("folder_unreachable", client=ged.client.name, folder=folder, reason=found.why)
+        return []
+
+    def _remove_leftovers(self, ged: Ged, listing: Listing) -> None:
+        """Temporary markers of a crash: the instance lock says that nobody is writing one before we are ready."""
+        if ged.in_force:
+            return
+        for entry in listing.entries:
+            if entry.stamp is not None and is_leftover(entry.name):
+                with files.root(ged.path) as root_fd:
+                    files.remove(root_fd, (listing.directory + b"/" + entry.name)[len(ged.path) + 1 :])
+
+    def _apply(self, differences: list[Difference], now: Instant) -> None:
+        for start in range(0, len(differences), BATCH):
+            part = differences[start : start + BATCH]
+            effects = self._journal.write(lambda tx, p=part: self._decide(tx, p, now))  # type: ignore[misc]
+            self._follow_up(effects, now)
+
+    def _decide(self, tx: Transaction, differences: list[Difference], now: Instant) -> Effects:
+        changes = Changes(tx, self._settings, self._switched, self._tombstones, self._still_there, now)
+        for difference in differences:
+            difference(changes)
+        return changes.effects
+
+    def _follow_up(self, effects: Effects, now: Instant) -> None:
+        for event, document, fields in effects.lines:
+            if document is None:
+                say(event, **fields)
+            else:
+                say_document(event, document, **fields)
+        for (ged, pattern), count in effects.missed.items():
+            client = self._geds[ged].client.name
+            say("document_missed", client=client, folder=pattern, count=count, reason="deposited while the daemon was stopped")
+        self.waiting.add(effects, now)
+
+    # -- departures
+
+    _some_gone = False
+
+    def _bury(self, now: Instant) -> None:
+        for path in [p for p, tomb in self._tombstones.items() if tomb.until < now.steady]:
+            del self._tombstones[path]
+        gone = self._journal.read(lambda tx: tx.gone(now.wall))
+        self._some_gone = bool(gone)
+        ready = [known for known in gone if self._may_bury(known, now)]
+        self._apply([lambda changes, k=known: changes.bury(k) for known in ready], now)  # type: ignore[misc]
+
+    def _may_bury(self, known: KnownFile, now: Instant) -> bool:
+        """No rename has explained it in time, and where only sweeps see renames, a whole one has been made since."""
+        ged = self._geds.get(self._switched.ged_of(known.path) or b"")
+        assert known.gone_at is not None
+        if ged is None or ged.state != "reachable" or not 0 <= now.wall - known.gone_at < GONE_FOR:
+            return ged is not None and ged.state == "reachable" and (not ged.polling or ged.passed_from > known.gone_at)
+        return False
+
+    # -- the GED itself
+
+    def _reach(self, ged: Ged, now: Instant) -> bool:
+        """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
+        self._end_pass(ged)
+        try:
+            ged.root_fd = files.open_root(ged.path)
+            status, mount = os.fstat(ged.root_fd), files.mount_of(ged.root_fd)
+        except OSError as error:
+            self._end_pass(ged)
+            return self._unreachable(ged, error.strerror or str(error))
+        here = Mounted(mount.source, mount.point, files.stamp_of(status).inode)
+        before = self._journal.read(lambda tx: tx.mounted(ged.path))
+        if before is not None and _left_behind(before, here):
+            self._end_pass(ged)
+            return self._unreachable(ged, f"{readable(before.point)} is not mounted")
+        ged.root = (status.st_dev, status.st_ino)
+        ged.polling = self._polls(mount.fstype)
+        self._arrived(ged, before, here, now)
+        return True
+
+    def _arrived(self, ged: Ged, before: Mounted | None, here: Mounted, now: Instant) -> None:
+        if before is not None and (before.source, before.inode) != (here.source, here.inode):
+            self._rebaseline(ged)
+        if before != here:
+            self._journal.write(lambda tx: tx.set_mounted(ged.path, here))
+        if ged.state == "unreachable":
+            ged.full = True
+            say("folder_recovered", client=ged.client.name, ged=readable(ged.path))
+        ged.state = "reachable"
+
+    def _polls(self, fstype: str) -> bool:
+        mode = self._settings.watch.mode
+        return mode == "polling" or (mode == "auto" and not files.is_local(fstype))
+
+    def _rebaseline(self, ged: Ged) -> None:
+        ged.sweep.forget()
+        ged.full = True
+        ged.unknown = dict.fromkeys(ged.unknown, "existing")
+        say("folder_rebaselined", client=ged.client.name, ged=readable(ged.path), reason="another file system is there")
+
+    def _unreachable(self, ged: Ged, why: str) -> bool:
+        if ged.state != "unreachable":
+            say("folder_unreachable", client=ged.client.name, ged=readable(ged.path), reason=why)
+        ged.state = "unreachable"
+        return False
+
+    def _same_root(self, ged: Ged) -> bool:
+        """Whether the GED is still the directory of the last check; when not, the next pass finds out what it is."""
+        try:
+            status = os.lstat(ged.path)
+        except OSError:
+            status = None
+        if status is not None and (status.st_dev, status.st_ino) == ged.root:
+            return True
+        ged.due = 0.0
+        return False
+
+    # -- looks
+
+    def _place(self, path: bytes) -> Place | None:
+        return self._switched.place(split(path)[0])
+
+    def _verdict(self, name: bytes) -> str | None:
+        marker = self._settings.marker
+        return verdict(name, extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)
+
+    def _lstat(self, path: bytes) -> os.stat_result | None:
+        ged = self._switched.ged_of(path)
+        if ged is None:
+            return None
+        try:
+            with files.root(ged) as root_fd:
+                return files.lstat(root_fd, path[len(ged) + 1 :])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def _still_there(self, known: KnownFile) -> bool:
+        status = self._lstat(known.path)
+        return status is not None and stat.S_ISREG(status.st_mode) and files.stamp_of(status).same_file(known.stamp)
+
+    def status(self) -> list[dict[str, Any]]:
+        """Per switched folder: how it is watched and whether it is reachable."""
+        return [
+            {
+                "ged": readable(path),
+                "folder": pattern,
+                "watch_mode": "polling" if ged.polling else "inotify",
+                "reachable": ged.state == "reachable",
+            }
+            for path, ged in self._geds.items()
+            for pattern in ged.unknown
+        ]
+
+
+def _left_behind(before: Mounted, here: Mounted) -> bool:
+    """The GED was on a mount and now is on one further up: the bare directory that an unmount leaves behind."""
+    return len(here.point.rstrip(b"/")) < len(before.point.rstrip(b"/")) and _is_in(before.point, here.point)
+
+
+def _is_in(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedFolders) -> list[Any]:
+    """Forget the folder and withdraw what had not left; what another folder still covers is not touched."""
+    tx.switch_off(ged, pattern)
+    for directory in tx.directories_below(ged):
+        if switched.place(directory) is None:
+            tx.forget_in(directory)
+    withdrawn = []
+    for state in (State.WAITING, State.QUEUED):
+        for document in list(tx.documents("state = ? AND ged = ?", (state.value, ged))):
+            if switched.place(document.directory) is None:
+                tx.move(document.seq, state, State.WITHDRAWN, reason="switched_off")
+                withdrawn.append(document)
+    return withdrawn

@@ -1,0 +1,303 @@
+"""The journal: the durable record of every document and every attempt, in SQLite.
+
+One writer discipline: whoever wants to write hands `Journal.write` a function of a `Transaction`. The first in the
+queue commits for everybody who waits (a group commit), each inside a savepoint of its own, and nobody is answered
+before the commit is on the disk: `synchronous=FULL` is what kept 10 of 10 commits over a power cut.
+
+Paths are bytes: sqlite3 refuses text with surrogates, and a file name need not be UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from bridged.known import KNOWN_SCHEMA, Known
+from bridged.model import TRANSITIONS, Document, Stamp, State, UserError
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "journal.sqlite"
+
+_SCHEMA = (
+    KNOWN_SCHEMA
+    + """
+CREATE TABLE documents (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, client TEXT NOT NULL, ged BLOB NOT NULL,
+    path BLOB NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    inode INTEGER NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+    sha256 TEXT NOT NULL DEFAULT '', collection_email TEXT NOT NULL, message_id TEXT NOT NULL UNIQUE,
+    date TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, uncertain INTEGER NOT NULL DEFAULT 0,
+    dotted INTEGER NOT NULL DEFAULT 0, deposited_at REAL NOT NULL, queued_at REAL, sent_at REAL,
+    validated_at REAL, due_at REAL NOT NULL DEFAULT 0, relay_reply TEXT NOT NULL DEFAULT '',
+    marker BLOB NOT NULL DEFAULT x'', marker_due REAL);
+CREATE INDEX documents_by_state ON documents (state, client, seq);
+CREATE INDEX documents_by_path ON documents (path);
+CREATE INDEX documents_by_marker ON documents (marker_due) WHERE marker_due IS NOT NULL;
+CREATE TABLE attempts (document INTEGER NOT NULL, at REAL NOT NULL, outcome TEXT NOT NULL, reply TEXT NOT NULL);
+CREATE INDEX attempts_by_document ON attempts (document);
+"""
+)
+
+_COLUMNS: Final = (
+    "seq, id, client, ged, path, state, reason, inode, size, mtime_ns, ctime_ns, sha256, collection_email, message_id,"
+    " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker"
+)
+
+T = TypeVar("T")
+
+
+class JournalError(UserError):
+    """The journal cannot be used as it is; the sentence says what to do."""
+
+    exit_code = 78
+
+
+class StateConflict(Exception):
+    """A document was not in the state that the caller took for granted: somebody else moved it first."""
+
+
+def _document(row: tuple[Any, ...]) -> Document:
+    return Document(*row[:5], State(row[5]), row[6], Stamp(*row[7:11]), *row[11:17], bool(row[17]), *row[18:])
+
+
+class Transaction(Known):
+    """All that can be said to the journal. Lives inside one commit; never keep it."""
+
+    # -- reading
+
+    def document(self, seq: int) -> Document | None:
+        """The document of that number."""
+        return next(self.documents("seq = ?", (seq,)), None)
+
+    def documents(self, where: str = "1", arguments: tuple[Any, ...] = (), limit: int = -1) -> Iterator[Document]:
+        """Documents in the order of their deposit. `where` is SQL of this package, never of a user."""
+        sql = f"SELECT {_COLUMNS} FROM documents WHERE {where} ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+        return map(_document, self.sql.execute(sql, (*arguments, limit)))
+
+    def due_after(self, client: str, now: float, horizon: float) -> Document | None:
+        """The first queued document that is due, of the client after `client` in the alphabet: clients take turns.
+
+        A due time beyond `horizon` cannot have come from the retry schedule: the clock jumped back, so it is due.
+        """
+        due = "state = 'queued' AND (due_at <= ? OR due_at > ?)"
+        for turn, order in ((" AND client > ?", "client, seq"), (" AND client <= ?", "client, seq")):
+            row = self.sql.execute(
+                f"SELECT {_COLUMNS} FROM documents WHERE {due}{turn} ORDER BY {order} LIMIT 1",  # noqa: S608
+                (now, horizon, client),
+            ).fetchone()
+            if row is not None:
+                return _document(row)
+        return None
+
+    def next_due(self) -> float | None:
+        """When the next queued document is due, as seconds since the epoch."""
+        row = self.sql.execute("SELECT MIN(due_at) FROM documents WHERE state = 'queued'").fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def markers_due(self, now: float, limit: int = 50) -> list[Document]:
+        """Sent documents whose marker is to be written and validated ones whose marker is to follow a rename."""
+        return list(self.documents("marker_due <= ?", (now,), limit))
+
+    def counts(self) -> list[tuple[bytes, str, int]]:
+        """(directory-bearing path, state) is too fine: (path, state, 1) rows are summed by the caller's folders."""
+        return self.sql.execute("SELECT path, state, 1 FROM documents").fetchall()
+
+    def message_id_known(self, message_id: str) -> bool:
+        """Whether a document of this journal has that Message-ID."""
+        found = self.sql.execute("SELECT 1 FROM documents WHERE message_id = ?", (message_id,)).fetchone()
+        return found is not None
+
+    def attempts(self, seq: int) -> list[tuple[float, str, str]]:
+        """Every attempt at a document: when, what came of it, the relay's words."""
+        return self.sql.execute(
+            "SELECT at, outcome, reply FROM attempts WHERE document = ? ORDER BY at", (seq,)
+        ).fetchall()
+
+    # -- writing
+
+    def add(self, state: State, **columns: Any) -> int:
+        """Enter a document in its first state; returns its number."""
+        if (None, state) not in TRANSITIONS:
+            raise StateConflict(f"no document begins as {state}")
+        stamp: Stamp = columns.pop("stamp")
+        columns |= {"state": state.value, **_stamp_columns(stamp)}
+        names = ", ".join(columns)
+        marks = ", ".join("?" * len(columns))
+        cursor = self.sql.execute(
+            f"INSERT INTO documents ({names}) VALUES ({marks})",  # noqa: S608 - names are keyword arguments
+            tuple(columns.values()),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def move(self, seq: int, old: State, new: State, **columns: Any) -> None:
+        """One transition, compare-and-set: raises StateConflict unless exactly this row was in `old`."""
+        if (old, new) not in TRANSITIONS:
+            raise StateConflict(f"there is no way from {old} to {new}")
+        if not self._update(seq, old, state=new.value, **columns):
+            raise StateConflict(f"document {seq} is no longer {old}")
+
+    def note(self, seq: int, state: State, **columns: Any) -> None:
+        """Change columns of a document that must be in `state`, without a transition."""
+        if not self._update(seq, state, **columns):
+            raise StateConflict(f"document {seq} is no longer {state}")
+
+    def repath(self, seq: int, path: bytes, marker_due: float | None) -> None:
+        """The document was renamed. A marker that exists follows at `marker_due`."""
+        self.sql.execute(
+            "UPDATE documents SET path = ?,"
+            " marker_due = CASE WHEN marker <> x'' THEN ? ELSE marker_due END WHERE seq = ?",
+            (path, marker_due, seq),
+        )
+
+    def attempt(self, seq: int, at: float, outcome: str, reply: str) -> None:
+        """Record an attempt."""
+        self.sql.execute("INSERT INTO attempts VALUES (?, ?, ?, ?)", (seq, at, outcome, reply))
+
+    def recover(self) -> list[Document]:
+        """Start-up is the recovery: what was `sending` goes back to queued, uncertain where the dot had gone."""
+        interrupted = list(self.documents("state = 'sending'"))
+        for document in interrupted:
+            more = 1 if document.dotted else 0
+            self.move(
+                document.seq, State.SENDING, State.QUEUED, due_at=0.0, dotted=0, uncertain=document.uncertain + more
+            )
+        self.sql.execute("UPDATE documents SET marker_due = 0 WHERE state = 'sent'")
+        return interrupted
+
+    def _update(self, seq: int, state: State, **columns: Any) -> bool:
+        stamp = columns.pop("stamp", None)
+        if stamp is not None:
+            columns |= _stamp_columns(stamp)
+        sets = ", ".join(f"{name} = ?" for name in columns)
+        cursor = self.sql.execute(
+            f"UPDATE documents SET {sets} WHERE seq = ? AND state = ?",  # noqa: S608 - names are keyword arguments
+            (*columns.values(), seq, state.value),
+        )
+        return cursor.rowcount == 1
+
+
+def _stamp_columns(stamp: Stamp) -> dict[str, int]:
+    return {
+        "inode": stamp.inode,
+        "size": stamp.size,
+        "mtime_ns": stamp.mtime_ns,
+        "ctime_ns": stamp.ctime_ns,
+    }
+
+
+class _Ticket:
+    """One caller's wish in the queue of a group commit."""
+
+    def __init__(self, wish: Callable[[Transaction], Any]) -> None:
+        self.wish = wish
+        self.done = False
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Journal:
+    """The journal's file. Safe to share between threads; several processes may hold it at once."""
+
+    def __init__(self, state_dir: Path, *, create: bool = True) -> None:
+        """Open `state_dir`'s journal; raises JournalError with a remedy when it is absent, damaged or newer."""
+        self.path = state_dir / FILE_NAME
+        if not create and not self.path.exists():
+            raise JournalError(f"There is no journal in {state_dir} yet: start the daemon with `bridged run` first.")
+        self._lock = threading.Lock()
+        self._queue: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._readers = threading.local()
+        with _sentences(self.path):
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._sql = self._connect()
+            self._migrate()
+
+    def write(self, wish: Callable[[Transaction], T]) -> T:
+        """Run `wish` in a transaction and return its result once it is on the disk.
+
+        A wish that raises is rolled back alone and raises here. Wishes of other threads may share the commit.
+        """
+        ticket = _Ticket(wish)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._lock:
+            if not ticket.done:
+                self._commit_all()
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.result  # type: ignore[no-any-return]
+
+    def read(self, wish: Callable[[Transaction], T]) -> T:
+        """Run `wish` against the last commit, without waiting for a writer."""
+        sql = getattr(self._readers, "sql", None)
+        if sql is None:
+            sql = self._readers.sql = self._connect()
+        return wish(Transaction(sql))
+
+    def close(self) -> None:
+        """Close the writer's connection; the readers' go with their threads."""
+        with self._lock:
+            self._sql.close()
+
+    def _commit_all(self) -> None:
+        with self._queue_lock:
+            tickets, self._queue = self._queue, []
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+            for ticket in tickets:
+                self._grant(ticket)
+            self._sql.execute("COMMIT")
+        except BaseException as error:  # the disk's own trouble concerns every ticket of this commit
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+            for ticket in tickets:
+                ticket.error = ticket.error or error
+        for ticket in tickets:
+            ticket.done = True
+
+    def _grant(self, ticket: _Ticket) -> None:
+        self._sql.execute("SAVEPOINT wish")
+        try:
+            ticket.result = ticket.wish(Transaction(self._sql))
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:
+            ticket.error = error
+            self._sql.execute("ROLLBACK TO wish")
+        self._sql.execute("RELEASE wish")
+
+    def _connect(self) -> sqlite3.Connection:
+        sql = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
+        sql.execute("PRAGMA journal_mode = WAL")
+        sql.execute("PRAGMA synchronous = FULL")
+        sql.execute("PRAGMA cache_size = -8000")
+        return sql
+
+    def _migrate(self) -> None:
+        version = self._sql.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"The journal {self.path} was written by a newer bridged (schema {version}, this one knows"
+                f" {SCHEMA_VERSION}): install that version again, or give this one another state_dir."
+            )
+        if version == 0:
+            self._sql.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+@contextmanager
+def _sentences(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise JournalError(
+            f"The journal {path} cannot be read ({error}). Move it aside and start again: what is in the folders"
+            " then counts as existing and is not sent, and valid markers still count."
+        ) from error
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be opened: {error.strerror}.") from error

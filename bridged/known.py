@@ -1,0 +1,180 @@
+"""What the journal knows of the folders: every path that is existing or a document.
+
+Knowledge is by path. A row stays for a moment after its file has gone (`gone_at`), so that a file which turns up
+elsewhere with the same identity is seen to be the same one, renamed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from bridged.model import Stamp
+
+KNOWN_SCHEMA: Final = """
+CREATE TABLE geds (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE folders (ged BLOB NOT NULL, pattern TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (ged, pattern))
+    WITHOUT ROWID;
+CREATE TABLE directories (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
+CREATE TABLE known (
+    directory INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, document INTEGER, gone_at REAL,
+    PRIMARY KEY (directory, name)) WITHOUT ROWID;
+CREATE INDEX known_by_inode ON known (inode);
+CREATE INDEX known_gone ON known (gone_at) WHERE gone_at IS NOT NULL;
+"""
+
+# A special file (link, FIFO, socket, device) is known too, so that it is warned of once.
+SPECIAL: Final = Stamp(0, -1, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """One known path."""
+
+    path: bytes
+    stamp: Stamp
+    document: int | None
+    gone_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """Where a GED was when it was last seen: what tells the same file system from another."""
+
+    source: str
+    point: bytes
+    inode: int
+
+
+_SELECT: Final = (
+    "SELECT d.path, k.name, k.inode, k.size, k.mtime_ns, k.ctime_ns, k.document, k.gone_at"
+    " FROM known k JOIN directories d ON d.id = k.directory WHERE "
+)
+
+
+def _file(row: tuple[bytes, bytes, int, int, int, int, int | None, float | None]) -> KnownFile:
+    return KnownFile(row[0] + b"/" + row[1], Stamp(*row[2:6]), row[6], row[7])
+
+
+def split(path: bytes) -> tuple[bytes, bytes]:
+    """Directory and name of an absolute path."""
+    directory, _, name = path.rpartition(b"/")
+    return directory, name
+
+
+def below(directory: bytes) -> tuple[bytes, bytes]:
+    """The half-open range of paths below a directory, in the order of bytes."""
+    return directory + b"/", directory + b"0"
+
+
+class Known:
+    """The part of a transaction that speaks of known paths."""
+
+    def __init__(self, sql: sqlite3.Connection) -> None:
+        self.sql = sql
+
+    def known(self, path: bytes) -> KnownFile | None:
+        """The known file at a path."""
+        row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", split(path)).fetchone()
+        return None if row is None else _file(row)
+
+    def known_in(self, directory: bytes) -> dict[bytes, KnownFile]:
+        """The known files of one directory, by name."""
+        rows = self.sql.execute(_SELECT + "d.path = ?", (directory,))
+        return {row[1]: _file(row) for row in rows}
+
+    def same_files(self, stamp: Stamp) -> list[KnownFile]:
+        """Known files with the identity of `stamp`: where a file may have been renamed from."""
+        rows = self.sql.execute(
+            _SELECT + "k.inode = ? AND k.size = ? AND k.mtime_ns = ?", (stamp.inode, stamp.size, stamp.mtime_ns)
+        )
+        return [_file(row) for row in rows]
+
+    def gone(self, before: float) -> list[KnownFile]:
+        """Known files that were found gone before an instant."""
+        return [_file(row) for row in self.sql.execute(_SELECT + "k.gone_at <= ?", (before,))]
+
+    def know(self, path: bytes, stamp: Stamp, document: int | None) -> None:
+        """The path is known from now on, with this stamp; a mark that it was gone is lifted."""
+        directory, name = split(path)
+        self.know_all(directory, [(name, stamp)], document)
+
+    def know_all(self, directory: bytes, files: Iterable[tuple[bytes, Stamp]], document: int | None = None) -> None:
+        """The same for many files of one directory."""
+        number = self._directory(directory)
+        self.sql.executemany(
+            "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            ((number, n, s.inode, s.size, s.mtime_ns, s.ctime_ns, document) for n, s in files),
+        )
+
+    def mark_gone(self, path: bytes, at: float) -> None:
+        """The file was found gone; the row waits for a rename to explain it."""
+        directory, name = split(path)
+        self.sql.execute(
+            "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ?"
+            " AND directory = (SELECT id FROM directories WHERE path = ?)",
+            (at, name, directory),
+        )
+
+    def forget(self, path: bytes) -> None:
+        """The path is unknown from now on."""
+        directory, name = split(path)
+        self.sql.execute(
+            "DELETE FROM known WHERE name = ? AND directory = (SELECT id FROM directories WHERE path = ?)",
+            (name, directory),
+        )
+
+    def forget_in(self, directory: bytes) -> None:
+        """Everything in one directory is unknown from now on."""
+        self.sql.execute(
+            "DELETE FROM known WHERE directory = (SELECT id FROM directories WHERE path = ?)", (directory,)
+        )
+
+    def directories_below(self, directory: bytes) -> list[bytes]:
+        """The directories with known files, that one and those below it."""
+        rows = self.sql.execute(
+            "SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?))"
+            " AND EXISTS (SELECT 1 FROM known WHERE directory = d.id)",
+            (directory, *below(directory)),
+        )
+        return [row[0] for row in rows]
+
+    def existing_counts(self) -> list[tuple[bytes, int]]:
+        """How many existing files each directory holds."""
+        return self.sql.execute(
+            "SELECT d.path, COUNT(*) FROM known k JOIN directories d ON d.id = k.directory"
+            " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size >= 0 GROUP BY d.id"
+        ).fetchall()
+
+    # -- folders and geds
+
+    def folders(self) -> dict[tuple[bytes, str], float]:
+        """Every switched folder on record, (GED, pattern as configured), and since when."""
+        return {(ged, pattern): since for ged, pattern, since in self.sql.execute("SELECT * FROM folders")}
+
+    def switch_on(self, ged: bytes, pattern: str, since: float) -> None:
+        """Record a switched folder; an earlier date stays."""
+        self.sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?)", (ged, pattern, since))
+
+    def switch_off(self, ged: bytes, pattern: str) -> None:
+        """The folder is no longer switched on."""
+        self.sql.execute("DELETE FROM folders WHERE ged = ? AND pattern = ?", (ged, pattern))
+
+    def mounted(self, ged: bytes) -> Mounted | None:
+        """Where a GED was last seen."""
+        row = self.sql.execute("SELECT source, point, inode FROM geds WHERE path = ?", (ged,)).fetchone()
+        return None if row is None else Mounted(*row)
+
+    def set_mounted(self, ged: bytes, mounted: Mounted) -> None:
+        """Record where a GED is."""
+        row = (ged, mounted.source, mounted.point, mounted.inode)
+        self.sql.execute("INSERT OR REPLACE INTO geds VALUES (?, ?, ?, ?)", row)
+
+    def _directory(self, path: bytes) -> int:
+        self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (path,))
+        row = self.sql.execute("SELECT id FROM directories WHERE path = ?", (path,)).fetchone()
+        return int(row[0])

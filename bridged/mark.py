@@ -1,0 +1,298 @@
+"""The marker: the sidecar file beside a document that says it is validated.
+
+Written whole: temporary file, fsync, published under its name without replacing anything, fsync of the
+directory. Everything is relative to the directory's descriptor: whoever may write in a GED may plant links
+and files at the names used here, and must gain nothing by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")
+_LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
+_NAMES: Final = 99
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+_RENAME_NOREPLACE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """What a marker says. Times are ISO 8601, UTC, as `utc` writes them."""
+
+    status: str
+    document: str
+    client: str
+    collection_email: str
+    sha256: str
+    size: int
+    message_id: str
+    deposited_at: str
+    validated_at: str
+    relay_reply: str
+    attempts: int
+    bridged: str
+
+    def to_json(self) -> bytes:
+        """The content of the file: UTF-8, one field a line. What is not UTF-8 is written as `?`."""
+        text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
+        return text.encode("utf-8", "replace") + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Marker | None:
+        """The marker with this content; None for anything else. Fields of later versions are passed over."""
+        try:
+            found: Any = json.loads(content.decode("utf-8"))
+        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested to exhaust the reader
+            return None
+        if not isinstance(found, dict) or found.get("status") != "validated" or not found.get("message_id"):
+            return None
+        values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(cls)}
+        right = all(type(values[field.name]).__name__ == field.type for field in fields(cls))
+        return cls(**values) if right else None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where the marker is. `displaced`: its first name is taken by something that is not this marker."""
+
+    name: bytes
+    displaced: bool
+
+
+def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidden: bool) -> Written:
+    """Write a document's marker beside it; one with its Message-ID that is already there stays as it is.
+
+    When this returns, the marker survives a power cut. Nothing is ever replaced. Raises OSError when it
+    cannot be written (FileNotFoundError also when the document has left), and may then be repeated.
+    """
+    status = os.lstat(document, dir_fd=directory_fd)
+    for number, name in _names(directory_fd, document, suffix, hidden):
+        if _exists(directory_fd, name):
+            if _is(directory_fd, name, marker.message_id):
+                _sync(directory_fd)  # a crash may have come between its name and this
+                return Written(name, number > 1)
+            continue
+        with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
+            _create(directory_fd, name, marker, status)
+            return Written(name, number > 1)
+    raise AssertionError("the names end by raising")
+
+
+def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
+    """The newest valid marker beside a document. Whether it speaks of these bytes, the caller compares.
+
+    Raises OSError when something is there that cannot be read: that is not the same as none.
+    """
+    newest = None
+    for _, name in _names(directory_fd, document, suffix, hidden):
+        if not _exists(directory_fd, name):
+            break
+        newest = _read(directory_fd, name) or newest
+    return newest
+
+
+def follow(
+    old_fd: int, old_marker_name: bytes, new_fd: int, new_document: bytes, suffix: str, hidden: bool
+) -> bytes | None:
+    """Move a marker after its document's rename, content kept; None where no valid marker has the old name.
+
+    Returns the new name. As long as the old one is there it may be repeated, and ends what it began.
+    """
+    marker = _read(old_fd, old_marker_name)
+    if marker is None:
+        return None
+    for _, name in _names(new_fd, new_document, suffix, hidden):
+        if _same(old_fd, old_marker_name, new_fd, name):
+            return name
+        if _is(new_fd, name, marker.message_id):
+            os.unlink(old_marker_name, dir_fd=old_fd)
+            return name
+        if not _exists(new_fd, name):
+            with contextlib.suppress(FileExistsError):
+                _move(old_fd, old_marker_name, new_fd, name, marker)
+                return name
+    raise AssertionError("the names end by raising")
+
+
+def is_leftover(name: bytes) -> bool:
+    """Whether a name is that of our temporary file. One found at the start was left by a crash."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
+def utc(epoch: float) -> str:
+    """An instant as the marker writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Names
+
+
+def _names(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Iterator[tuple[int, bytes]]:
+    """The names a marker may have, in order of preference, each short enough for the file system."""
+    # vfat claims 1530 bytes and means 255 characters.
+    longest = min(os.fpathconf(directory_fd, "PC_NAME_MAX"), 255)
+    dot = b"." if hidden else b""
+    for number in range(1, _NAMES + 1):
+        end = _numbered(os.fsencode(suffix), number)
+        yield number, dot + _shortened(document, longest - len(dot) - len(end)) + end
+    raise OSError(errno.EEXIST, "every name for its marker is taken by another file", os.fsdecode(document))
+
+
+def _numbered(suffix: bytes, number: int) -> bytes:
+    """`.validated.json` -> `.validated-2.json`"""
+    if number == 1:
+        return suffix
+    stem, extension = os.path.splitext(suffix)
+    return stem + b"-%d" % number + extension
+
+
+def _shortened(document: bytes, room: int) -> bytes:
+    """The name cut to `room` bytes between two characters, its extension kept, told apart by a hash."""
+    if len(document) <= room:
+        return document
+    stem, extension = os.path.splitext(document)
+    extension = extension if len(extension) <= 16 else b""
+    end = b"~" + hashlib.sha256(document).hexdigest()[:8].encode() + extension
+    cut = max(room - len(end), 0)
+    while cut and stem[cut : cut + 1] and stem[cut] & 0xC0 == 0x80:  # not in the middle of a UTF-8 character
+        cut -= 1
+    return stem[:cut] + end
+
+
+# Looking
+
+
+def _exists(directory_fd: int, name: bytes) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _same(one_fd: int, one: bytes, other_fd: int, other: bytes) -> bool:
+    """Whether two names are one entry of one directory. (Two links to one file are not.)"""
+    return one == other and os.path.samestat(os.fstat(one_fd), os.fstat(other_fd))
+
+
+def _is(directory_fd: int, name: bytes, message_id: str) -> bool:
+    try:
+        found = _read(directory_fd, name)
+    except PermissionError:  # ours would be as readable as its document: this one is somebody else's
+        return False
+    return found is not None and found.message_id == message_id
+
+
+def _read(directory_fd: int, name: bytes) -> Marker | None:
+    """The marker at a name; None where there is nothing, or something else, which is not opened."""
+    try:
+        status = os.lstat(name, dir_fd=directory_fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            return None
+        fd = os.open(name, _READ, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        # The name may have changed hands since the lstat: a FIFO would be read to no end.
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return Marker.from_json(file.read(_LARGEST)) if regular else None
+
+
+# Writing
+
+
+def _create(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
+    """A new file at a free name, whole or not at all, as accessible as `like`."""
+    fd, temporary = _temporary(directory_fd, marker.message_id)
+    with os.fdopen(fd, "wb") as file:
+        try:
+            file.write(marker.to_json())
+            file.flush()
+            with contextlib.suppress(OSError):  # best effort, like the owner below
+                os.fchmod(fd, like.st_mode & 0o666)
+            os.fsync(fd)
+            _publish(directory_fd, temporary, directory_fd, name)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):  # already published
+                os.unlink(temporary, dir_fd=directory_fd)
+            raise
+        # Only now: in a directory with the sticky bit one may rename only what one owns.
+        for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
+            with contextlib.suppress(OSError):  # best effort, by contract never an error
+                os.fchown(fd, user, group)
+
+
+def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
+    """A new file of our own; what stands at its name already is left alone, whoever put it there."""
+    stem = b".bridged-" + hashlib.sha256(message_id.encode()).hexdigest()[:16].encode()
+    for number in ("", "-2", "-3", "-4", "-5", "-6", "-7", "-8"):
+        name = stem + number.encode() + b".tmp"
+        with contextlib.suppress(FileExistsError):
+            return os.open(name, _CREATE, 0o600, dir_fd=directory_fd), name
+    # Not FileExistsError, which means that the marker's own name is taken.
+    raise OSError(errno.EBUSY, "every name for the marker's temporary file is taken", os.fsdecode(stem))
+
+
+def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> None:
+    try:
+        _publish(old_fd, old, new_fd, new)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # a folder of the GED may be another file system
+            raise
+        _create(new_fd, new, marker, os.lstat(old, dir_fd=old_fd))
+        os.unlink(old, dir_fd=old_fd)
+
+
+def _publish(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
+    """Rename, replacing nothing (FileExistsError), and durable before the old name is given up."""
+    try:
+        os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename(old_fd, old, new_fd, new)
+        _sync(new_fd)
+        return
+    _sync(new_fd)
+    os.unlink(old, dir_fd=old_fd)
+
+
+def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
+    """For file systems without hard links (FAT, many FUSE)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(old_fd, old, new_fd, new, _RENAME_NOREPLACE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in _NO_FLAGS:
+        raise OSError(code, os.strerror(code), os.fsdecode(new))
+    # The last resort: reserve the name, then replace the reservation.
+    os.close(os.open(new, _CREATE, 0o600, dir_fd=new_fd))
+    try:
+        os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+    except BaseException:
+        os.unlink(new, dir_fd=new_fd)
+        raise
+
+
+def _sync(directory_fd: int) -> None:
+    try:
+        os.fsync(directory_fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:  # some network file systems have no such thing as a directory's sync
+            raise

@@ -1,0 +1,116 @@
+"""Markers for documents that were sent: written once, retried until they stand, moved along with a rename."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Final
+
+from bridged import __version__, files, mark
+from bridged.config import Settings
+from bridged.journal import Journal
+from bridged.logs import say_document
+from bridged.model import Document, State, readable
+
+OPEN: Final = frozenset({State.SENT, State.VALIDATED})
+
+
+class Marking:
+    """The last step of every document. Thread-safe: senders mark what they sent, one loop sees to the rest."""
+
+    def __init__(self, journal: Journal, settings: Settings) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._told: dict[int, str] = {}
+        self._lock = threading.Lock()
+
+    def configure(self, settings: Settings) -> None:
+        """Put a configuration in force."""
+        self._settings = settings
+
+    def step(self, now: float) -> float:
+        """Write the markers that are still owed and move those that are to follow; seconds until the next look."""
+        due = self._journal.read(lambda tx: tx.markers_due(now))
+        for document in due:
+            if document.state is State.SENT:
+                self.validate(document, now)
+            elif document.state is State.VALIDATED:
+                self._follow(document, now)
+            else:  # still queued: its marker of an earlier life is none of ours
+                self._settle(document, document.marker)
+        return 0.0 if len(due) > 1 else 1.0
+
+    def validate(self, document: Document, now: float) -> None:
+        """Write the marker, then say so in the journal. A marker that cannot be written is tried at each sweep."""
+        try:
+            name = self._write(document, now)
+        except FileNotFoundError:
+            name = b""  # the document left after it was sent: there is nothing to stand beside
+        except OSError as error:
+            self._failed(document, error, now)
+            return
+        path = document.directory + b"/" + name if name else b""
+        self._journal.write(
+            lambda tx: tx.move(
+                document.seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=None
+            )
+        )
+        self._told.pop(document.seq, None)
+        say_document("document_validated", document, marker=readable(name))
+
+    def _write(self, document: Document, now: float) -> bytes:
+        with files.root(document.ged) as root_fd:
+            files.lstat(root_fd, document.relative)
+            fd = files.open_directory(root_fd, document.relative.rpartition(b"/")[0])
+            try:
+                options = self._settings.marker
+                written = mark.write(fd, document.name, self._marker(document, now), options.suffix, options.hidden)
+            finally:
+                os.close(fd)
+        if written.displaced:
+            why = f"another file has the marker's name; the marker is {readable(written.name)}"
+            say_document("marker_failed", document, reason=why, level="warning")
+        return written.name
+
+    def _marker(self, document: Document, now: float) -> mark.Marker:
+        return mark.Marker(
+            status="validated",
+            document=readable(document.name),
+            client=document.client,
+            collection_email=document.collection_email,
+            sha256=document.sha256,
+            size=document.stamp.size,
+            message_id=document.message_id,
+            deposited_at=mark.utc(document.deposited_at),
+            validated_at=mark.utc(now),
+            relay_reply=document.relay_reply,
+            attempts=document.attempts,
+            bridged=__version__,
+        )
+
+    def _failed(self, document: Document, error: OSError, now: float) -> None:
+        reason = error.strerror or str(error)
+        path = readable(document.path)
+        if self._told.get(document.seq) != reason:
+            self._told[document.seq] = reason
+            say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
+        again = now + self._settings.watch.sweep
+        self._journal.write(lambda tx: tx.note(document.seq, State.SENT, marker_due=again))
+
+    def _follow(self, document: Document, now: float) -> None:
+        directory, _, name = document.marker.rpartition(b"/")
+        options = self._settings.marker
+        try:
+            with files.root(document.ged) as root_fd, files.directories(
+                root_fd, directory[len(document.ged) + 1 :], document.relative.rpartition(b"/")[0]
+            ) as (old_fd, new_fd):
+                moved = mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
+        except FileNotFoundError:
+            moved = None  # it went along with its directory, or was deleted
+        except OSError as error:
+            say_document("marker_failed", document, path=readable(document.marker), reason=error.strerror)
+            moved = None
+        self._settle(document, document.directory + b"/" + (moved or name))
+
+    def _settle(self, document: Document, marker: bytes) -> None:
+        self._journal.write(lambda tx: tx.note(document.seq, document.state, marker=marker, marker_due=None))

@@ -1,0 +1,177 @@
+"""The sweep: reading the folders themselves. What it finds is the truth; hints only make it fast.
+
+An unchanged directory is not read again: its times tell, read with the margin that coarse clocks need. Every
+directory is opened beneath the GED's own descriptor, so that a link swapped in, or another file system mounted
+over it, cannot be mistaken for the GED.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bridged import files
+from bridged.folders import matches
+
+# A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
+YOUNG: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The entries of one directory, read now."""
+
+    directory: bytes
+    entries: list[files.Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class GoneDirectory:
+    """A directory that was there at an earlier look is not there any more."""
+
+    directory: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A directory that cannot be read; nothing may be concluded about what is in it."""
+
+    directory: bytes
+    why: str
+
+
+Found = Listing | GoneDirectory | Unreadable
+
+
+@dataclass(slots=True)
+class _Seen:
+    times: tuple[int, int, int]
+    device: int
+    settled: bool
+    children: tuple[bytes, ...]
+
+
+class Sweep:
+    """The directories of one GED as they were last read."""
+
+    def __init__(self, ged: bytes, in_force: Callable[[bytes], bool], watch: Callable[[bytes], None]) -> None:
+        """`in_force` tells whether the bridge is on for a directory; `watch` asks for hints from it."""
+        self.ged = ged
+        self._in_force = in_force
+        self._watch = watch
+        self._seen: dict[bytes, _Seen] = {}
+        self._roots: set[bytes] = set()
+
+    def __contains__(self, directory: bytes) -> bool:
+        return directory in self._seen
+
+    def __len__(self) -> int:
+        return len(self._seen)
+
+    def forget(self) -> None:
+        """Read everything at the next pass, and conclude nothing from what was there before."""
+        self._seen.clear()
+        self._roots.clear()
+
+    def forget_below(self, directory: bytes) -> None:
+        """A directory is gone: so is what was in it."""
+        prefix = directory + b"/"
+        for one in [d for d in self._seen if d == directory or d.startswith(prefix)]:
+            del self._seen[one]
+
+    def whole(self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool) -> Iterator[Found]:
+        """One pass over the switched folders; `full` reads unchanged directories too."""
+        roots: set[bytes] = set()
+        for pattern in patterns:
+            roots.update(self._expand(root_fd, self.ged, pattern))
+        for root in self._roots - roots:
+            yield from self._gone(root)
+        self._roots = roots
+        for root in sorted(roots):
+            yield from self.below(root_fd, root, now, full)
+
+    def below(self, root_fd: int, top: bytes, now: float, full: bool) -> Iterator[Found]:
+        """The same for one directory and what is in it."""
+        stack = [top]
+        while stack:
+            directory = stack.pop()
+            if self._in_force(directory):
+                yield from self._look(root_fd, directory, now, full)
+                seen = self._seen.get(directory)
+                stack.extend(directory + b"/" + child for child in (seen.children if seen else ()))
+
+    def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
+        try:
+            status = files.lstat(root_fd, self._relative(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            yield from self._gone(directory)
+            return
+        except OSError as error:
+            yield Unreadable(directory, error.strerror or str(error))
+            return
+        if not stat.S_ISDIR(status.st_mode):
+            yield from self._gone(directory)
+            return
+        before = self._seen.get(directory)
+        if before is not None and before.device != status.st_dev:
+            yield Unreadable(directory, "another file system is mounted there")
+        elif full or before is None or not before.settled or before.times != _times(status):
+            yield from self._read(root_fd, directory, status, now)
+
+    def _read(self, root_fd: int, directory: bytes, status: os.stat_result, now: float) -> Iterator[Found]:
+        self._watch(directory)  # before reading: what comes in between is told by a hint
+        try:
+            fd = files.open_directory(root_fd, self._relative(directory))
+        except OSError as error:
+            yield Unreadable(directory, error.strerror or str(error))
+            return
+        try:
+            entries = files.listing(fd)
+        except OSError as error:
+            yield Unreadable(directory, error.strerror or str(error))
+            return
+        finally:
+            os.close(fd)
+        children = tuple(e.name for e in entries if e.kind == "directory")
+        before = self._seen.get(directory)
+        settled = now - max(status.st_mtime, status.st_ctime) > YOUNG
+        self._seen[directory] = _Seen(_times(status), status.st_dev, settled, children)
+        yield Listing(directory, entries)
+        for child in set(before.children if before else ()) - set(children):
+            yield from self._gone(directory + b"/" + child)
+
+    def _gone(self, directory: bytes) -> Iterator[Found]:
+        self.forget_below(directory)
+        yield GoneDirectory(directory)
+
+    def _expand(self, root_fd: int, directory: bytes, pattern: Sequence[re.Pattern[str]]) -> Iterator[bytes]:
+        """The directories that match a pattern. Those on the way are watched: a new year's folder may appear."""
+        if not pattern:
+            yield directory
+            return
+        self._watch(directory)
+        try:
+            fd = files.open_directory(root_fd, self._relative(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError:  # unreadable is not absent: what was found there before stays switched on
+            yield from (root for root in self._roots if root.startswith(directory + b"/"))
+            return
+        try:
+            children = [e.name for e in files.listing(fd) if e.kind == "directory"]
+        finally:
+            os.close(fd)
+        for child in children:
+            if matches(pattern[:1], [child]):
+                yield from self._expand(root_fd, directory + b"/" + child, pattern[1:])
+
+    def _relative(self, directory: bytes) -> bytes:
+        return directory[len(self.ged) :].lstrip(b"/")
+
+
+def _times(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino

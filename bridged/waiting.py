@@ -1,0 +1,268 @@
+"""Deposits that wait to be quiet and whole: `waiting` rows on their way to `queued`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import BinaryIO, Final
+
+from bridged import files, mark
+from bridged.admit import looks_like_marker
+from bridged.changes import Effects
+from bridged.config import Settings
+from bridged.folders import SwitchedFolders
+from bridged.journal import Journal, Transaction
+from bridged.logs import say, say_document
+from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.quiet import HEAD, TAIL, Calm, looks_whole
+
+BATCH: Final = 500
+LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
+MARKER_AT_MOST: Final = 65_536
+BLOCK: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class _Deposit:
+    path: bytes
+    calm: Calm | None = None
+    due: float = 0.0
+    told: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a look at a quiet deposit came to."""
+
+    stamp: Stamp
+    warning: str = ""
+    ignored: str = ""
+    marker: mark.Marker | None = None
+
+
+class Waiting:
+    """The deposits that are not quiet yet. One thread calls it, but `again` may be called from any."""
+
+    def __init__(self, journal: Journal, settings: Settings) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._switched = SwitchedFolders(())
+        self._deposits: dict[int, _Deposit] = {}
+        self._saves: dict[bytes, Calm] = {}
+        self._returned: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
+        self.due = 0.0
+        self.on_queued: Callable[[], None] = lambda: None
+
+    def configure(self, settings: Settings, switched: SwitchedFolders) -> None:
+        """Put a configuration in force."""
+        self._settings = settings
+        self._switched = switched
+
+    def resume(self, now: Instant) -> None:
+        """Take up what was waiting when the daemon stopped."""
+        for document in self._journal.read(lambda tx: list(tx.documents("state = 'waiting'"))):
+            if self._switched.place(document.directory) is not None:
+                self._deposits[document.seq] = _Deposit(document.path)
+                say_document("document_resumed", document, state="waiting")
+
+    def again(self, seq: int, path: bytes) -> None:
+        """A queued document was overwritten: it must be quiet again."""
+        self._returned.put((seq, path))
+        self.due = 0.0
+
+    def add(self, effects: Effects, now: Instant) -> None:
+        """Take up what a commit has left to wait for."""
+        for seq, path in effects.waiting.items():
+            deposit = self._deposits.setdefault(seq, _Deposit(path))
+            deposit.path = path
+            deposit.due = min(deposit.due, now.steady)
+            self.due = 0.0
+        for path, stamp in effects.changed.items():
+            self._saves[path] = Calm(stamp, now.steady)
+            self.due = 0.0
+
+    def step(self, now: Instant, examine: Callable[[bytes, Instant], None]) -> None:
+        """Look at what is due: queue what is quiet, tell of saves that have ended."""
+        self._take_returned()
+        if self.due > now.steady:
+            return
+        ready: dict[int, _Ready] = {}
+        for seq, deposit in list(self._deposits.items()):
+            if deposit.due <= now.steady and len(ready) < BATCH:
+                verdict = self._look(seq, deposit, now, examine)
+                if verdict is not None:
+                    ready[seq] = verdict
+        if ready:
+            self._journal.write(lambda tx: [self._decide(tx, seq, r, now) for seq, r in ready.items()])
+            self._tell(ready, now)
+        self._tell_saves(now)
+        dues = [d.due for d in self._deposits.values()]
+        dues += [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
+        self.due = min(dues, default=float("inf"))
+
+    def _take_returned(self) -> None:
+        try:
+            while True:
+                seq, path = self._returned.get_nowait()
+                self._deposits.setdefault(seq, _Deposit(path))
+                self.due = 0.0
+        except Empty:
+            return
+
+    # -- one look
+
+    def _look(
+        self, seq: int, deposit: _Deposit, now: Instant, examine: Callable[[bytes, Instant], None]
+    ) -> _Ready | None:
+        ged = self._switched.ged_of(deposit.path)
+        if ged is None:
+            self._deposits.pop(seq)
+            return None
+        deposit.due = now.steady + LOOK_AGAIN
+        try:
+            with files.root(ged) as root_fd:
+                return self._observe(root_fd, deposit, deposit.path[len(ged) + 1 :], now)
+        except PermissionError as error:
+            self._unreadable(seq, deposit, error)
+        except OSError:  # gone, replaced by a link, or the share is away: intake finds out which
+            examine(deposit.path, now)
+            self._drop_if_over(seq)
+        return None
+
+    def _observe(self, root_fd: int, deposit: _Deposit, relative: bytes, now: Instant) -> _Ready | None:
+        watch = self._settings.watch
+        stamp = files.stamp_of(files.lstat(root_fd, relative))
+        deposit.calm = (deposit.calm or Calm(stamp, now.steady)).observe(stamp, now.steady)
+        calm_for = deposit.calm.quiet_for(now.steady)
+        if calm_for < watch.quiet:
+            deposit.due = deposit.calm.since + watch.quiet
+            return None
+        with files.open_document(root_fd, relative) as document:
+            if stamp.size == 0:
+                return None
+            unfinished = _unfinished(document, relative, stamp)
+            if unfinished and calm_for < watch.quiet_limit:
+                return None
+            return self._recognise(root_fd, relative, document, stamp, unfinished)
+
+    def _recognise(self, root_fd: int, relative: bytes, document: BinaryIO, stamp: Stamp, warning: str) -> _Ready:
+        if stamp.size <= MARKER_AT_MOST and looks_like_marker(_head(document)):
+            return _Ready(stamp, ignored="it is a copy of a marker")
+        return _Ready(stamp, warning, marker=self._own_marker(root_fd, relative, document, stamp))
+
+    def _own_marker(self, root_fd: int, relative: bytes, document: BinaryIO, stamp: Stamp) -> mark.Marker | None:
+        """A valid marker without a row, beside the very bytes it speaks of: they were sent, the journal was lost."""
+        directory, _, name = relative.rpartition(b"/")
+        options = self._settings.marker
+        fd = files.open_directory(root_fd, directory)
+        try:
+            marker = mark.find(fd, name, options.suffix, options.hidden)
+        finally:
+            os.close(fd)
+        if marker is None or marker.size != stamp.size:
+            return None
+        if self._journal.read(lambda tx: tx.message_id_known(marker.message_id)):
+            return None
+        return marker if _sha256(document) == marker.sha256 else None
+
+    def _unreadable(self, seq: int, deposit: _Deposit, error: PermissionError) -> None:
+        if "permission" in deposit.told:
+            return
+        deposit.told.add("permission")
+        document = self._journal.read(lambda tx: tx.document(seq))
+        if document is not None:
+            why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
+            say_document("document_deferred", document, reason=why)
+
+    def _drop_if_over(self, seq: int) -> None:
+        document = self._journal.read(lambda tx: tx.document(seq))
+        if document is None or document.state is not State.WAITING:
+            self._deposits.pop(seq, None)
+
+    # -- what a look came to
+
+    def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> None:
+        document = tx.document(seq)
+        if document is None or document.state is not State.WAITING or document.path != self._deposits[seq].path:
+            return
+        if ready.ignored:
+            tx.move(seq, State.WAITING, State.WITHDRAWN, reason=ready.ignored)
+            tx.know(document.path, ready.stamp, None)
+        elif ready.marker is not None:
+            _adopt(tx, document, ready.marker, now)
+        else:
+            tx.move(
+                seq, State.WAITING, State.QUEUED, stamp=ready.stamp, queued_at=now.wall, due_at=0.0, reason=ready.warning
+            )
+            tx.know(document.path, ready.stamp, seq)
+
+    def _tell(self, ready: dict[int, _Ready], now: Instant) -> None:
+        for seq, what in ready.items():
+            document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
+            if document is None or document.state is State.WAITING:
+                continue
+            self._deposits.pop(seq, None)
+            if document.state is State.VALIDATED:
+                say_document("document_validated", document, reason=document.reason)
+            elif what.ignored:
+                say_document("document_ignored", document, reason=what.ignored)
+            elif document.state is not State.WITHDRAWN:
+                warning = {"warning": what.warning, "level": "warning"} if what.warning else {}
+                say_document("document_queued", document, size=what.stamp.size, **warning)
+        self.on_queued()
+
+    def _tell_saves(self, now: Instant) -> None:
+        quiet = self._settings.watch.quiet
+        for path in [p for p, calm in self._saves.items() if calm.quiet_for(now.steady) >= quiet]:
+            del self._saves[path]
+            client, ged = self._switched.client_of(path), self._switched.ged_of(path)
+            if client is not None and ged is not None:
+                say(
+                    "document_changed",
+                    client=client.name,
+                    document=readable(path[len(ged) + 1 :]),
+                    reason="overwritten in place; it is not sent again (on_overwrite: send would)",
+                )
+
+
+def _adopt(tx: Transaction, document: Document, marker: mark.Marker, now: Instant) -> None:
+    tx.move(
+        document.seq,
+        State.WAITING,
+        State.VALIDATED,
+        reason="its valid marker was beside it",
+        validated_at=now.wall,
+        sha256=marker.sha256,
+        message_id=marker.message_id,
+        relay_reply=marker.relay_reply,
+        attempts=marker.attempts,
+    )
+
+
+def _unfinished(document: BinaryIO, name: bytes, stamp: Stamp) -> str:
+    """Why a quiet deposit does not look finished; empty when it does."""
+    if files.has_writer(document.fileno()):
+        return "still open for writing"
+    head, tail = _head(document), _tail(document, stamp.size)
+    return "" if looks_whole(name, stamp.size, head, tail) else "looks cut off"
+
+
+def _head(document: BinaryIO) -> bytes:
+    document.seek(0)
+    return document.read(HEAD)
+
+
+def _tail(document: BinaryIO, size: int) -> bytes:
+    document.seek(max(0, size - TAIL))
+    return document.read(TAIL)
+
+
+def _sha256(document: BinaryIO) -> str:
+    document.seek(0)
+    digest = hashlib.sha256()
+    while block := document.read(BLOCK):
+        digest.update(block)
+    return digest.hexdigest()

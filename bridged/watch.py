@@ -1,0 +1,216 @@
+"""Hints from a watchdog observer: where to look, and sometimes what happened there.
+
+A hint may be late, double or missing; the sweep tells the truth. One inotify instance serves all folders, and each
+directory is watched by itself, just before it is read: watchdog's own recursion misses moved-in directories and
+livelocks when its queue overflows, and an emitter per folder costs two threads each.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Literal
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+    FileSystemMovedEvent,
+)
+from watchdog.observers.api import BaseObserver, EventEmitter
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+)
+
+# Watching a directory again after it was renamed keeps its descriptor, which watchdog takes for a mistake.
+warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\..*")
+
+MASK: Final = Mask(
+    InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_MOVED_FROM
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_DELETE
+    | InotifyConstants.IN_ONLYDIR
+    | InotifyConstants.IN_DONT_FOLLOW
+)
+# Both halves of a rename are queued together (inotify(7)); a lone half means that the file left the folders.
+PAIR_WITHIN: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Look at `path`. `gone`: it was deleted or moved out. `moved`: it is now at `dest`. `lost`: hints are missing."""
+
+    kind: Literal["look", "gone", "moved", "lost"]
+    path: bytes = b""
+    dest: bytes = b""
+
+
+class DirectoryEmitter(EventEmitter):
+    """A watchdog emitter over single directories that are added and dropped at any time."""
+
+    def __init__(self, *args: Any, inotify: InotifyFD, on_lost: Callable[[], None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._inotify = inotify
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._paths: dict[WatchDescriptor, bytes] = {}
+        self._moved_from: tuple[InotifyEvent, bytes, float] | None = None
+        self._half = threading.Event()
+
+    def add(self, directory: bytes) -> None:
+        """Watch a directory; raises OSError (ENOSPC: the watch limit is reached)."""
+        with self._lock:
+            wd = self._inotify.add_callback(directory, MASK, self, CallbackId(id(self)))
+            if wd == -1:  # watchdog answers -1 where the kernel said EACCES
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
+            self._paths[wd] = directory
+
+    def count(self) -> int:
+        """How many directories are watched."""
+        return len(self._paths)
+
+    # -- called by watchdog's reader thread; must never raise, or all hints end
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """One event of the kernel, turned into one of watchdog's."""
+        with self._lock:
+            directory = self._paths.get(event.wd)
+        if directory is None:
+            return
+        path = directory + b"/" + event.name if event.name else directory
+        source = self._take_half()
+        if event.is_moved_to and source is not None and source[0].cookie == event.cookie:
+            moved = DirMovedEvent if event.is_directory else FileMovedEvent
+            self.queue_event(moved(source[1], path))
+            return
+        self._flush(source)
+        if event.is_moved_from:
+            self._moved_from = (event, path, time.monotonic())
+            self._half.set()
+        else:
+            self._tell(event, path)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """The directory is gone, or its file system was unmounted."""
+        with self._lock:
+            directory = self._paths.pop(wd, None)
+        if directory is not None:
+            self.queue_event(DirDeletedEvent(directory))
+
+    def on_queue_overflow(self) -> None:
+        """The kernel dropped events: only a sweep can tell what happened."""
+        self._on_lost()
+
+    def queue_events(self, timeout: float) -> None:
+        """Let go of a half rename whose other half does not come."""
+        if self._half.wait(timeout):
+            self._half.clear()
+            self.stopped_event.wait(PAIR_WITHIN)
+            self._flush(self._take_half())
+
+    def _take_half(self) -> tuple[InotifyEvent, bytes, float] | None:
+        with self._lock:
+            half, self._moved_from = self._moved_from, None
+            return half
+
+    def _flush(self, half: tuple[InotifyEvent, bytes, float] | None) -> None:
+        if half is not None:
+            event, path, _ = half
+            self.queue_event(DirDeletedEvent(path) if event.is_directory else FileDeletedEvent(path))
+
+    def _tell(self, event: InotifyEvent, path: bytes) -> None:
+        if event.is_delete:
+            self.queue_event(DirDeletedEvent(path) if event.is_directory else FileDeletedEvent(path))
+        elif event.is_close_write:
+            self.queue_event(FileClosedEvent(path))
+        else:
+            self.queue_event(DirCreatedEvent(path) if event.is_directory else FileCreatedEvent(path))
+
+
+class _ToHints(FileSystemEventHandler):
+    """watchdog's callback: it only puts a hint on a queue, since one that raises kills the observer."""
+
+    def __init__(self, put: Callable[[Hint], None]) -> None:
+        self._put = put
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        source = os.fsencode(event.src_path)
+        if isinstance(event, FileSystemMovedEvent) and isinstance(event, FileMovedEvent):
+            self._put(Hint("moved", source, os.fsencode(event.dest_path)))
+        elif isinstance(event, FileSystemMovedEvent):
+            self._put(Hint("look", os.fsencode(event.dest_path)))
+            self._put(Hint("look", source))
+        elif isinstance(event, FileDeletedEvent):
+            self._put(Hint("gone", source))
+        else:
+            self._put(Hint("look", source))
+
+
+class Watcher:
+    """The observer with its queue of hints. `on_hint` is called from another thread whenever there is one."""
+
+    def __init__(self, on_hint: Callable[[], None]) -> None:
+        """Raises OSError when the kernel grants no inotify instance."""
+        self._hints: SimpleQueue[Hint] = SimpleQueue()
+        self._on_hint = on_hint
+        self._inotify = InotifyFD()
+        self._observer = BaseObserver(
+            DirectoryEmitter, timeout=1.0, inotify=self._inotify, on_lost=lambda: self._put(Hint("lost"))
+        )
+        watch = self._observer.schedule(_ToHints(self._put), "/", recursive=False)
+        self._emitter: Any = self._observer._emitter_for_watch[watch]  # noqa: SLF001 - no public way
+        self._inotify.start()
+        self._observer.start()
+
+    def watch(self, directory: bytes) -> None:
+        """Ask for hints from a directory (not from below it); raises OSError."""
+        self._emitter.add(directory)
+
+    def drain(self, limit: int) -> list[Hint]:
+        """The hints that have come, oldest first."""
+        hints: list[Hint] = []
+        try:
+            while len(hints) < limit:
+                hints.append(self._hints.get_nowait())
+        except Empty:
+            pass
+        return hints
+
+    @property
+    def count(self) -> int:
+        """How many directories are watched."""
+        return int(self._emitter.count())
+
+    @property
+    def alive(self) -> bool:
+        """Whether every thread on the way of a hint lives. Alive is not yet well: the sweep checks on it."""
+        return all(thread.is_alive() for thread in (self._inotify, self._observer, self._emitter))
+
+    def close(self) -> None:
+        """Stop the observer and give its watches back to the kernel."""
+        self._observer.stop()
+        self._inotify.stop()
+        self._observer.join(5)
+
+    def _put(self, hint: Hint) -> None:
+        self._hints.put(hint)
+        self._on_hint()

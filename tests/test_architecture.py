@@ -1,0 +1,141 @@
+"""What the pages of the repository say is what the package does."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bridged.model import TRANSITIONS, State
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "bridged"
+# What writes a log line, and what collects one for the moment when its commit is on the disk.
+SAYS = {"debug", "info", "warning", "error", "critical", "exception", "log", "say", "say_document", "_say"}
+NO_ROW = "\N{EN DASH}"
+
+
+def rows(page: str, header: str) -> list[list[str]]:
+    """The body of the table with this header."""
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    body = lines[lines.index(header) + 2 :]
+    table = []
+    for line in body:
+        if not line.startswith("|"):
+            break
+        table.append([cell.strip() for cell in line.strip("|").split("|")])
+    return table
+
+
+def trees() -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted(PACKAGE.glob("*.py")):
+        yield path, ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def called(function: ast.expr) -> str:
+    """The last part of the name of what is called."""
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def logged() -> dict[str, str]:
+    """Every event that a log call names as a literal, with the place where it does."""
+    return {
+        text: f"{path.name}:{node.lineno}"
+        for path, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and called(node.func) in SAYS and node.args
+        for text in strings(node.args[0])
+        if re.fullmatch("[a-z]+(_[a-z]+)+", text)
+    }
+
+
+def literals() -> set[str]:
+    """Every string constant outside the catalogue itself: an event may reach its log call as a value."""
+    return {text for path, tree in trees() if path.name != "logs.py" for text in strings(tree)}
+
+
+def samples() -> list[Path]:
+    return sorted((ROOT / "config").glob("*.y*ml"))
+
+
+def test_the_table_of_transitions_in_the_docs_is_the_one_in_the_model():
+    table = rows("states.md", "| from | to | when |")
+    documented = [(None if old == NO_ROW else State(old), State(new)) for old, new, _ in table]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == TRANSITIONS
+    assert all(when for *_, when in table)
+
+
+def test_every_state_is_explained_in_the_docs():
+    table = rows("states.md", "| state | what is true | what the next start does |")
+    assert {state.strip("`") for state, *_ in table} == {state.value for state in State}
+
+
+def test_the_events_in_the_docs_are_those_of_the_catalogue():
+    from bridged.logs import EVENTS
+
+    table = rows("logs.md", "| event | level | meaning |")
+    documented = {event: level for event, level, _ in table}
+    assert len(table) == len(documented)
+    assert documented == {name: event.level for name, event in EVENTS.items()}
+
+
+def test_a_log_call_names_only_events_of_the_catalogue():
+    from bridged.logs import EVENTS
+
+    assert {event: place for event, place in logged().items() if event not in EVENTS} == {}
+
+
+def test_every_event_of_the_catalogue_is_logged_somewhere():
+    from bridged.logs import EVENTS
+
+    assert sorted(set(EVENTS) - literals()) == []
+
+
+def test_there_is_a_sample_configuration():
+    assert samples()
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda path: path.name)
+def test_the_sample_configuration_is_accepted(sample):
+    from bridged import config
+
+    assert config.load(sample).clients
+
+
+def test_the_configuration_in_the_readme_is_accepted(tmp_path):
+    from bridged import config
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    whole = [block for block in blocks if "clients:" in block and "smtp:" in block]
+    assert whole
+    for number, block in enumerate(whole):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(block, encoding="utf-8")
+        assert config.load(file).clients
+
+
+def test_the_readme_maps_every_module():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(name for name in modules if f"`{name}.py`" not in readme) == []
+
+
+def test_the_readme_lists_every_command():
+    import click
+
+    from bridged import cli
+
+    group = next(value for value in vars(cli).values() if isinstance(value, click.Group))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert group.commands
+    assert sorted(name for name in group.commands if f"| `{name}" not in readme) == []
