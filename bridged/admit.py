@@ -1,6 +1,6 @@
 """Which names are documents: what the system, an editor, a transfer or bridged itself made is not. Pure.
 
-Each expression matches a whole name, never a part of one: `notes~$2.pdf` and `template.tmp.pdf` are documents.
+Each expression matches a whole name, not a part of one: `notes~$2.pdf` and `template.tmp.pdf` are documents.
 """
 
 from __future__ import annotations

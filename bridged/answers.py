@@ -44,7 +44,8 @@ _BEFORE_MAIL: Final = frozenset({Phase.BANNER, Phase.EHLO, Phase.STARTTLS})
 # Of the relay as a whole: it wants fewer messages or fewer connections (4yz).
 _SLOWER: Final = re.compile(
     r"too (many|much|fast)|throttl|rate[ -]?limit|rate (is )?(exceeded|too high)|\brate of\b|slow(er)? down"
-    r"|(send(ing)?|submission|connection|session|message|daily|hourly|outgoing|concurren\w+)[ -]*\w* (limit|quota)"
+    r"|(send(ing)?|submission|connection|session|message|daily|hourly|outgoing|concurren\w+)[ -]*\w* limit"
+    r"|(send(ing)?|submission|message|daily|hourly|outgoing)[ -]*\w* quota"
     r"|limit (has been )?(exceeded|reached)|exceed\w* .{0,40}\b(quota|limit)",
     re.IGNORECASE,
 )
@@ -56,17 +57,19 @@ _QUOTA: Final = re.compile(
     re.IGNORECASE,
 )
 _ABOUT_ONE: Final = re.compile(
-    r"\bsize\b|too (large|big|long)|mailbox (is )?(full|over)|over ?quota|greylist|graylist|grey-list", re.IGNORECASE
+    r"\bsize\b|too (large|big|long)|mailbox (is )?(full|over)|over ?quota|greylist|graylist|grey-list",
+    re.IGNORECASE,
 )
 _NOT_ALLOWED: Final = re.compile(
-    r"relay(ing)?( access)? (is )?(denied|not (permitted|allowed)|prohibited)|unable to relay|not (permitted|allowed) to relay"
+    r"relay(ing)?( access)? (is )?(denied|not (permitted|allowed)|prohibited)"
+    r"|unable to relay|not (permitted|allowed) to relay"
     r"|authenticat\w+ (is )?required|must (be )?authenticat|not authenticated|must issue a starttls"
     r"|blocked using|client host .{0,80}(blocked|rejected)",
     re.IGNORECASE,
 )
 _BAD_SENDER: Final = re.compile(
-    r"sender (address )?(\S+ )?(was )?(rejected|refused|denied|not allowed)|not owned by user|send ?as ?denied"
-    r"|permissions? to send as|sender('s)? mailbox",
+    r"sender (address )?(\S+ )?(was )?(rejected|refused|denied|not allowed)|not owned by user"
+    r"|send ?as ?denied|permissions? to send as|sender('s)? mailbox",
     re.IGNORECASE,
 )
 _QUOTA_CODES: Final = frozenset({(550, "5.4.5"), (554, "5.2.0")})
@@ -78,7 +81,7 @@ _SENDER_ENHANCED: Final = frozenset({"5.1.7", "5.1.8", "5.7.60", "5.2.252"})
 
 
 def take_reply(buffer: bytearray) -> Reply | None:
-    """Take the first whole reply off the front of `buffer`; None, and nothing taken, when it is not there yet."""
+    """Take the first whole reply off the front of `buffer`; None, and nothing taken, if there is none."""
     lines: list[str] = []
     start = 0
     while (end := buffer.find(b"\n", start)) >= 0:
@@ -99,7 +102,7 @@ def take_reply(buffer: bytearray) -> Reply | None:
 
 
 def sentence(code: int, text: str) -> str:
-    """The relay's own words as one line for people: no control characters, each enhanced code once, shortened."""
+    """The relay's own words as one line: no control characters, the enhanced code once, shortened."""
     first = _ENHANCED.match(text)
     lines = [line.strip() for line in text.splitlines()]
     if first is not None:
@@ -150,7 +153,7 @@ def _temporary(phase: Phase, code: int, text: str, reply: str) -> Outcome:
 
 
 def _throttled(code: int, enhanced: str, text: str) -> bool:
-    if _ABOUT_ONE.search(text):
+    if enhanced == "4.2.2" or _ABOUT_ONE.search(text):  # this mailbox is full, this mail too large
         return False
     codes = {(450, "4.2.1"), (452, "4.5.3"), (454, "4.7.0")}
     listed = code == 432 or (code, enhanced) in codes or (code == 451 and enhanced.startswith("4.7."))
@@ -179,7 +182,7 @@ def _quota(code: int, enhanced: str, text: str) -> bool:
         return False
     if (code, enhanced) in _QUOTA_CODES or enhanced in _QUOTA_ENHANCED:
         return True
-    return not _ABOUT_ONE.search(text) and _QUOTA.search(text) is not None
+    return enhanced != "5.2.2" and not _ABOUT_ONE.search(text) and _QUOTA.search(text) is not None
 
 
 def _sender_refused(phase: Phase, code: int, enhanced: str, text: str) -> bool:

@@ -91,7 +91,7 @@ class Daemon:
         self._reload_lock = threading.Lock()
         self._ready = False
         self._file_seen = self._file_identity()
-        self._line = Line(settings.smtp.rate, settings.smtp.connections, settings.retry.max, random.random)
+        self._line = _new_line(settings)
         self._turns = Turns()
         self._marking = Marking(journal, settings)
         self._watcher = self._new_watcher()
@@ -181,9 +181,10 @@ class Daemon:
             return None
 
     def _step_intake(self, now: Instant) -> float:
-        wanted, self._reconfigure = self._reconfigure, None
+        wanted = self._reconfigure
         if wanted is not None:
             self._intake.configure(wanted, now, start=False)
+            self._reconfigure = None  # only now: whoever waits for the reload reads it
         return self._intake.step(now)
 
     def _wake_intake(self) -> None:
@@ -199,14 +200,16 @@ class Daemon:
 
     def _hire(self) -> None:
         """As many senders as the configuration allows sessions."""
-        route = Route(self._settings, SwitchedFolders(self._settings.clients, self._settings.ignore))
+        switched = SwitchedFolders(self._settings.clients, self._settings.ignore)
+        route = Route(self._settings, switched, self._line)
         for sender, _ in self._senders:
             sender.configure(route)
         while len(self._senders) < self._settings.smtp.connections:
+            number = len(self._senders)
             sender = Dispatch(
-                self._journal, route, self._line, self._turns, self._marking, random.random, self._overwritten
+                self._journal, number, route, self._turns, self._marking, random.random, self._overwritten
             )
-            loop = Loop(f"dispatch-{len(self._senders) + 1}", sender.step)
+            loop = Loop(f"dispatch-{number + 1}", sender.step)
             self._senders.append((sender, loop))
             loop.start()
         while len(self._senders) > self._settings.smtp.connections:
@@ -248,7 +251,7 @@ class Daemon:
 
     def _put_in_force(self, settings: Settings) -> None:
         if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:
-            self._line.configure(settings.smtp.rate, settings.smtp.connections, settings.retry.max)
+            self._line = _new_line(settings)
         self._settings = settings
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
@@ -279,6 +282,10 @@ class Daemon:
         relay = {"state": self._line.state, "detail": self._line.detail}
         folders = self._intake.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
+
+
+def _new_line(settings: Settings) -> Line:
+    return Line(settings.retry, settings.smtp.connections, settings.smtp.rate)
 
 
 def run(config_path: Path) -> int:

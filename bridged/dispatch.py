@@ -44,6 +44,7 @@ class Route:
 
     settings: Settings
     switched: SwitchedFolders
+    line: Line
 
 
 class Turns:
@@ -59,16 +60,16 @@ class Dispatch:
     def __init__(
         self,
         journal: Journal,
+        number: int,
         route: Route,
-        line: Line,
         turns: Turns,
         marking: Marking,
         random: Callable[[], float],
         on_overwritten: Callable[[int, bytes], None],
     ) -> None:
         self._journal = journal
+        self._number = number
         self._route = route
-        self._line = line
         self._turns = turns
         self._marking = marking
         self._random = random
@@ -93,23 +94,34 @@ class Dispatch:
     def step(self, now: Instant) -> float:
         """Claim the next document, send it, record what came of it. Returns seconds until there may be another."""
         self.progress += 1
+        line = self._route.line
         if self._stopping.is_set():
+            return 1.0
+        if self._number >= line.sessions_allowed:
+            self._relay.close()
             return 1.0
         if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now))):
             return self._idle(now)
-        if not self._line.may_send(now.steady):
-            return max(0.05, min(1.0, self._line.wake_in(now.steady)))
-        document = self._claim(now)
-        if document is None:
-            return 0.05
-        try:
-            outcome = self._send(document, now)
-            if outcome is not None:
-                self._conclude(document, outcome, now)
-        except Exception:
-            self._rescue(document, now)
-            raise
+        if not line.may_send(now.steady):
+            return max(0.05, min(1.0, line.wake_in(now.steady)))
+        self._take_turn(line, now)
         return 0.0
+
+    def _take_turn(self, line: Line, now: Instant) -> None:
+        outcome, document = None, None
+        try:
+            document = self._claim(now)
+            outcome = self._send(document, now) if document is not None else None
+        except Exception:
+            if document is not None:
+                self._rescue(document, now)
+            raise
+        finally:
+            if outcome is None:
+                line.give_back()
+        if document is not None and outcome is not None:
+            self._report(line, outcome, now)
+            self._conclude(document, outcome, now)
 
     def _rescue(self, document: Document, now: Instant) -> None:
         """A mistake of ours must not leave a document half-way until the next start: it goes back to the queue."""
@@ -233,7 +245,6 @@ class Dispatch:
     # -- conclude
 
     def _conclude(self, document: Document, outcome: Outcome, now: Instant) -> None:
-        self._report(outcome, now)
         if isinstance(outcome, Accepted):
             self._accepted(document, outcome, now)
         elif isinstance(outcome, Refused):
@@ -245,8 +256,8 @@ class Dispatch:
         else:
             self._put_back(document)
 
-    def _report(self, outcome: Outcome, now: Instant) -> None:
-        event = self._line.report(outcome, now.steady)
+    def _report(self, line: Line, outcome: Outcome, now: Instant) -> None:
+        event = line.report(outcome, now.steady)
         if event is not None:
             say(event.name, reason=event.detail, relay=self._relay_smtp.host)
 
@@ -282,7 +293,7 @@ class Dispatch:
             self._hold(document, outcome, f"given up: {outcome.reply}", now)
             return
         attempts = document.attempts + 1
-        due = next_due(retry.first, retry.max, attempts, now.wall, self._random)
+        due = next_due(retry, attempts, now.wall, self._random)
         self._requeue(document, "deferred", outcome.reply, now, attempts=attempts, due_at=due)
         say_document("document_deferred", document, reason=outcome.reply, retry_in=round(due - now.wall, 1))
 
@@ -291,7 +302,7 @@ class Dispatch:
         if uncertain > retry.uncertain_attempts:
             self._hold(document, outcome, f"uncertain too often: {outcome.detail}; it may have arrived", now)
             return
-        due = next_due(retry.first, retry.max, uncertain, now.wall, self._random)
+        due = next_due(retry, uncertain, now.wall, self._random)
         attempts = document.attempts + 1
         self._requeue(document, "uncertain", outcome.detail, now, attempts=attempts, uncertain=uncertain, due_at=due)
         say_document(

@@ -13,7 +13,7 @@ import re
 import signal
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
@@ -82,45 +82,12 @@ def open_root(path: bytes) -> int:
 
 @contextmanager
 def root(path: bytes) -> Iterator[int]:
-    """`open_root` for the length of a block."""
+    """`open_root` for the time of a block. Kept no longer: an open descriptor would make `umount` fail."""
     fd = open_root(path)
     try:
         yield fd
     finally:
         os.close(fd)
-
-
-@contextmanager
-def root(path: bytes) -> Iterator[int]:
-    """The descriptor of a GED for the time of a block. Kept no longer: an open one would make `umount` fail."""
-    fd = open_root(path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def directories(root_fd: int, *relatives: bytes) -> Iterator[list[int]]:
-    """Descriptors of several directories below a root for the time of a block."""
-    with ExitStack() as stack:
-        fds = []
-        for relative in relatives:
-            fds.append(open_directory(root_fd, relative))
-            stack.callback(os.close, fds[-1])
-        yield fds
-
-
-def remove(root_fd: int, relative: bytes) -> None:
-    """Remove a file below a root; fine when it is not there."""
-    with _parent(root_fd, relative) as (directory, name), suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-
-
-def entry_of(name: bytes, status: os.stat_result) -> Entry:
-    """The entry of a name that was looked at by itself."""
-    kind = kind_of(status.st_mode)
-    return Entry(name, kind, stamp_of(status) if kind == "file" else None)
 
 
 def open_directory(root_fd: int, relative: bytes) -> int:
@@ -135,9 +102,9 @@ def open_directory(root_fd: int, relative: bytes) -> int:
 
 @contextmanager
 def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
-    """`open_directory` of several, in their order, for the length of a block."""
+    """Descriptors of several directories below a root for the time of a block."""
     with ExitStack() as stack:
-        fds = []
+        fds: list[int] = []
         for relative in relatives:
             fds.append(open_directory(root_fd, relative))
             stack.callback(os.close, fds[-1])
@@ -169,8 +136,8 @@ def lstat(root_fd: int, relative: bytes) -> os.stat_result:
 
 
 def remove(root_fd: int, relative: bytes) -> None:
-    """Remove one file; of a link, the link itself. Raises OSError, also for a directory."""
-    with _parent(root_fd, relative) as (directory, name):
+    """Remove one file; of a link, the link itself. Fine when it is not there; OSError for a directory."""
+    with suppress(FileNotFoundError), _parent(root_fd, relative) as (directory, name):
         os.unlink(name, dir_fd=directory)
 
 
@@ -195,14 +162,10 @@ def listing(directory_fd: int) -> list[Entry]:
     """Everything in a directory, links not followed. What vanishes while it is read is left out.
 
     Raises OSError when the directory cannot be read to its end: half a listing would look like deletions.
+    A descriptor has one position to read at, so it may be listed again, but not by two threads at once.
     """
-    # A description of its own: the read position of a shared one would be moved by another thread.
-    fd = os.open(b".", _DIRECTORY, dir_fd=directory_fd)
-    try:
-        with os.scandir(fd) as found:
-            entries = [_entry(item) for item in found]
-    finally:
-        os.close(fd)
+    with os.scandir(directory_fd) as found:
+        entries = [_entry(item) for item in found]
     return [entry for entry in entries if entry is not None]
 
 

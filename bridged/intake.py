@@ -152,7 +152,7 @@ class Intake:
     @property
     def ready(self) -> bool:
         """Every reachable switched folder is being watched and its existing files are known."""
-        return all(ged.state == "unreachable" or (ged.state == "reachable" and ged.in_force) for ged in self._geds.values())
+        return all(ged.state == "unreachable" or (ged.state == "reachable" and ged.in_force) for ged in list(self._geds.values()))
 
     def step(self, now: Instant) -> float:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
@@ -515,7 +515,7 @@ class Intake:
                 "watch_mode": "polling" if ged.polling else "inotify",
                 "reachable": ged.state == "reachable",
             }
-            for path, ged in self._geds.items()
+            for path, ged in list(self._geds.items())
             for pattern in ged.unknown
         ]
 

@@ -139,12 +139,12 @@ class Transaction(Known):
         """One transition, compare-and-set: raises StateConflict unless exactly this row was in `old`."""
         if (old, new) not in TRANSITIONS:
             raise StateConflict(f"there is no way from {old} to {new}")
-        if not self._update(seq, old, state=new.value, **columns):
+        if not self._update(seq, old, columns | {"state": new.value}):
             raise StateConflict(f"document {seq} is no longer {old}")
 
     def note(self, seq: int, state: State, **columns: Any) -> None:
         """Change columns of a document that must be in `state`, without a transition."""
-        if not self._update(seq, state, **columns):
+        if not self._update(seq, state, columns):
             raise StateConflict(f"document {seq} is no longer {state}")
 
     def repath(self, seq: int, path: bytes, marker_due: float | None) -> None:
@@ -170,7 +170,7 @@ class Transaction(Known):
         self.sql.execute("UPDATE documents SET marker_due = 0 WHERE state = 'sent'")
         return interrupted
 
-    def _update(self, seq: int, state: State, **columns: Any) -> bool:
+    def _update(self, seq: int, state: State, columns: dict[str, Any]) -> bool:
         stamp = columns.pop("stamp", None)
         if stamp is not None:
             columns |= _stamp_columns(stamp)

@@ -25,6 +25,7 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 _LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")
 _LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
 _NAMES: Final = 99
+_ALL_TAKEN: Final = "every name for its marker is taken by another file"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
@@ -91,7 +92,7 @@ def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidde
         with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
             _create(directory_fd, name, marker, status)
             return Written(name, number > 1)
-    raise AssertionError("the names end by raising")
+    raise OSError(errno.EEXIST, _ALL_TAKEN)
 
 
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
@@ -127,7 +128,7 @@ def follow(
             with contextlib.suppress(FileExistsError):
                 _move(old_fd, old_marker_name, new_fd, name, marker)
                 return name
-    raise AssertionError("the names end by raising")
+    raise OSError(errno.EEXIST, _ALL_TAKEN)
 
 
 def is_leftover(name: bytes) -> bool:
@@ -151,7 +152,6 @@ def _names(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Ite
     for number in range(1, _NAMES + 1):
         end = _numbered(os.fsencode(suffix), number)
         yield number, dot + _shortened(document, longest - len(dot) - len(end)) + end
-    raise OSError(errno.EEXIST, "every name for its marker is taken by another file", os.fsdecode(document))
 
 
 def _numbered(suffix: bytes, number: int) -> bytes:

@@ -66,7 +66,7 @@ class UnsafeHeader(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail without its document. The same arguments of `compose` give the same bytes, at every attempt."""
+    """One mail without its document. The same arguments of `compose` give the same bytes at each attempt."""
 
     header: bytes
     footer: bytes
@@ -145,7 +145,7 @@ def media_type(name: str) -> str:
 
 
 def clean(name: bytes) -> str:
-    """A readable name: NFC, one line. Bytes that are not UTF-8 are read as Windows would have written them."""
+    """A readable name: NFC, one line. Bytes that are not UTF-8 are read as Windows once wrote them."""
     return _one_line(name.decode("utf-8", "surrogateescape").translate(_WINDOWS)) or "document"
 
 

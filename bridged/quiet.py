@@ -50,8 +50,8 @@ class Calm:
 def looks_whole(name: bytes, size: int, head: bytes, tail: bytes) -> bool:
     """False if a PDF, JPEG, PNG or ZIP is visibly cut off, or not begun; other types count as whole.
 
-    The type is told by `head`, the first HEAD bytes (or all); `tail` is the last TAIL bytes (or all). The name
-    only helps where there is no telling yet: the start of the file is still missing.
+    The type is told by `head`, the first HEAD bytes (or all); `tail` is the last TAIL bytes (or all). The
+    name only helps where there is no telling yet: the start of the file is still missing.
     """
     if not size or _is_not_begun(name, head):
         return False
@@ -81,8 +81,10 @@ def _is_not_begun(name: bytes, head: bytes) -> bool:
 def _jpeg_is_whole(size: int, head: bytes, tail: bytes) -> bool:
     """An end of image, but not that of the preview which cameras put in front of the picture."""
     end = tail.rfind(b"\xff\xd9")
+    if end < 0:
+        return False
     trailer = tail[end + 2 :].rstrip(b"\0")
-    return end >= 0 and len(trailer) <= _TRAILER and size - len(tail) + end >= _jpeg_segments(head)
+    return not trailer or (len(trailer) <= _TRAILER and size - len(tail) + end >= _jpeg_segments(head))
 
 
 def _jpeg_segments(head: bytes) -> int:

@@ -1,0 +1,410 @@
+"""The commands. Each says what it did in sentences; a mistake of the user's ends in one, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import io
+import json
+import os
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from bridged import __version__, control, files, logs, report
+from bridged.admit import looks_like_marker
+from bridged.changes import enter
+from bridged.config import ConfigError, Settings, find_config, json_schema, load, password
+from bridged.folders import Place, SwitchedFolders
+from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
+from bridged.known import SPECIAL, split
+from bridged.logs import say_document
+from bridged.model import Document, Stamp, State, UserError, readable
+from bridged.quiet import HEAD
+from bridged.report import clean
+
+RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
+ANSWER_WITHIN: Final = 10.0
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """A group whose commands end in a sentence and an exit code for whatever a person can mend."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that knows no é still gets the rest
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            _complain(str(error))
+            ctx.exit(error.exit_code)
+        except sqlite3.Error as error:
+            _complain(
+                f"The journal cannot be used ({error}). Is its disk full, or may this user not write there?"
+            )
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # `| head` has seen enough
+                raise
+            where = f"{readable(os.fsencode(error.filename))}: " if error.filename else ""
+            _complain(f"{where}{error.strerror or error}.")
+            ctx.exit(1)
+
+
+def _complain(text: str) -> None:
+    for line in text.splitlines():
+        click.echo(clean(line), err=True)
+
+
+def _say(text: str) -> None:
+    click.echo(clean(text))
+
+
+def _config(function: F) -> F:
+    kind = click.Path(path_type=Path)
+    told = "The configuration; else $BRIDGED_CONFIG, else /etc/bridged/bridged.yaml."
+    return click.option("--config", "config", metavar="FILE", type=kind, help=told)(function)
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+_paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bridged")
+def main() -> None:
+    """E-mails every new document of a client's switched folders, once, to the client's collection email."""
+
+
+@main.command()
+@_config
+def run(config: Path | None) -> None:
+    """Run the daemon in the foreground, until SIGTERM or SIGINT."""
+    from bridged import daemon  # noqa: PLC0415 - the other commands need no observer, and start faster
+
+    raise SystemExit(daemon.run(find_config(config)))
+
+
+# -- what is
+
+
+@main.command()
+@_config
+@click.option("--smtp", is_flag=True, help="Also connect to the relay, check TLS and sign in; sends nothing.")
+@_json
+def check(config: Path | None, smtp: bool, as_json: bool) -> None:
+    """Validate the configuration, and show client, folder and address with what is there."""
+    settings = load(find_config(config))
+    survey = report.survey(settings, time.time())
+    summary = {"watches_needed": survey.watches_needed, "watches_available": survey.watches_available}
+    if as_json:
+        report.lines([*survey.folders, {**summary, "user": _user(), "warnings": survey.warnings}])
+    else:
+        _show(survey)
+    if smtp:
+        _check_relay(settings, as_json=as_json)
+
+
+def _show(survey: report.Survey) -> None:
+    report.table(survey.folders, ("client", "folder", "collection_email", "directories", "files", "markers"))
+    geds = {row["ged"]: row for row in survey.folders}.values()
+    report.table(geds, ("client", "ged", "reachable", "file_system", "watch_mode"))
+    available = "an unknown number" if survey.watches_available is None else survey.watches_available
+    _say(f"{survey.watches_needed} inotify watches are needed; {available} may be had.")
+    for warning in survey.warnings:
+        _say(f"Warning: {warning}")
+    _say(f"The configuration is valid. Rights were checked as the user {_user()}.")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as containers have
+        return str(os.geteuid())
+
+
+def _check_relay(settings: Settings, *, as_json: bool) -> None:
+    from bridged.relay import Relay  # noqa: PLC0415
+
+    relay = Relay(settings.smtp, lambda: password(settings.smtp))
+    try:
+        sentences = relay.check()
+    except UserError as error:
+        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
+        raise UserError(str(error)) from error
+    finally:
+        relay.close()
+    if as_json:
+        report.lines([{"relay": sentences}])
+    else:
+        for sentence in sentences:
+            _say(sentence)
+
+
+@main.command()
+@_config
+@_json
+def status(config: Path | None, as_json: bool) -> None:
+    """Show the daemon, the relay, and every switched folder with its counts."""
+    settings = load(find_config(config))
+    daemon = _ask(settings.state_dir, "status", ANSWER_WITHIN)
+    with _journal(settings) as journal:
+        rows = report.status(settings, journal, daemon)
+    if as_json:
+        report.lines([_head(daemon), *rows])
+        return
+    _say(_daemon_sentence(daemon))
+    columns = ("client", "folder", "since", "watch_mode", "reachable", *report.STATES)
+    report.table(rows, columns)
+
+
+def _head(daemon: Mapping[str, Any] | None) -> dict[str, Any]:
+    if daemon is None:
+        return {"daemon": "stopped", "pid": None, "since": None, "relay": None, "relay_detail": None}
+    relay = daemon["relay"]
+    head = {"daemon": "running", "pid": daemon["pid"], "since": report.utc(daemon["since"])}
+    return {**head, "relay": relay["state"], "relay_detail": relay["detail"]}
+
+
+def _daemon_sentence(daemon: Mapping[str, Any] | None) -> str:
+    if daemon is None:
+        return "The daemon is stopped; what is known of the relay went with it."
+    relay, since = daemon["relay"], report.utc(daemon["since"])
+    detail = f" ({relay['detail']})" if relay["detail"] else ""
+    return (
+        f"The daemon is running since {since} (pid {daemon['pid']}); the relay is {relay['state']}{detail}."
+    )
+
+
+@main.command()
+@_config
+@click.option("--client", metavar="N", help="Only this client's.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in State]), help="Only those in this state."
+)
+@_json
+def documents(config: Path | None, client: str | None, state: str | None, as_json: bool) -> None:
+    """List the journal's documents, in the order of their deposit."""
+    settings = load(find_config(config))
+    with _journal(settings) as journal:
+        rows = [] if journal is None else report.documents(journal, client, state)
+    if as_json:
+        report.lines(rows)
+    else:
+        columns = ("id", "client", "document", "state", "attempts", "deposited_at", "validated_at", "reason")
+        report.table(rows, columns)
+
+
+@main.command()
+@_config
+@click.argument("path", type=click.Path(path_type=bytes))
+def explain(config: Path | None, path: bytes) -> None:
+    """Say why a file was or was not sent."""
+    settings = load(find_config(config))
+    running = _ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
+    with _journal(settings) as journal:
+        _say(report.Explainer(settings, journal, running=running).sentence(report.locate(settings, path)))
+
+
+# -- what to do
+
+
+@main.command()
+@_config
+@click.argument("ids", metavar="ID...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Release every held document.")
+def release(config: Path | None, ids: tuple[str, ...], everything: bool) -> None:
+    """Put held documents back in the queue."""
+    if bool(ids) == everything:
+        raise click.UsageError("Name the documents to release, or say --all.")
+    settings = load(find_config(config))
+    now = time.time()
+    with _writable(settings) as journal:
+        done, refused = journal.write(lambda tx: _release(tx, ids, now, everything=everything))
+    logs.configure(settings.log.format, settings.log.level)
+    for document in done:
+        say_document("document_released", document)
+        _say(f"Released: {readable(document.relative)} of {document.client} is queued again.")
+    if everything and not done:
+        _say("No document is held.")
+    _finish(settings, bool(done), refused)
+
+
+def _release(
+    tx: Transaction, ids: tuple[str, ...], now: float, *, everything: bool
+) -> tuple[list[Document], list[str]]:
+    if everything:
+        found = {d.id: d for d in tx.documents("state = 'held'")}
+    else:
+        found = {d.id: d for one in dict.fromkeys(ids) for d in tx.documents("id = ?", (one,))}
+    refused = [f"There is no document {one} in the journal; `bridged documents` lists them." for one in ids]
+    refused = [text for one, text in zip(ids, refused, strict=True) if one not in found]
+    done = []
+    for document in found.values():
+        if document.state is State.HELD:
+            columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": now}
+            tx.move(document.seq, State.HELD, State.QUEUED, **columns)
+            done.append(document)
+        else:
+            refused.append(f"{document.id} is {document.state}, not held, so there is nothing to release.")
+    return done, refused
+
+
+@main.command()
+@_config
+@_paths
+def send(config: Path | None, paths: tuple[bytes, ...]) -> None:
+    """Forward existing or missed documents on purpose."""
+    settings = load(find_config(config))
+    done, refused = 0, []
+    with _writable(settings) as journal:
+        explainer = report.Explainer(settings, journal, running=False)
+        for path in dict.fromkeys(report.locate(settings, path) for path in paths):
+            try:
+                place = _send(journal, settings, path, time.time())
+            except (NotSendable, StateConflict) as error:
+                refused.append(f"Not sent: {str(error) or explainer.sentence(path)}")
+                continue
+            done += 1
+            _say(f"Queued: {readable(path[len(place.ged) + 1 :])} for {place.collection_email}.")
+    _finish(settings, bool(done), refused)
+
+
+class NotSendable(Exception):
+    """The file is neither existing nor missed; without a text, the explanation of it says what it is."""
+
+
+def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Place:
+    switched = SwitchedFolders(settings.clients, settings.ignore)
+    place = switched.place(split(path)[0])
+    if place is None or report.ignored(settings, path):
+        raise NotSendable
+    stamp = _stamp(place, path)
+    journal.write(lambda tx: _queue(tx, settings, place, path, stamp, now))
+    return place
+
+
+def _stamp(place: Place, path: bytes) -> Stamp:
+    """The identity of the bytes that will be sent; refuses what is never sent, on purpose or not."""
+    relative = path[len(place.ged) + 1 :]
+    name = readable(relative)
+    try:
+        with files.root(place.ged) as root_fd:
+            if not stat.S_ISREG(files.lstat(root_fd, relative).st_mode):
+                raise NotSendable
+            with files.open_document(root_fd, relative) as file:
+                stamp, head = files.stamp_of(os.fstat(file.fileno())), file.read(HEAD)
+    except FileNotFoundError as error:
+        raise NotSendable from error
+    except OSError as error:
+        raise NotSendable(f"“{name}” cannot be read: {error.strerror}.") from error
+    if stamp.size == 0:
+        raise NotSendable(f"“{name}” is empty, and an empty document is never mailed.")
+    if looks_like_marker(head):
+        raise NotSendable(f"“{name}” is a copy of a marker, and markers are never sent.")
+    return stamp
+
+
+def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> None:
+    known = tx.known(path)
+    if known is None or known.stamp == SPECIAL:
+        raise NotSendable
+    purpose = {"queued_at": now, "reason": "sent on purpose"}
+    if known.document is None:
+        seq = enter(tx, settings, place, path, stamp, State.QUEUED, now, **purpose)
+    else:
+        document = tx.document(known.document)
+        if document is None or document.state is not State.MISSED:
+            raise NotSendable
+        seq = document.seq
+        tx.move(seq, State.MISSED, State.QUEUED, stamp=stamp, due_at=0.0, **purpose)
+    tx.know(path, stamp, seq)
+
+
+def _finish(settings: Settings, woken: bool, refused: list[str]) -> None:
+    if woken and _ask(settings.state_dir, "wake", ANSWER_WITHIN) is None:
+        _say("The daemon is stopped: what is queued is sent when it runs.")
+    if refused:
+        raise UserError("\n".join(refused))
+
+
+@main.command()
+@_config
+def reload(config: Path | None) -> None:
+    """Make the running daemon read its configuration, and wait for the verdict."""
+    settings = load(find_config(config))
+    verdict = _ask(settings.state_dir, "reload", RELOAD_WITHIN)
+    if verdict is None:
+        raise UserError(
+            f"No daemon is running with the state directory {settings.state_dir}: there is none to reload."
+        )
+    if not verdict["ok"]:
+        raise Refused("\n".join(verdict.get("problems") or [str(verdict.get("error"))]))
+    _say("The configuration is in force.")
+
+
+class Refused(UserError):
+    """The daemon refused the configuration, and the old one stays in force."""
+
+    exit_code = ConfigError.exit_code
+
+
+@main.command()
+@_config
+def schema(config: Path | None) -> None:  # noqa: ARG001 - every command takes it
+    """Print the JSON Schema of the configuration."""
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command()
+@_config
+def demo(config: Path | None) -> None:  # noqa: ARG001 - every command takes it; the demonstration has its own
+    """Show the whole thing on this machine, with an embedded relay: deposits, mails, markers."""
+    from bridged.demo import show  # noqa: PLC0415 - it brings an SMTP server along
+
+    show(_say)
+
+
+# -- the daemon and the journal
+
+
+def _ask(state_dir: Path, command: str, timeout: float) -> dict[str, Any] | None:
+    """The running daemon's answer; None when no daemon runs there."""
+    return control.ask(state_dir, {"command": command}, timeout=timeout)
+
+
+@contextmanager
+def _journal(settings: Settings) -> Iterator[Journal | None]:
+    """The journal; None where the daemon has never run."""
+    if not os.path.lexists(settings.state_dir / FILE_NAME):
+        yield None
+        return
+    journal = Journal(settings.state_dir, create=False)
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+@contextmanager
+def _writable(settings: Settings) -> Iterator[Journal]:
+    with _journal(settings) as journal:
+        if journal is None:
+            raise UserError(
+                f"There is no journal in {settings.state_dir} yet: start the daemon first (`bridged run`)."
+            )
+        yield journal
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The way to a running daemon: the lock that says there is one, and a socket that takes one request at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+from bridged.model import UserError
+
+SOCKET: Final = "control.sock"
+LOCK: Final = "lock"
+_LONGEST: Final = 65_536
+_PATIENCE: Final = 5.0
+
+
+class InstanceRunning(UserError):
+    """Another instance holds the state directory."""
+
+    exit_code = 75
+
+
+class StateDirectoryUnsafe(UserError):
+    """The state directory cannot be used as it is."""
+
+    exit_code = 78
+
+
+def lock(state_dir: Path) -> int:
+    """Take the state directory for this process, as long as the returned descriptor is open.
+
+    Raises InstanceRunning (75), or StateDirectoryUnsafe (78) when others could write there.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = state_dir.stat()
+        _require_ours(state_dir, status)
+        fd = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StateDirectoryUnsafe(
+            f"The state directory {state_dir} cannot be used ({error.strerror}): make it writable for the daemon's"
+            " user, or set state_dir."
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise InstanceRunning(
+            f"Another bridged holds {state_dir}: stop it first, or give this one another state_dir."
+        ) from None
+    return fd
+
+
+def _require_ours(state_dir: Path, status: os.stat_result) -> None:
+    if status.st_uid not in (os.geteuid(), 0):
+        raise StateDirectoryUnsafe(f"{state_dir} belongs to another user: chown it to the daemon's user.")
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise StateDirectoryUnsafe(f"Others can write to {state_dir}: run `chmod 0700 {state_dir}`.")
+
+
+@contextmanager
+def _short_path(state_dir: Path) -> Iterator[str]:
+    """A name for the socket that fits into the 108 bytes of unix(7), however long the directory's is."""
+    fd = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET}"
+    finally:
+        os.close(fd)
+
+
+class ControlServer:
+    """Answers requests, one JSON line each, from a thread of its own. `handle` must not raise."""
+
+    def __init__(self, state_dir: Path, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._state_dir = state_dir
+        self._handle = handle
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
+
+    def start(self) -> None:
+        """Listen. A socket that a crash left behind is replaced: the lock says that nobody listens there."""
+        with suppress(FileNotFoundError):
+            (self._state_dir / SOCKET).unlink()
+        with _short_path(self._state_dir) as path:
+            self._socket.bind(path)
+        os.chmod(self._state_dir / SOCKET, 0o600)
+        self._socket.listen(8)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no further request."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        with suppress(FileNotFoundError):
+            (self._state_dir / SOCKET).unlink()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                channel, _ = self._socket.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._attend, args=(channel,), name="control-request", daemon=True).start()
+
+    def _attend(self, channel: socket.socket) -> None:
+        with channel:
+            channel.settimeout(_PATIENCE)
+            try:
+                request = json.loads(_line(channel))
+                answer = self._handle(request) if isinstance(request, dict) else _not_understood()
+            except ValueError:
+                answer = _not_understood()
+            except OSError:
+                return  # whoever asked has gone
+            with suppress(OSError):
+                channel.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _not_understood() -> dict[str, Any]:
+    return {"ok": False, "error": "A request is one JSON object on one line."}
+
+
+def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+    """The running daemon's answer; None when none is running. Raises UserError when it does not answer in time."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(timeout)
+        try:
+            with _short_path(state_dir) as path:
+                channel.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return None
+        except PermissionError:
+            raise UserError(f"You may not speak to the daemon of {state_dir}: run this as root or its user.") from None
+        try:
+            channel.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(_line(channel, _LONGEST * 16))
+        except (OSError, ValueError):
+            raise UserError("The daemon did not answer in time: see its log.") from None
+        return answer if isinstance(answer, dict) else None
+
+
+def _line(channel: socket.socket, longest: int = _LONGEST) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = channel.recv(65_536)
+        line += part
+        if not part or len(line) > longest:
+            break
+    return line

@@ -1,0 +1,540 @@
+"""One SMTP conversation at a time with the relay, and what it came to.
+
+smtplib greets, starts TLS and asks the first questions; the transaction is our own, because it must know what
+smtplib forgets: whether the final dot was on its way when the line broke. Lost before the dot is RelayDown
+and certain; lost after it is Uncertain. Nothing here raises for what a relay or a line does.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ipaddress
+import select
+import smtplib
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from bridged.answers import Phase, Reply, classify, sentence, take_reply
+from bridged.model import Accepted, Deferred, Misconfigured, Outcome, Refused, RelayDown, Uncertain, UserError
+
+if TYPE_CHECKING:
+    from bridged.config import Smtp
+
+DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
+IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do
+_GOODBYE_WAIT: Final = 2.0
+
+
+class _Lost(Exception):
+    """The line broke or fell silent. Not an OSError: those of the document's file must pass through."""
+
+
+class _Interrupted(Exception):
+    """The relay began to answer while we were still uploading."""
+
+
+class _Stale(Exception):
+    """The session that was kept open turned out to be dead before this mail had begun."""
+
+
+class _Ended(Exception):
+    """The conversation ended with this outcome; `reusable` says whether the session is still in step."""
+
+    def __init__(self, outcome: Outcome, *, reusable: bool = False) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+        self.reusable = reusable and isinstance(outcome, Accepted | Deferred | Refused)
+
+
+class _Wire:
+    """Bytes and replies on one socket that never blocks without a deadline."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._buffer = bytearray()
+        self.sent = 0
+
+    def send(self, data: bytes, timeout: float, *, heed: bool = False) -> None:
+        """Hand all of `data` to the kernel. With `heed`, raise _Interrupted when the relay says something."""
+        view = memoryview(data)
+        deadline = time.monotonic() + timeout
+        while view:
+            if heed and self.interrupted():
+                raise _Interrupted
+            count = self._write(view, deadline, heed=heed)
+            if count:  # the time-out is for a line that stands still
+                view = view[count:]
+                self.sent += count
+                deadline = time.monotonic() + timeout
+
+    def _write(self, view: memoryview, deadline: float, *, heed: bool) -> int:
+        """What the kernel took; 0 after waiting for room; what came meanwhile is read."""
+        try:
+            return self._sock.send(view)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            events = select.POLLIN | select.POLLOUT
+        except ssl.SSLWantReadError:
+            events = select.POLLIN
+        except OSError as error:
+            self._broken(error, heed=heed)
+        self._wait(events, deadline)
+        self._read()
+        return 0
+
+    def reply(self, timeout: float) -> Reply:
+        """The next whole reply, within `timeout` for all of it: to dribble is to be silent."""
+        deadline = time.monotonic() + timeout
+        while (reply := take_reply(self._buffer)) is None:
+            try:
+                if not self._read():
+                    self._wait(select.POLLIN, deadline)
+            except _Lost:
+                if not self._spoken():
+                    raise
+                self._buffer += b"\r\n"
+        return reply
+
+    def interrupted(self) -> bool:
+        """Whether anything has arrived that nobody asked for."""
+        return bool(self._buffer) or self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = self._sock.recv(65536)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
+        except OSError as error:
+            raise _Lost(_why(error)) from error
+        if not data:
+            raise _Lost("the relay closed the connection")
+        self._buffer += data
+        return True
+
+    def _wait(self, events: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(self._sock, events)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise _Lost("no answer in time")
+
+    def _broken(self, error: OSError, *, heed: bool) -> NoReturn:
+        """The line broke while writing: what the relay said before (a 550 in mid-upload) still counts."""
+        with contextlib.suppress(_Lost):
+            while self._read():
+                pass
+        if heed and self._buffer:
+            raise _Interrupted from error
+        raise _Lost(_why(error)) from error
+
+    def _spoken(self) -> bool:
+        """A positive last line that only lacks its end: it was said; doubting it makes a duplicate."""
+        last = bytes(self._buffer).rpartition(b"\n")[2]
+        return len(last) >= 4 and last[:1] == b"2" and last[:3].isdigit() and last[3:4] == b" "
+
+
+class _Session:
+    """An open conversation: greeted, in TLS, authenticated; `smtp` keeps what the relay said it can do."""
+
+    def __init__(self, smtp: smtplib.SMTP, sock: socket.socket, told: list[str]) -> None:
+        self.wire = _Wire(sock)
+        self.told = told
+        self.used_at = time.monotonic()
+        features = smtp.esmtp_features
+        self.pipelining = "pipelining" in features
+        self.sizes = "size" in features
+        declared = features.get("size", "").strip()
+        self.limit = int(declared) if declared.isdecimal() else 0  # 0 is "no fixed limit" (RFC 1870)
+
+
+class Relay:
+    """The way to one relay for one sender thread: a session that is opened when needed, kept and reused.
+
+    Not for two threads at a time, but for `abort`.
+    """
+
+    def __init__(self, smtp: Smtp, password: Callable[[], str | None]) -> None:
+        self._smtp = smtp
+        self._password = password
+        self._session: _Session | None = None
+        self._socket: socket.socket | None = None
+        self._guard = threading.Lock()  # abort() must never shut a descriptor that has become another file
+        self._aborted = False
+        self._secrets: tuple[str, ...] = ()
+
+    def deliver(
+        self,
+        sender: str,
+        collection_email: str,
+        size: int,
+        chunks: Iterator[bytes],
+        before_dot: Callable[[], None],
+    ) -> Outcome:
+        """Send one mail and say what came of it: Uncertain only if the final dot had left and no answer came.
+
+        `before_dot` is called after the last byte of the body was handed over and before the dot. When it or
+        `chunks` raises, the line is cut without a dot (the relay discards the mail) and the exception rises.
+        """
+        try:
+            session = self._envelope(sender, collection_email, size)
+            self._judged(session, Phase.DATA, b"DATA\r\n", {354}, reusable=True)
+            outcome = self._body(session, chunks, before_dot)
+            reusable = isinstance(outcome, Accepted | Deferred | Refused)
+        except _Ended as ended:
+            outcome, reusable = ended.outcome, ended.reusable
+        except _Lost as lost:
+            outcome, reusable = RelayDown(self._line(f"was lost before the mail was complete: {lost}")), False
+        except BaseException:
+            self._drop()
+            raise
+        if not reusable:
+            self._drop()
+        return outcome
+
+    def check(self) -> list[str]:
+        """Connect, start TLS, authenticate, read SIZE, send nothing: what was found, as sentences for people.
+
+        Raises UserError with a sentence and a remedy when something is in the way.
+        """
+        self.close()
+        try:
+            self._session = self._open()
+            return self._session.told
+        except _Ended as ended:
+            remedy = "Correct smtp: in the configuration, or ask whoever runs the relay, and check again."
+            raise UserError(f"{_words(ended.outcome).rstrip('.')}. {remedy}") from None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Say goodbye and close the session, if there is one."""
+        if self._session is not None and not self._aborted:
+            with contextlib.suppress(_Lost):  # a relay that is gone needs no goodbye
+                self._session.wire.send(b"QUIT\r\n", _GOODBYE_WAIT)
+                self._session.wire.reply(_GOODBYE_WAIT)
+        self._drop()
+
+    def abort(self) -> None:
+        """Break the line for good, from any thread: a blocked `deliver` returns at once, a later one too.
+
+        RelayDown if the dot had not left, Uncertain if it had. Only a name being resolved cannot be hurried.
+        """
+        with self._guard:
+            self._aborted = True
+            if self._socket is not None:
+                with contextlib.suppress(
+                    OSError
+                ):  # not connected, or closed already: then nothing blocks on it
+                    # Not SSLSocket.shutdown: that takes TLS off first, and the other thread is still writing.
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    # -- the transaction
+
+    def _envelope(self, sender: str, collection_email: str, size: int) -> _Session:
+        """A session that has accepted MAIL and RCPT: the kept one, or where that has died a new one, once."""
+        mail, rcpt = _path("MAIL FROM:", sender), _path("RCPT TO:", collection_email)
+        shared = sender == self._smtp.sender
+        if self._session is not None and time.monotonic() - self._session.used_at > IDLE_LIMIT:
+            self.close()
+        session = self._session
+        if session is not None:
+            try:
+                self._announce(session, mail, rcpt, size, shared=shared, reset=True)
+                return session
+            except _Stale:
+                self._drop()
+        session = self._session = self._open()
+        self._announce(session, mail, rcpt, size, shared=shared, reset=False)
+        return session
+
+    def _announce(
+        self, session: _Session, mail: bytes, rcpt: bytes, size: int, *, shared: bool, reset: bool
+    ) -> None:
+        if 0 < session.limit < size:
+            words = f"The mail would be {size} bytes, more than the relay's SIZE of {session.limit} bytes"
+            raise _Ended(Refused(words), reusable=True)
+        mail += b" SIZE=%d" % size if session.sizes else b""
+        steps = [(Phase.RSET, b"RSET\r\n")] if reset else []
+        steps += [(Phase.MAIL, mail + b"\r\n"), (Phase.RCPT, rcpt + b"\r\n")]
+        try:
+            if session.pipelining:
+                session.wire.send(b"".join(command for _, command in steps), self._smtp.timeout)
+                steps = [(phase, b"") for phase, _ in steps]
+            for phase, command in steps:
+                # After a refused RCPT the session is in step; a refused MAIL may leave RCPT's answer behind.
+                self._judged(
+                    session, phase, command, range(200, 300), reusable=phase is Phase.RCPT, shared=shared
+                )
+                reset = reset and phase is Phase.RSET
+        except (_Lost, _Ended) as error:
+            closed = isinstance(error, _Lost) or _words(error.outcome).startswith("421")
+            died = closed or (isinstance(error, _Ended) and isinstance(error.outcome, RelayDown))
+            if reset and died and not self._aborted:
+                raise _Stale from error
+            raise
+
+    def _body(self, session: _Session, chunks: Iterator[bytes], before_dot: Callable[[], None]) -> Outcome:
+        wire, timeout = session.wire, self._smtp.timeout
+        last = b"\r\n"
+        try:
+            for chunk in chunks:
+                wire.send(_stuffed(chunk, last), timeout, heed=True)
+                last = (last + chunk)[-2:]
+            before_dot()
+            before = wire.sent
+            try:
+                wire.send(b".\r\n" if last == b"\r\n" else b"\r\n.\r\n", timeout, heed=True)
+            except _Lost as lost:
+                if wire.sent == before:
+                    raise  # not a byte of the dot has left
+                return Uncertain(self._line(f"was lost in the final dot: {lost}"))
+        except _Interrupted:
+            reply = wire.reply(timeout)
+            raise _Ended(self._classified(Phase.UPLOAD, reply)) from None
+        try:
+            reply = wire.reply(max(DOT_WAIT, timeout))
+        except _Lost as lost:
+            return Uncertain(self._line(f"was lost after the final dot: {lost}"))
+        session.used_at = time.monotonic()
+        return self._classified(Phase.DOT, reply)
+
+    def _judged(
+        self,
+        session: _Session,
+        phase: Phase,
+        command: bytes,
+        wanted: range | set[int],
+        *,
+        reusable: bool,
+        shared: bool = True,
+    ) -> None:
+        """Send a command (nothing when it was pipelined) and go on if the reply is `wanted`; else the end."""
+        session.wire.send(command, self._smtp.timeout)
+        reply = session.wire.reply(self._smtp.timeout)
+        session.used_at = time.monotonic()
+        if reply.code not in wanted:
+            raise _Ended(self._classified(phase, reply, shared=shared), reusable=reusable)
+
+    def _classified(self, phase: Phase, reply: Reply, *, shared: bool = True) -> Outcome:
+        text = reply.text
+        for secret in self._secrets:  # a relay that echoes what it was sent must not get it into a log
+            text = text.replace(secret, "***")
+        return classify(phase, reply.code, text, shared_sender=shared)
+
+    # -- the session
+
+    def _open(self) -> _Session:
+        """A new session, greeted, in TLS and authenticated; _Ended with the outcome when that fails."""
+        self._drop()
+        smtp = self._smtp
+        try:
+            context = None if smtp.security == "plain" else self._context()
+            sock = self._connected()
+            talk = smtplib.SMTP(local_hostname=_our_name(sock), timeout=smtp.timeout)
+            try:
+                return self._introduced(talk, sock, context)
+            finally:
+                _let_go(talk)
+        except ssl.SSLCertVerificationError as error:
+            words = f"The certificate of {smtp.host} is not trusted: {error.verify_message}. Set smtp.ca_file"
+            raise _Ended(Misconfigured(words)) from error
+        except (OSError, smtplib.SMTPException, UnicodeError) as error:
+            raise _Ended(RelayDown(self._line(f"could not be opened: {_why(error)}"))) from error
+
+    def _introduced(
+        self, talk: smtplib.SMTP, sock: socket.socket, context: ssl.SSLContext | None
+    ) -> _Session:
+        told = [f"Connected to {self._smtp.host}:{self._smtp.port}."]
+        if context is not None and self._smtp.security == "tls":
+            sock = self._encrypted(context, sock)
+        talk.sock = sock
+        self._answered(Phase.BANNER, talk.getreply(), 220)
+        self._hello(talk)
+        if context is not None and self._smtp.security == "starttls":
+            sock = self._started_tls(talk, context, sock)
+        told += [_tls_told(sock, self._smtp.host), self._authenticated(talk, sock)]
+        session = _Session(talk, sock, told)
+        told.append(_size_told(session))
+        return session
+
+    def _connected(self) -> socket.socket:
+        """A TCP connection to the first address that answers."""
+        failure: OSError | None = None
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            self._smtp.host, self._smtp.port, type=socket.SOCK_STREAM
+        ):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(self._smtp.timeout)
+                self._hold(sock)
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms of waiting a mail
+                return sock
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure or OSError("the name has no address")
+
+    def _hold(self, sock: socket.socket) -> None:
+        with self._guard:
+            if self._aborted:
+                raise OSError("the delivery was abandoned")
+            self._socket = sock
+
+    def _drop(self) -> None:
+        with self._guard:
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = self._session = None
+
+    def _context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self._smtp.ca_file is not None:
+            try:
+                context.load_verify_locations(self._smtp.ca_file)
+            except OSError as error:
+                words = f"smtp.ca_file {self._smtp.ca_file} cannot be used: {_why(error)}. Name a PEM file"
+                raise _Ended(Misconfigured(words)) from error
+        return context
+
+    def _encrypted(self, context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+        wrapped = context.wrap_socket(sock, server_hostname=self._smtp.host, do_handshake_on_connect=False)
+        self._hold(wrapped)
+        wrapped.do_handshake()
+        return wrapped
+
+    def _hello(self, talk: smtplib.SMTP) -> None:
+        code, text = talk.ehlo()
+        if code in (500, 502) and self._smtp.security == "plain":
+            code, text = talk.helo()
+        self._answered(Phase.EHLO, (code, text), 250)
+
+    def _started_tls(self, talk: smtplib.SMTP, context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+        if not talk.has_extn("starttls"):
+            words = f"{self._smtp.host}:{self._smtp.port} offers no STARTTLS, and nothing is sent without TLS"
+            raise _Ended(Misconfigured(f"{words}. Set smtp.port, or smtp.security to tls"))
+        self._answered(Phase.STARTTLS, talk.docmd("STARTTLS"), 220)
+        _let_go(talk)  # and forget what was read: before TLS anybody may have said it
+        talk.sock = wrapped = self._encrypted(context, sock)
+        self._hello(talk)
+        return wrapped
+
+    def _authenticated(self, talk: smtplib.SMTP, sock: socket.socket) -> str:
+        """Log in by one mechanism, once: a second try with the same password only locks the account."""
+        user = self._smtp.username
+        if user is None:
+            return "No authentication is configured."
+        offered = talk.esmtp_features.get("auth", "").upper().split()
+        mechanism = next((m for m in ("PLAIN", "LOGIN") if m in offered), None)
+        if not isinstance(sock, ssl.SSLSocket) and not _loopback(sock):
+            words = "smtp.security is plain and the relay is elsewhere: the password is not sent in clear"
+            raise _Ended(Misconfigured(f"{words}. Set smtp.security to starttls or tls"))
+        if mechanism is None:
+            words = f"The relay offers no AUTH PLAIN or LOGIN (it offers: {' '.join(offered) or 'none'})"
+            raise _Ended(Misconfigured(f"{words}. Set smtp.port, or leave out smtp.username"))
+        self._log_in(talk, mechanism, user, self._secret())
+        return f"Authenticated as {user} by {mechanism}."
+
+    def _secret(self) -> str:
+        try:
+            secret = self._password()
+        except UserError as error:
+            raise _Ended(Misconfigured(str(error))) from None
+        if not secret:
+            words = (
+                "smtp.username is set and there is no password. Set smtp.password_file or smtp.password_env"
+            )
+            raise _Ended(Misconfigured(words))
+        return secret
+
+    def _log_in(self, talk: smtplib.SMTP, mechanism: str, user: str, secret: str) -> None:
+        both = _base64(f"\0{user}\0{secret}")
+        self._secrets = (both, _base64(secret), secret)
+        if mechanism == "PLAIN":
+            answer = talk.docmd("AUTH", f"PLAIN {both}")
+        else:
+            answer = talk.docmd("AUTH", "LOGIN")
+            for words in (user, secret):
+                self._answered(Phase.AUTH, answer, 334)
+                answer = talk.docmd(_base64(words))
+        self._answered(Phase.AUTH, answer, 235)
+
+    def _answered(self, phase: Phase, answer: tuple[int, bytes], wanted: int) -> None:
+        code, text = answer
+        if code != wanted:
+            raise _Ended(self._classified(phase, Reply(code, text.decode("utf-8", "replace"))))
+
+    def _line(self, happened: str) -> str:
+        by_us = " (abandoned by us)" if self._aborted else ""
+        return f"The line to {self._smtp.host}:{self._smtp.port} {happened}{by_us}"
+
+
+# -- words and bytes
+
+
+def _path(command: str, address: str) -> bytes:
+    """The configuration admits only plain addresses; one that slips through must not become a command."""
+    if not address.isascii() or not address.isprintable() or any(c in " <>" for c in address):
+        raise ValueError("an address that cannot stand in an SMTP command")
+    return f"{command}<{address}>".encode("ascii")
+
+
+def _stuffed(chunk: bytes, before: bytes) -> bytes:
+    """RFC 5321 4.5.2. Our mails have no line that starts with a dot; if one had, the mail would end there."""
+    stuffed = chunk.replace(b"\n.", b"\n..")
+    return b"." + stuffed if chunk.startswith(b".") and before.endswith(b"\n") else stuffed
+
+
+def _let_go(talk: smtplib.SMTP) -> None:
+    """smtplib reads this socket no more. Its open file would keep the socket open however often we close it."""
+    if talk.file is not None:
+        talk.file.close()
+        talk.file = None
+
+
+def _our_name(sock: socket.socket) -> str:
+    """The name to greet with, without asking DNS, which may be what is down."""
+    name = socket.gethostname()
+    if "." in name and all(part.isascii() and part.replace("-", "").isalnum() for part in name.split(".")):
+        return name
+    address = sock.getsockname()[0]
+    return f"[IPv6:{address}]" if ":" in address else f"[{address}]"
+
+
+def _loopback(sock: socket.socket) -> bool:
+    address = ipaddress.ip_address(sock.getpeername()[0].partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _base64(words: str) -> str:
+    return base64.b64encode(words.encode()).decode("ascii")
+
+
+def _why(error: Exception) -> str:
+    """What went wrong in a few words, on one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return sentence(0, words) or type(error).__name__
+
+
+def _words(outcome: Outcome) -> str:
+    return outcome.detail if isinstance(outcome, Uncertain | RelayDown | Misconfigured) else outcome.reply
+
+
+def _tls_told(sock: socket.socket, host: str) -> str:
+    if isinstance(sock, ssl.SSLSocket):
+        return f"{sock.version()}, with a certificate for {host} that is trusted."
+    return "No TLS: what is sent can be read on the way."
+
+
+def _size_told(session: _Session) -> str:
+    if session.limit:
+        return f"The relay accepts mails of up to {session.limit} bytes (SIZE)."
+    return "The relay declares no largest size."
