@@ -91,9 +91,7 @@ def looks_like_marker(head: bytes) -> bool:
     if not re.match(rb'\{\s*"status"\s*:\s*"validated"\s*,', text):
         return False
     position, found = 1, 0
-    while (
-        found < len(_FIRST_KEYS) and (pair := _PAIR.match(text, position)) and pair[1] == _FIRST_KEYS[found]
-    ):
+    while found < len(_FIRST_KEYS) and (pair := _PAIR.match(text, position)) and pair[1] == _FIRST_KEYS[found]:
         position, found = pair.end(), found + 1
     if found == len(_FIRST_KEYS):
         return True

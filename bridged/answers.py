@@ -178,8 +178,8 @@ def _permanent(phase: Phase, code: int, text: str, reply: str, *, shared_sender:
 
 
 def _quota(code: int, enhanced: str, text: str) -> bool:
-    if re.search(r"send ?as ?denied", text, re.IGNORECASE):  # M365 says this under 554 5.2.0 too
-        return False
+    if _HALT_ENHANCED.fullmatch(enhanced) or re.search(r"send ?as ?denied", text, re.IGNORECASE):
+        return False  # M365: SendAsDenied comes under 554 5.2.0 too, 5.2.251 says "throttled"; a person must act
     if (code, enhanced) in _QUOTA_CODES or enhanced in _QUOTA_ENHANCED:
         return True
     return enhanced != "5.2.2" and not _ABOUT_ONE.search(text) and _QUOTA.search(text) is not None

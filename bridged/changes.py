@@ -117,7 +117,7 @@ class Changes:
         if known is not None:
             self.bury(known)
 
-    def renamed(self, place: Place, known: KnownFile, path: bytes) -> None:
+    def renamed(self, known: KnownFile, path: bytes) -> None:
         """A known file is now at `path` of the same client: its document follows."""
         replaced = self._tx.known(path)
         if replaced is not None:
@@ -195,7 +195,7 @@ class Changes:
         for candidate in self._tx.same_files(stamp):
             same_client = self._switched.ged_of(candidate.path) == place.ged
             if same_client and candidate.path != path and self._is_gone(candidate):
-                self.renamed(place, candidate, path)
+                self.renamed(candidate, path)
                 return True
         return False
 
@@ -232,9 +232,7 @@ class Changes:
 
     def _verdict(self, path: bytes) -> str | None:
         marker = self._settings.marker
-        return verdict(
-            split(path)[1], extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden
-        )
+        return verdict(split(path)[1], extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)
 
     def _document(self, seq: int | None) -> Document | None:
         return None if seq is None else self._tx.document(seq)

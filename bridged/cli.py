@@ -12,7 +12,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +26,7 @@ from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL, split
 from bridged.logs import say_document
+from bridged.mark import utc
 from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
@@ -49,9 +50,7 @@ class Commands(click.Group):
             _complain(str(error))
             ctx.exit(error.exit_code)
         except sqlite3.Error as error:
-            _complain(
-                f"The journal cannot be used ({error}). Is its disk full, or may this user not write there?"
-            )
+            _complain(f"The journal cannot be used ({error}). Is its disk full, or may this user not write there?")
             ctx.exit(1)
         except OSError as error:
             if error.errno == errno.EPIPE:  # `| head` has seen enough
@@ -172,26 +171,22 @@ def _head(daemon: Mapping[str, Any] | None) -> dict[str, Any]:
     if daemon is None:
         return {"daemon": "stopped", "pid": None, "since": None, "relay": None, "relay_detail": None}
     relay = daemon["relay"]
-    head = {"daemon": "running", "pid": daemon["pid"], "since": report.utc(daemon["since"])}
+    head = {"daemon": "running", "pid": daemon["pid"], "since": utc(daemon["since"])}
     return {**head, "relay": relay["state"], "relay_detail": relay["detail"]}
 
 
 def _daemon_sentence(daemon: Mapping[str, Any] | None) -> str:
     if daemon is None:
         return "The daemon is stopped; what is known of the relay went with it."
-    relay, since = daemon["relay"], report.utc(daemon["since"])
+    relay, since = daemon["relay"], utc(daemon["since"])
     detail = f" ({relay['detail']})" if relay["detail"] else ""
-    return (
-        f"The daemon is running since {since} (pid {daemon['pid']}); the relay is {relay['state']}{detail}."
-    )
+    return f"The daemon is running since {since} (pid {daemon['pid']}); the relay is {relay['state']}{detail}."
 
 
 @main.command()
 @_config
 @click.option("--client", metavar="N", help="Only this client's.")
-@click.option(
-    "--state", type=click.Choice([state.value for state in State]), help="Only those in this state."
-)
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only those in this state.")
 @_json
 def documents(config: Path | None, client: str | None, state: str | None, as_json: bool) -> None:
     """List the journal's documents, in the order of their deposit."""
@@ -342,12 +337,20 @@ def _finish(settings: Settings, woken: bool, refused: list[str]) -> None:
 @_config
 def reload(config: Path | None) -> None:
     """Make the running daemon read its configuration, and wait for the verdict."""
-    settings = load(find_config(config))
+    try:
+        settings = load(find_config(config))
+    except ConfigError:
+        # The file does not tell where the state directory is; a daemon at the default place logs its verdict.
+        with suppress(UserError, OSError):
+            _ask(
+                Settings.model_fields["state_dir"].get_default(call_default_factory=True),
+                "reload",
+                ANSWER_WITHIN,
+            )
+        raise
     verdict = _ask(settings.state_dir, "reload", RELOAD_WITHIN)
     if verdict is None:
-        raise UserError(
-            f"No daemon is running with the state directory {settings.state_dir}: there is none to reload."
-        )
+        raise UserError(f"No daemon is running with the state directory {settings.state_dir}: there is none to reload.")
     if not verdict["ok"]:
         raise Refused("\n".join(verdict.get("problems") or [str(verdict.get("error"))]))
     _say("The configuration is in force.")
@@ -400,9 +403,7 @@ def _journal(settings: Settings) -> Iterator[Journal | None]:
 def _writable(settings: Settings) -> Iterator[Journal]:
     with _journal(settings) as journal:
         if journal is None:
-            raise UserError(
-                f"There is no journal in {settings.state_dir} yet: start the daemon first (`bridged run`)."
-            )
+            raise UserError(f"There is no journal in {settings.state_dir} yet: start the daemon first (`bridged run`).")
         yield journal
 
 

@@ -17,7 +17,16 @@ from bridged.yaml_lines import Lines, Problem, Where, read
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PER: Final = {"s": 1.0, "sec": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "hour": 3600.0, "d": 86400.0, "day": 86400.0}
+_PER: Final = {
+    "s": 1.0,
+    "sec": 1.0,
+    "min": 60.0,
+    "m": 60.0,
+    "h": 3600.0,
+    "hour": 3600.0,
+    "d": 86400.0,
+    "day": 86400.0,
+}
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+")
 _PORTS: Final = {"starttls": 587, "tls": 465, "plain": 25}
@@ -278,7 +287,9 @@ def _content(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(LARGEST + 1)
     except OSError as error:
-        raise refuse(f"The file cannot be read: {error.strerror}.", "Create it, or name another with --config.") from None
+        raise refuse(
+            f"The file cannot be read: {error.strerror}.", "Create it, or name another with --config."
+        ) from None
     if len(raw) > LARGEST:
         raise refuse("The file is larger than 1 MB.", "This is hardly a configuration of bridged.")
     try:
@@ -307,7 +318,7 @@ def _validated(lines: Lines) -> Settings | None:
 
 
 def _is_ours(part: str | int) -> bool:
-    """pydantic names union members in a location; the file does not."""
+    """Union members are named by pydantic in a location; the file does not."""
     return isinstance(part, str) and part.startswith("function-")
 
 
@@ -372,7 +383,11 @@ def _same_names(lines: Lines, entries: Entries) -> None:
         name = str(client.get("name", "")).casefold()
         if name and name in seen:
             first = lines.line(("clients", seen[name], "name"))
-            lines.add(("clients", i, "name"), f"Two clients have this name (the other on line {first}).", "Rename one.")
+            lines.add(
+                ("clients", i, "name"),
+                f"Two clients have this name (the other on line {first}).",
+                "Rename one.",
+            )
         seen.setdefault(name, i)
 
 
@@ -445,13 +460,21 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of the configuration, as it is written: durations are text, a folder may be a bare path."""
     schema = Settings.model_json_schema()
     definitions = schema["$defs"]
-    definitions["Rate"] = {"type": "string", "pattern": r"^\d+\s*/\s*(s|sec|m|min|h|hour|d|day)$", "title": "Rate"}
+    definitions["Rate"] = {
+        "type": "string",
+        "pattern": r"^\d+\s*/\s*(s|sec|m|min|h|hour|d|day)$",
+        "title": "Rate",
+    }
     for model, keys in _DURATIONS.items():
         for key in keys:
             field = definitions[model]["properties"][key]
             default = {"default": _written(field["default"])} if "default" in field else {}
             title = field.get("title", key)
-            definitions[model]["properties"][key] = {"type": "string", "pattern": _PATTERN, "title": title} | default
+            definitions[model]["properties"][key] = {
+                "type": "string",
+                "pattern": _PATTERN,
+                "title": title,
+            } | default
     items = definitions["Client"]["properties"]["switched_folders"]["items"]
     definitions["Client"]["properties"]["switched_folders"]["items"] = {"anyOf": [{"type": "string"}, items]}
     schema["properties"]["state_dir"].setdefault("default", "/var/lib/bridged")

@@ -64,7 +64,7 @@ class Loop(threading.Thread):
     def _guarded(self) -> float:
         try:
             delay = self._step(instant())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told as state_failed, and the half goes on: no silent stall
             self._tell(error)
             return 1.0
         self._told = ""
@@ -94,11 +94,10 @@ class Daemon:
         self._line = _new_line(settings)
         self._turns = Turns()
         self._marking = Marking(journal, settings)
-        self._watcher = self._new_watcher()
-        self._intake = Intake(journal, settings, self._watcher, time.monotonic)
+        self._intake_loop = Loop("intake", self._step_intake)
+        self._intake = Intake(journal, settings, self._new_watcher, time.monotonic)
         self._intake.waiting.on_queued = self._wake_senders
         self._reconfigure: Settings | None = None
-        self._intake_loop = Loop("intake", self._step_intake)
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
         self._senders: list[tuple[Dispatch, Loop]] = []
         self._server = control.ControlServer(settings.state_dir, self._answer)
@@ -167,8 +166,8 @@ class Daemon:
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
-        if self._watcher is not None:
-            self._watcher.close()
+        if not self._intake_loop.is_alive():
+            self._intake.close()
         say("daemon_stopped")
 
     # -- the halves
@@ -177,7 +176,10 @@ class Daemon:
         try:
             return Watcher(self._wake_intake)
         except OSError as error:
-            say("watch_limit_reached", reason=f"no inotify instance ({error.strerror}); only sweeps find deposits")
+            say(
+                "watch_limit_reached",
+                reason=f"no inotify instance ({error.strerror}); only sweeps find deposits",
+            )
             return None
 
     def _step_intake(self, now: Instant) -> float:
@@ -259,10 +261,12 @@ class Daemon:
         self._wake_intake()
         self._hire()
         deadline = time.monotonic() + RELOAD_WITHIN
-        while self._reconfigure is not None or not self._intake.ready:
-            if time.monotonic() > deadline or self._stop.wait(0.05):
-                return
+        while not self._is_in_force() and time.monotonic() < deadline and not self._stop.wait(0.05):
+            pass
         self._wake_senders()
+
+    def _is_in_force(self) -> bool:
+        return self._reconfigure is None and self._intake.ready
 
     # -- control
 

@@ -83,9 +83,7 @@ def _follow(path: Path, content: bytes, relay: _Relay, say: Say) -> None:
     if not isinstance(received, bytes) or received != content:
         raise DemoFailed(f"The mail for {name} does not hold the document's bytes.")
     if mail.recipients != [COLLECTION_EMAIL]:
-        raise DemoFailed(
-            f"The mail for {name} went to {', '.join(mail.recipients)} and not to {COLLECTION_EMAIL}."
-        )
+        raise DemoFailed(f"The mail for {name} went to {', '.join(mail.recipients)} and not to {COLLECTION_EMAIL}.")
     digest = hashlib.sha256(received).hexdigest()
     say(f"mail      attachment of {len(received)} bytes, SHA-256 {digest}: unchanged")
     for line in json.dumps(_marker(path), ensure_ascii=False, indent=1).splitlines():

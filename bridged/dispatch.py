@@ -306,14 +306,24 @@ class Dispatch:
         attempts = document.attempts + 1
         self._requeue(document, "uncertain", outcome.detail, now, attempts=attempts, uncertain=uncertain, due_at=due)
         say_document(
-            "document_deferred", document, reason=f"uncertain: {outcome.detail}", uncertain=True, message_id=document.message_id
+            "document_deferred",
+            document,
+            reason=f"uncertain: {outcome.detail}",
+            uncertain=True,
+            message_id=document.message_id,
         )
 
     def _requeue(self, document: Document, outcome: str, reply: str, now: Instant, **columns: float) -> None:
         def requeue(tx: Transaction) -> None:
             tx.attempt(document.seq, now.wall, outcome, reply)
             tx.move(
-                document.seq, State.SENDING, State.QUEUED, reason=reply, relay_reply=reply, dotted=0, **columns
+                document.seq,
+                State.SENDING,
+                State.QUEUED,
+                reason=reply,
+                relay_reply=reply,
+                dotted=0,
+                **columns,
             )
 
         self._journal.write(requeue)
@@ -341,5 +351,3 @@ def _whole(mail: Mail, file: BinaryIO, document: Document, on_bytes: Callable[[b
     _check_unchanged(file, document)
     if read != document.stamp.size:
         raise Changed
-
-

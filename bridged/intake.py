@@ -17,7 +17,7 @@ from bridged.journal import Journal, Transaction
 from bridged.known import SPECIAL, KnownFile, Mounted, split
 from bridged.logs import say, say_document
 from bridged.mark import is_leftover
-from bridged.model import Instant, State, readable
+from bridged.model import Instant, Stamp, State, readable
 from bridged.sweep import Found, GoneDirectory, Listing, Sweep, Unreadable
 from bridged.waiting import Waiting
 from bridged.watch import Hint, Watcher
@@ -28,6 +28,8 @@ GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has g
 PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
 FULL_SHARE: Final = 200  # nor, where hints tell of saves, a full one within 200
 FULL_AT_MOST: Final = 600.0
+HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
+RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
 
 Difference = Callable[[Changes], None]
 
@@ -49,6 +51,7 @@ class Ged:
     due: float = 0.0
     full_due: float = 0.0
     full: bool = True
+    watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
     troubled: set[bytes] = field(default_factory=set)
 
     @property
@@ -66,12 +69,22 @@ class Intake:
     """Watches the GEDs it is given and enters their deposits in the journal. One thread calls it."""
 
     def __init__(
-        self, journal: Journal, settings: Settings, watcher: Watcher | None, steady: Callable[[], float]
+        self,
+        journal: Journal,
+        settings: Settings,
+        observe: Callable[[], Watcher | None],
+        steady: Callable[[], float],
     ) -> None:
-        """`steady` measures how long a slice of work takes; every decision uses the instant given to `step`."""
+        """`observe` starts an observer, None where the kernel grants none; `steady` measures a slice of work.
+
+        Every decision uses the instant given to `step`.
+        """
         self._journal = journal
         self._settings = settings
-        self._watcher = watcher
+        self._observe = observe
+        self._watcher = observe()
+        self._untold = False
+        self._restarted_at = float("-inf")
         self._steady = steady
         self._switched = SwitchedFolders(())
         self._geds: dict[bytes, Ged] = {}
@@ -87,10 +100,8 @@ class Intake:
         self._settings = settings
         self._switched = SwitchedFolders(settings.clients, settings.ignore)
         recorded = self._journal.read(lambda tx: tx.folders())
-        wanted = {
-            (os.fsencode(c.ged), f.path): c for c in settings.clients for f in c.switched_folders
-        }
-        self._switch_off([key for key in recorded if key not in wanted], now)
+        wanted = {(os.fsencode(c.ged), f.path): c for c in settings.clients for f in c.switched_folders}
+        self._switch_off([key for key in recorded if key not in wanted])
         for (ged, pattern), client in wanted.items():
             new = (ged, pattern) not in recorded
             self._switch_on(self._ged(ged, client), pattern, new, start, now)
@@ -98,7 +109,7 @@ class Intake:
             self._end_pass(self._geds.pop(gone))
         self.waiting.configure(settings, self._switched)
         if start:
-            self.waiting.resume(now)
+            self.waiting.resume()
 
     def _ged(self, path: bytes, client: Client) -> Ged:
         ged = self._geds.get(path)
@@ -122,7 +133,7 @@ class Intake:
             self._journal.write(lambda tx: tx.switch_on(ged.path, pattern, now.wall))
             say("folder_switched_on", client=ged.client.name, folder=pattern)
 
-    def _switch_off(self, folders: Sequence[tuple[bytes, str]], now: Instant) -> None:
+    def _switch_off(self, folders: Sequence[tuple[bytes, str]]) -> None:
         for ged, pattern in folders:
             withdrawn = self._journal.write(lambda tx, g=ged, p=pattern: _switched_off(tx, g, p, self._switched))  # type: ignore[misc]
             for document in withdrawn:
@@ -152,7 +163,10 @@ class Intake:
     @property
     def ready(self) -> bool:
         """Every reachable switched folder is being watched and its existing files are known."""
-        return all(ged.state == "unreachable" or (ged.state == "reachable" and ged.in_force) for ged in list(self._geds.values()))
+        return all(
+            ged.state == "unreachable" or (ged.state == "reachable" and ged.in_force)
+            for ged in list(self._geds.values())
+        )
 
     def step(self, now: Instant) -> float:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
@@ -161,12 +175,20 @@ class Intake:
         swept = self._sweep(now)
         self.waiting.step(now, self._examine_now)
         self._bury(now)
+        self._check_observer(now)
         return 0.0 if hints or swept else self._wake_in(now)
 
     def look_again(self) -> None:
         """Sweep everything at the next step."""
         for ged in self._geds.values():
             ged.due = 0.0
+
+    def close(self) -> None:
+        """Give the watches and descriptors back."""
+        for ged in self._geds.values():
+            self._end_pass(ged)
+        if self._watcher is not None:
+            self._watcher.close()
 
     def _wake_in(self, now: Instant) -> float:
         dues = [ged.due for ged in self._geds.values()] + [self.waiting.due]
@@ -191,10 +213,10 @@ class Intake:
                 ged.due, ged.full = 0.0, True
             return []
         if hint.kind == "moved":
-            return self._moved(hint, now) + self._examine(hint.path, now) + self._examine(hint.dest, now)
+            return self._moved(hint) + self._examine(hint.path, now) + self._examine(hint.dest, now)
         return (self._gone(hint.path) if hint.kind == "gone" else []) + self._examine(hint.path, now)
 
-    def _moved(self, hint: Hint, now: Instant) -> list[Difference]:
+    def _moved(self, hint: Hint) -> list[Difference]:
         place = self._place(hint.dest)
         status = self._lstat(hint.dest)
         if place is None or status is None or self._switched.ged_of(hint.path) != place.ged:
@@ -203,7 +225,7 @@ class Intake:
         def move(changes: Changes) -> None:
             known = changes._tx.known(hint.path)  # noqa: SLF001 - one room, two files
             if known is not None and known.stamp != SPECIAL and not self._still_there(known):
-                changes.renamed(place, known, hint.dest)
+                changes.renamed(known, hint.dest)
 
         return [move]
 
@@ -247,6 +269,22 @@ class Intake:
     def _examine_now(self, path: bytes, now: Instant) -> None:
         self._apply(self._examine(path, now), now)
 
+    def _check_observer(self, now: Instant) -> None:
+        """A new observer where the old one is dead, or alive and silent: a sweep found what it should have told."""
+        if self._watcher is None or now.steady - self._restarted_at < RESTART_AT_MOST:
+            return
+        if self._watcher.alive and not self._untold:
+            return
+        why = "a sweep found a deposit that no hint had told of" if self._watcher.alive else "one of its threads died"
+        old, self._watcher = self._watcher, self._observe()
+        self._restarted_at, self._untold = now.steady, False
+        old.close()
+        for ged in self._geds.values():
+            self._end_pass(ged)
+            ged.sweep.forget()
+            ged.due, ged.full, ged.watched = 0.0, True, False
+        say("observer_restarted", reason=why)
+
     # -- the sweep
 
     def _sweep(self, now: Instant) -> bool:
@@ -261,7 +299,7 @@ class Intake:
     def _begin_pass(self, ged: Ged, now: Instant) -> None:
         interval = self._settings.watch.poll if ged.polling else self._settings.watch.sweep
         ged.due = now.steady + interval
-        if not self._reach(ged, now):
+        if not self._reach(ged):
             ged.due = now.steady + min(interval, 5.0)
             return
         ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
@@ -289,6 +327,7 @@ class Intake:
             self._apply(self._vanished_while_stopped(ged), now)
             ged.unknown = dict.fromkeys(ged.unknown, "deposit")
         ged.passed_from = ged.started.wall
+        ged.watched = True
         interval = self._settings.watch.poll if ged.polling else self._settings.watch.sweep
         ged.due = max(ged.started.steady + interval, now.steady + PASS_SHARE * took)
         if ged.full:
@@ -335,6 +374,8 @@ class Intake:
         differences: list[Difference] = []
         for entry in entries:
             before = known.get(entry.name)
+            if before is None and entry.stamp is not None:
+                self._note_untold(ged, entry, entry.stamp)
             if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry, ged)
         for name in known.keys() - {e.name for e in entries}:
@@ -342,6 +383,13 @@ class Intake:
             if known[name].gone_at is None and self._lstat(path) is None:
                 differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
         return differences
+
+    def _note_untold(self, ged: Ged, entry: files.Entry, stamp: Stamp) -> None:
+        """A deposit that has been there for a while, and no hint came although its directory is watched."""
+        started = ged.started.wall if ged.started is not None else 0.0
+        old = started - stamp.ctime_ns / 1e9 > HINT_LATE
+        if ged.running is not None and ged.in_force and not ged.polling and ged.watched and old:
+            self._untold = self._untold or not (self._limit_told or self._verdict(entry.name))
 
     def _difference(self, place: Place, path: bytes, entry: files.Entry, ged: Ged) -> list[Difference]:
         unknown = self._unknown(ged, place)
@@ -402,7 +450,13 @@ class Intake:
                 say_document(event, document, **fields)
         for (ged, pattern), count in effects.missed.items():
             client = self._geds[ged].client.name
-            say("document_missed", client=client, folder=pattern, count=count, reason="deposited while the daemon was stopped")
+            say(
+                "document_missed",
+                client=client,
+                folder=pattern,
+                count=count,
+                reason="deposited while the daemon was stopped",
+            )
         self.waiting.add(effects, now)
 
     # -- departures
@@ -427,7 +481,7 @@ class Intake:
 
     # -- the GED itself
 
-    def _reach(self, ged: Ged, now: Instant) -> bool:
+    def _reach(self, ged: Ged) -> bool:
         """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
         self._end_pass(ged)
         try:
@@ -443,16 +497,17 @@ class Intake:
             return self._unreachable(ged, f"{readable(before.point)} is not mounted")
         ged.root = (status.st_dev, status.st_ino)
         ged.polling = self._polls(mount.fstype)
-        self._arrived(ged, before, here, now)
+        self._arrived(ged, before, here)
         return True
 
-    def _arrived(self, ged: Ged, before: Mounted | None, here: Mounted, now: Instant) -> None:
+    def _arrived(self, ged: Ged, before: Mounted | None, here: Mounted) -> None:
         if before is not None and (before.source, before.inode) != (here.source, here.inode):
             self._rebaseline(ged)
         if before != here:
             self._journal.write(lambda tx: tx.set_mounted(ged.path, here))
         if ged.state == "unreachable":
-            ged.full = True
+            ged.full, ged.watched = True, False
+            ged.sweep.forget_times()
             say("folder_recovered", client=ged.client.name, ged=readable(ged.path))
         ged.state = "reachable"
 
@@ -464,7 +519,12 @@ class Intake:
         ged.sweep.forget()
         ged.full = True
         ged.unknown = dict.fromkeys(ged.unknown, "existing")
-        say("folder_rebaselined", client=ged.client.name, ged=readable(ged.path), reason="another file system is there")
+        say(
+            "folder_rebaselined",
+            client=ged.client.name,
+            ged=readable(ged.path),
+            reason="another file system is there",
+        )
 
     def _unreachable(self, ged: Ged, why: str) -> bool:
         if ged.state != "unreachable":

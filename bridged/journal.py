@@ -48,6 +48,8 @@ _COLUMNS: Final = (
     " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker"
 )
 
+_NAMES: Final = _COLUMNS.split(", ")
+
 T = TypeVar("T")
 
 
@@ -62,7 +64,10 @@ class StateConflict(Exception):
 
 
 def _document(row: tuple[Any, ...]) -> Document:
-    return Document(*row[:5], State(row[5]), row[6], Stamp(*row[7:11]), *row[11:17], bool(row[17]), *row[18:])
+    values = dict(zip(_NAMES, row, strict=True))
+    stamp = Stamp(*(values.pop(name) for name in ("inode", "size", "mtime_ns", "ctime_ns")))
+    values |= {"state": State(values["state"]), "dotted": bool(values["dotted"])}
+    return Document(stamp=stamp, **values)
 
 
 class Transaction(Known):
@@ -165,7 +170,12 @@ class Transaction(Known):
         for document in interrupted:
             more = 1 if document.dotted else 0
             self.move(
-                document.seq, State.SENDING, State.QUEUED, due_at=0.0, dotted=0, uncertain=document.uncertain + more
+                document.seq,
+                State.SENDING,
+                State.QUEUED,
+                due_at=0.0,
+                dotted=0,
+                uncertain=document.uncertain + more,
             )
         self.sql.execute("UPDATE documents SET marker_due = 0 WHERE state = 'sent'")
         return interrupted
@@ -253,7 +263,7 @@ class Journal:
             for ticket in tickets:
                 self._grant(ticket)
             self._sql.execute("COMMIT")
-        except BaseException as error:  # the disk's own trouble concerns every ticket of this commit
+        except BaseException as error:  # noqa: BLE001 - the disk's own trouble is every ticket's; each raises it
             if self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
             for ticket in tickets:
@@ -267,7 +277,7 @@ class Journal:
             ticket.result = ticket.wish(Transaction(self._sql))
         except sqlite3.OperationalError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised again in the thread whose wish it was
             ticket.error = error
             self._sql.execute("ROLLBACK TO wish")
         self._sql.execute("RELEASE wish")

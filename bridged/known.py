@@ -90,7 +90,8 @@ class Known:
     def same_files(self, stamp: Stamp) -> list[KnownFile]:
         """Known files with the identity of `stamp`: where a file may have been renamed from."""
         rows = self.sql.execute(
-            _SELECT + "k.inode = ? AND k.size = ? AND k.mtime_ns = ?", (stamp.inode, stamp.size, stamp.mtime_ns)
+            _SELECT + "k.inode = ? AND k.size = ? AND k.mtime_ns = ?",
+            (stamp.inode, stamp.size, stamp.mtime_ns),
         )
         return [_file(row) for row in rows]
 

@@ -95,21 +95,24 @@ class Marking:
             self._told[document.seq] = reason
             say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
         again = now + self._settings.watch.sweep
-        self._journal.write(lambda tx: tx.note(document.seq, State.SENT, marker_due=again))
+        self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
 
     def _follow(self, document: Document, now: float) -> None:
         directory, _, name = document.marker.rpartition(b"/")
         options = self._settings.marker
         try:
-            with files.root(document.ged) as root_fd, files.directories(
-                root_fd, directory[len(document.ged) + 1 :], document.relative.rpartition(b"/")[0]
-            ) as (old_fd, new_fd):
+            with (
+                files.root(document.ged) as root_fd,
+                files.directories(
+                    root_fd, directory[len(document.ged) + 1 :], document.relative.rpartition(b"/")[0]
+                ) as (old_fd, new_fd),
+            ):
                 moved = mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
         except FileNotFoundError:
             moved = None  # it went along with its directory, or was deleted
         except OSError as error:
-            say_document("marker_failed", document, path=readable(document.marker), reason=error.strerror)
-            moved = None
+            self._failed(document, error, now)
+            return
         self._settle(document, document.directory + b"/" + (moved or name))
 
     def _settle(self, document: Document, marker: bytes) -> None:

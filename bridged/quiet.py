@@ -73,9 +73,7 @@ def _extension(name: bytes) -> bytes:
 def _is_not_begun(name: bytes, head: bytes) -> bool:
     """Space was set aside (SMB does) and nothing written yet, or not even the first bytes are there."""
     magic = _MAGIC.get(_extension(name))
-    return magic is not None and (
-        not head.strip(b"\0") or (len(head) < len(magic) and magic.startswith(head))
-    )
+    return magic is not None and (not head.strip(b"\0") or (len(head) < len(magic) and magic.startswith(head)))
 
 
 def _jpeg_is_whole(size: int, head: bytes, tail: bytes) -> bool:

@@ -226,9 +226,7 @@ class Relay:
         with self._guard:
             self._aborted = True
             if self._socket is not None:
-                with contextlib.suppress(
-                    OSError
-                ):  # not connected, or closed already: then nothing blocks on it
+                with contextlib.suppress(OSError):  # not connected, or closed already: then nothing blocks on it
                     # Not SSLSocket.shutdown: that takes TLS off first, and the other thread is still writing.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
@@ -251,9 +249,7 @@ class Relay:
         self._announce(session, mail, rcpt, size, shared=shared, reset=False)
         return session
 
-    def _announce(
-        self, session: _Session, mail: bytes, rcpt: bytes, size: int, *, shared: bool, reset: bool
-    ) -> None:
+    def _announce(self, session: _Session, mail: bytes, rcpt: bytes, size: int, *, shared: bool, reset: bool) -> None:
         if 0 < session.limit < size:
             words = f"The mail would be {size} bytes, more than the relay's SIZE of {session.limit} bytes"
             raise _Ended(Refused(words), reusable=True)
@@ -266,9 +262,7 @@ class Relay:
                 steps = [(phase, b"") for phase, _ in steps]
             for phase, command in steps:
                 # After a refused RCPT the session is in step; a refused MAIL may leave RCPT's answer behind.
-                self._judged(
-                    session, phase, command, range(200, 300), reusable=phase is Phase.RCPT, shared=shared
-                )
+                self._judged(session, phase, command, range(200, 300), reusable=phase is Phase.RCPT, shared=shared)
                 reset = reset and phase is Phase.RSET
         except (_Lost, _Ended) as error:
             closed = isinstance(error, _Lost) or _words(error.outcome).startswith("421")
@@ -345,9 +339,7 @@ class Relay:
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
             raise _Ended(RelayDown(self._line(f"could not be opened: {_why(error)}"))) from error
 
-    def _introduced(
-        self, talk: smtplib.SMTP, sock: socket.socket, context: ssl.SSLContext | None
-    ) -> _Session:
+    def _introduced(self, talk: smtplib.SMTP, sock: socket.socket, context: ssl.SSLContext | None) -> _Session:
         told = [f"Connected to {self._smtp.host}:{self._smtp.port}."]
         if context is not None and self._smtp.security == "tls":
             sock = self._encrypted(context, sock)
@@ -446,9 +438,7 @@ class Relay:
         except UserError as error:
             raise _Ended(Misconfigured(str(error))) from None
         if not secret:
-            words = (
-                "smtp.username is set and there is no password. Set smtp.password_file or smtp.password_env"
-            )
+            words = "smtp.username is set and there is no password. Set smtp.password_file or smtp.password_env"
             raise _Ended(Misconfigured(words))
         return secret
 
@@ -491,7 +481,7 @@ def _stuffed(chunk: bytes, before: bytes) -> bytes:
 
 
 def _let_go(talk: smtplib.SMTP) -> None:
-    """smtplib reads this socket no more. Its open file would keep the socket open however often we close it."""
+    """Let smtplib read no more: its open file would keep the socket open however often we close it."""
     if talk.file is not None:
         talk.file.close()
         talk.file = None

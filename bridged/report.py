@@ -1,4 +1,4 @@
-"""What the commands say of the folders and the journal. Read-only: looking must not change what is looked at."""
+"""What the commands say of the folders and the journal. Read-only: a look changes nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def survey(settings: Settings, now: float) -> Survey:
         _survey_ged(result, settings, switched, client, now)
     if result.watches_available is not None and result.watches_needed > result.watches_available:
         result.warnings.append(
-            f"{result.watches_needed} inotify watches are needed and {result.watches_available} are available:"
+            f"{result.watches_needed} inotify watches are needed and {result.watches_available} may be had:"
             " what has none is found by the sweep. Raise fs.inotify.max_user_watches with sysctl."
         )
     return result
@@ -103,10 +103,8 @@ def _watch_limit() -> int | None:
         return None
 
 
-def _survey_ged(
-    result: Survey, settings: Settings, switched: SwitchedFolders, client: Client, now: float
-) -> None:
-    rows = {
+def _survey_ged(result: Survey, settings: Settings, switched: SwitchedFolders, client: Client, now: float) -> None:
+    rows: dict[str, dict[str, Any]] = {
         folder.path: {
             "client": client.name,
             "folder": folder.path,
@@ -127,17 +125,19 @@ def _survey_ged(
             fstype = files.mount_of(root_fd).fstype
             mode = settings.watch.mode
             polls = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
-            here = {"reachable": True, "file_system": fstype, "watch_mode": "polling" if polls else "inotify"}
+            here: dict[str, Any] = {
+                "reachable": True,
+                "file_system": fstype,
+                "watch_mode": "polling" if polls else "inotify",
+            }
             for row in rows.values():
-                row |= here
+                row.update(here)
             watched = _count(result, rows, settings, switched, client, root_fd, now)
             result.watches_needed += 0 if polls else len(watched)
     except OSError as error:
         why = "it is a link" if error.errno in {errno.ELOOP, errno.ENOTDIR} else error.strerror
         ged = readable(os.fsencode(client.ged))
-        result.warnings.append(
-            f"The GED {ged} of {client.name} cannot be opened ({why}): nothing of it is sent."
-        )
+        result.warnings.append(f"The GED {ged} of {client.name} cannot be opened ({why}): nothing of it is sent.")
         return
     result.warnings += [_missing(row) for row in rows.values() if not row["directories"]]
 
@@ -181,9 +181,7 @@ def _count(
             row["markers"] = writable and row["markers"] is not False
             if not writable:
                 where = readable(found.directory)
-                result.warnings.append(
-                    f"Markers cannot be written in {where}: this user may not write there."
-                )
+                result.warnings.append(f"Markers cannot be written in {where}: this user may not write there.")
     return watched
 
 
@@ -199,9 +197,7 @@ STATES: Final = ("existing", "waiting", "queued", "validated", "held", "withdraw
 _COLUMN_OF: Final = {state: "queued" if state in {"sending", "sent"} else str(state) for state in State}
 
 
-def status(
-    settings: Settings, journal: Journal | None, daemon: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
+def status(settings: Settings, journal: Journal | None, daemon: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """A row for each switched folder. Without a journal the counts are 0; without a daemon nobody watches."""
     switched = SwitchedFolders(settings.clients, settings.ignore)
     counts, since = _counts(journal, switched)
@@ -254,9 +250,7 @@ def documents(journal: Journal, client: str | None, state: str | None) -> list[d
     """The journal's documents, in the order of their deposit."""
     wanted = {name: value for name, value in (("client", client), ("state", state)) if value is not None}
     where = " AND ".join(f"{name} = ?" for name in wanted) or "1"
-    return journal.read(
-        lambda tx: [_row(document) for document in tx.documents(where, tuple(wanted.values()))]
-    )
+    return journal.read(lambda tx: [_row(document) for document in tx.documents(where, tuple(wanted.values()))])
 
 
 def _row(document: Document) -> dict[str, Any]:
@@ -396,7 +390,7 @@ class Explainer:
         if self._running:
             within = max(watch.sweep, watch.poll)
             return (
-                f"is a deposit that the daemon has not seen yet: its folder has been switched on {_on(since)},"
+                f"is a deposit that the daemon has not seen yet: its folder is switched on {_on(since)},"
                 f" and a sweep finds it within about {within:g} s"
             )
         catch_up = self._settings.catch_up
@@ -484,9 +478,7 @@ def _story(document: Document, status: os.stat_result | None, settings: Settings
         return f"{queued} and is held{since}: {reason}; {remedy}"
     if document.state is State.MISSED:
         found = f"found at the start on {utc(document.deposited_at)}"
-        return (
-            f"was deposited while the daemon was stopped, {found}, and not sent; `bridged send` forwards it"
-        )
+        return f"was deposited while the daemon was stopped, {found}, and not sent; `bridged send` forwards it"
     withdrawn = "its folder was switched off" if reason == "switched_off" else reason
     return f"{deposited} and withdrawn, so it was not sent: {withdrawn}"
 

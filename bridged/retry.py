@@ -206,9 +206,7 @@ class Line:
             return 0.0
         return self._turns[0] + self._rate.seconds - now
 
-    def _trouble(
-        self, state: LineState, detail: str, now: float, *, probe: bool, early: bool
-    ) -> LineEvent | None:
+    def _trouble(self, state: LineState, detail: str, now: float, *, probe: bool, early: bool) -> LineEvent | None:
         known = not probe and (early or now < self._due)
         if known and _GRAVITY[state] <= _GRAVITY[self._state]:
             return None  # from before the pause: one failure of the line is not one for each session

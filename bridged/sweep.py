@@ -77,6 +77,12 @@ class Sweep:
         self._seen.clear()
         self._roots.clear()
 
+    def forget_times(self) -> None:
+        """Read everything at the next pass, and watch it again: the file system was away."""
+        for seen in self._seen.values():
+            seen.settled = False
+            seen.device = -1
+
     def forget_below(self, directory: bytes) -> None:
         """A directory is gone: so is what was in it."""
         prefix = directory + b"/"
@@ -117,7 +123,7 @@ class Sweep:
             yield from self._gone(directory)
             return
         before = self._seen.get(directory)
-        if before is not None and before.device != status.st_dev:
+        if before is not None and before.device not in (-1, status.st_dev):
             yield Unreadable(directory, "another file system is mounted there")
         elif full or before is None or not before.settled or before.times != _times(status):
             yield from self._read(root_fd, directory, status, now)

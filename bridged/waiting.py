@@ -61,7 +61,7 @@ class Waiting:
         self._settings = settings
         self._switched = switched
 
-    def resume(self, now: Instant) -> None:
+    def resume(self) -> None:
         """Take up what was waiting when the daemon stopped."""
         for document in self._journal.read(lambda tx: list(tx.documents("state = 'waiting'"))):
             if self._switched.place(document.directory) is not None:
@@ -96,8 +96,8 @@ class Waiting:
                 if verdict is not None:
                     ready[seq] = verdict
         if ready:
-            self._journal.write(lambda tx: [self._decide(tx, seq, r, now) for seq, r in ready.items()])
-            self._tell(ready, now)
+            self._journal.write(lambda tx: self._decide_all(tx, ready, now))
+            self._tell(ready)
         self._tell_saves(now)
         dues = [d.due for d in self._deposits.values()]
         dues += [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
@@ -184,6 +184,10 @@ class Waiting:
 
     # -- what a look came to
 
+    def _decide_all(self, tx: Transaction, ready: dict[int, _Ready], now: Instant) -> None:
+        for seq, what in ready.items():
+            self._decide(tx, seq, what, now)
+
     def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> None:
         document = tx.document(seq)
         if document is None or document.state is not State.WAITING or document.path != self._deposits[seq].path:
@@ -195,11 +199,17 @@ class Waiting:
             _adopt(tx, document, ready.marker, now)
         else:
             tx.move(
-                seq, State.WAITING, State.QUEUED, stamp=ready.stamp, queued_at=now.wall, due_at=0.0, reason=ready.warning
+                seq,
+                State.WAITING,
+                State.QUEUED,
+                stamp=ready.stamp,
+                queued_at=now.wall,
+                due_at=0.0,
+                reason=ready.warning,
             )
             tx.know(document.path, ready.stamp, seq)
 
-    def _tell(self, ready: dict[int, _Ready], now: Instant) -> None:
+    def _tell(self, ready: dict[int, _Ready]) -> None:
         for seq, what in ready.items():
             document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
             if document is None or document.state is State.WAITING:

@@ -36,7 +36,7 @@ class Lines:
     value: Any = None
     lines: dict[Where, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
-    _nodes: int = 0
+    nodes: int = 0
 
     def line(self, where: Where) -> int:
         """The line of a value, or of the nearest one around it."""
@@ -73,14 +73,26 @@ def read(text: str, file: str) -> Lines:
         line = mark.line + 1 if mark else 1
         why = error.problem or error.context or "unreadable"
         result.problems.append(
-            Problem(file, line, "", f"This is not YAML: {why}.", "Check the indentation and the quotes of this line.")
+            Problem(
+                file,
+                line,
+                "",
+                f"This is not YAML: {why}.",
+                "Check the indentation and the quotes of this line.",
+            )
         )
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         result.problems.append(Problem(file, 1, "", f"This is not YAML: {first}.", "Save it as UTF-8 text."))
     except (_TooMuch, RecursionError):
         result.problems.append(
-            Problem(file, 1, "", "The file unfolds to far too many values.", "Remove the nested aliases (`*name`).")
+            Problem(
+                file,
+                1,
+                "",
+                "The file unfolds to far too many values.",
+                "Remove the nested aliases (`*name`).",
+            )
         )
     finally:
         loader.dispose()
@@ -88,8 +100,8 @@ def read(text: str, file: str) -> Lines:
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, where: Where, result: Lines) -> Any:
-    result._nodes += 1
-    if result._nodes > _MOST_NODES or len(where) > _DEEPEST:
+    result.nodes += 1
+    if result.nodes > _MOST_NODES or len(where) > _DEEPEST:
         raise _TooMuch
     result.lines.setdefault(where, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):

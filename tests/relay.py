@@ -207,9 +207,7 @@ class ScriptedRelay:
     def wait_for(self, condition: Callable[[], object], deadline: float = 10.0) -> None:
         """Wait until `condition()` is true, woken at each thing that happens here, or fail."""
         with self._changed:
-            assert self._changed.wait_for(condition, deadline), (
-                f"not within {deadline} s; {self.commands[-8:]}"
-            )
+            assert self._changed.wait_for(condition, deadline), f"not within {deadline} s; {self.commands[-8:]}"
 
     def wait_for_mails(self, count: int, deadline: float = 10.0) -> list[Received]:
         """The mails as soon as there are `count` of them."""
@@ -461,9 +459,7 @@ class _Session:
         while True:
             found = data.find(b"\r\n.\r\n", max(0, start - 4))
             arrived = len(data)
-            self.relay._note(
-                lambda more=arrived - seen: setattr(self.relay, "uploaded", self.relay.uploaded + more)
-            )
+            self.relay._note(lambda more=arrived - seen: setattr(self.relay, "uploaded", self.relay.uploaded + more))
             seen = arrived
             if not isinstance(action, Ok) and arrived >= getattr(action, "after", 0) and arrived:
                 action = self.interrupt(action)
@@ -495,9 +491,7 @@ class _Session:
         with self.relay._changed:
             script = self.relay._scripts["DOT"]
             action = script[0] if script else self.relay._always.get("DOT", OK)
-        positive = isinstance(action, Ok | CutAfter | Late) or (
-            isinstance(action, Say) and action.reply[:1] == "2"
-        )
+        positive = isinstance(action, Ok | CutAfter | Late) or (isinstance(action, Say) and action.reply[:1] == "2")
         if positive or getattr(action, "keep", False):
             self.relay._note(lambda: self.relay.mails.append(received))
         self.answer("DOT", f"250 2.0.0 Ok: queued as {len(self.relay.mails):04X}")

@@ -277,10 +277,7 @@ def test_a_file_system_that_has_been_unmounted_has_no_mount(mounted):
     ("fstype", "local"),
     [
         *((name, True) for name in ("ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "f2fs")),
-        *(
-            (name, False)
-            for name in ("nfs4", "cifs", "smb3", "fuse.sshfs", "fuseblk", "9p", "virtiofs", "new")
-        ),
+        *((name, False) for name in ("nfs4", "cifs", "smb3", "fuse.sshfs", "fuseblk", "9p", "virtiofs", "new")),
     ],
 )
 def test_only_a_file_system_known_to_be_local_is_trusted_to_tell_everything(fstype, local):

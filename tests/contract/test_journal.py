@@ -82,7 +82,8 @@ def test_many_threads_write_without_losing_one(journal: Journal) -> None:
 
     def work(prefix: str) -> None:
         for i in range(50):
-            numbers.append(journal.write(lambda tx, i=i: add(tx, f"{prefix}{i}.pdf".encode())))  # type: ignore[misc]
+            name = f"{prefix}{i}.pdf".encode()
+            numbers.append(journal.write(lambda tx, n=name: add(tx, n)))  # type: ignore[misc]
 
     threads = [threading.Thread(target=work, args=(f"t{n}-",)) for n in range(4)]
     for thread in threads:

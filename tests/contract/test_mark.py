@@ -350,9 +350,7 @@ class PowerCutError(BaseException):
 
 
 @pytest.mark.parametrize("step", ["fsync", "link", "unlink"])
-def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends_it(
-    folder, fd, monkeypatch, step
-):
+def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends_it(folder, fd, monkeypatch, step):
     def crash(*_, **__):
         raise PowerCutError
 
@@ -403,9 +401,7 @@ def test_a_directory_that_may_not_be_written_is_an_error_and_nothing_is_left(fol
 
 
 def mount(path, options):
-    return subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False
-    )
+    return subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", path], capture_output=True, check=False)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -54,9 +55,7 @@ def server() -> Iterator[ScriptedRelay]:
         yield relay
 
 
-def send(
-    relay: Relay, *chunks: bytes, before_dot: Callable[[], None] = lambda: None, **changes: Any
-) -> Outcome:
+def send(relay: Relay, *chunks: bytes, before_dot: Callable[[], None] = lambda: None, **changes: Any) -> Outcome:
     parts = chunks or (BODY,)
     values = {"sender": SENDER, "collection_email": TO, "size": sum(map(len, parts))} | changes
     return relay.deliver(chunks=iter(parts), before_dot=before_dot, **values)
@@ -128,9 +127,7 @@ def test_a_large_body_is_streamed_through_tls(make):
 def test_check_reports_tls_login_and_size_and_sends_nothing(make):
     with ScriptedRelay(tls="starttls", users={"us": SECRET}, size=5000) as server:
         told = make(server, username="us").check()
-        assert [
-            word for word in ("TLSv1", "us by PLAIN", "5000") if not any(word in line for line in told)
-        ] == []
+        assert [word for word in ("TLSv1", "us by PLAIN", "5000") if not any(word in line for line in told)] == []
         assert not [line for _, line in server.commands if line.startswith("MAIL")]
 
 
@@ -207,9 +204,7 @@ def test_a_relay_that_is_not_there_or_has_no_name_is_unreachable(make, server):
 
 @pytest.mark.parametrize("tls", ["none", "starttls"])
 @pytest.mark.parametrize("keep", [True, False])
-@pytest.mark.parametrize(
-    "action", [Cut(), Cut(reset=True), Cut(raw=b"25"), Cut(raw=b"250-2.0.0 Ok\r\n")], ids=str
-)
+@pytest.mark.parametrize("action", [Cut(), Cut(reset=True), Cut(raw=b"25"), Cut(raw=b"250-2.0.0 Ok\r\n")], ids=str)
 def test_a_line_lost_after_the_dot_is_uncertain(make, action, keep, tls):
     with ScriptedRelay(tls=tls) as server:
         server.script("DOT", Cut(action.raw, reset=action.reset, keep=keep))
@@ -248,6 +243,66 @@ def test_the_answer_to_the_dot_is_awaited_for_ten_minutes_and_then_uncertain(mak
     assert isinstance(send(make(server, timeout=0.1)), Uncertain)
 
 
+class CuttingLine:
+    """A way to a relay that passes so many bytes in one direction and then breaks in both."""
+
+    def __init__(self, server: ScriptedRelay) -> None:
+        self.server = server
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.passed = {"up": 0, "down": 0}
+
+    def carry_one(self, direction: str, at_most: int) -> threading.Thread:
+        self.passed = {"up": 0, "down": 0}
+        thread = threading.Thread(target=self._carry, args=(direction, at_most), daemon=True)
+        thread.start()
+        return thread
+
+    def _carry(self, direction: str, at_most: int) -> None:
+        near, _ = self.listener.accept()
+        with near, socket.create_connection(("127.0.0.1", self.server.port)) as far:
+            ways = {near: ("up", far), far: ("down", near)}
+            while True:
+                for source in select.select(list(ways), [], [])[0]:
+                    way, sink = ways[source]
+                    left = at_most - self.passed[way] if way == direction else 65536
+                    try:
+                        data = source.recv(65536)
+                        sink.sendall(data[:left])
+                    except OSError:
+                        return
+                    self.passed[way] += len(data[:left])
+                    if not data or len(data) >= left:
+                        return
+
+
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_wherever_the_line_breaks_a_mail_that_arrived_is_never_called_lost(make, direction, tls):
+    with ScriptedRelay(tls=tls) as server:
+        line = CuttingLine(server)
+        with line.listener:
+            whole = line.carry_one(direction, 10**6)
+            relay = make(server, port=line.port)
+            assert isinstance(send(relay), Accepted)
+            relay.close()
+            whole.join(10)
+            total = line.passed[direction]
+            seen = set()
+            for at_most in range(1, total + 1, 1 if tls == "none" else 23):
+                before = len(server.mails)
+                carrier = line.carry_one(direction, at_most)
+                relay = make(server, port=line.port)
+                outcome = send(relay)
+                relay.close()
+                carrier.join(10)
+                server.wait_for(lambda: server.open_sessions == 0)
+                arrived = len(server.mails) - before
+                seen.add((type(outcome).__name__, arrived))
+            possible = {("RelayDown", 0), ("Uncertain", 0), ("Uncertain", 1), ("Accepted", 1)}
+            assert {("RelayDown", 0), ("Accepted", 1)} <= seen <= possible
+
+
 # -- answers
 
 
@@ -273,9 +328,7 @@ def test_the_answer_to_the_dot_is_awaited_for_ten_minutes_and_then_uncertain(mak
     ],
 )
 @pytest.mark.parametrize("pipelining", [True, False])
-def test_an_answer_is_an_outcome_in_the_relays_own_words_and_the_next_mail_goes(
-    make, phase, reply, kind, pipelining
-):
+def test_an_answer_is_an_outcome_in_the_relays_own_words_and_the_next_mail_goes(make, phase, reply, kind, pipelining):
     with ScriptedRelay(extensions=["PIPELINING"] if pipelining else []) as server:
         server.script(phase, Say(reply))
         relay = make(server)

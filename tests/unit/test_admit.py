@@ -140,9 +140,7 @@ def test_patterns_of_the_configuration_are_added() -> None:
     assert of(b"\xe9.bak", "*.bak") == "ignored by configuration"
 
 
-@given(
-    st.text(st.characters(categories=["L", "N"]), min_size=1), st.sampled_from(["pdf", "jpg", "xml", "zip"])
-)
+@given(st.text(st.characters(categories=["L", "N"]), min_size=1), st.sampled_from(["pdf", "jpg", "xml", "zip"]))
 def test_every_ordinary_name_is_a_document(stem: str, extension: str) -> None:
     assert of(f"{stem}.{extension}") is None
 

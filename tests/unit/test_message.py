@@ -181,9 +181,7 @@ def test_the_size_told_to_the_relay_is_the_size_written(document: bytes, extra: 
 def test_no_line_starts_with_a_dot_or_is_too_long_and_the_last_one_is_ended() -> None:
     raw = written(mail("é".encode() * 127, subject=".{document}" * 9), bytes(range(256)) * 999)
     lines = raw.split(b"\r\n")
-    assert not any(
-        line.startswith(b".") or len(line) > 998 or b"\n" in line or b"\r" in line for line in lines
-    )
+    assert not any(line.startswith(b".") or len(line) > 998 or b"\n" in line or b"\r" in line for line in lines)
     assert lines[-1] == b""
 
 

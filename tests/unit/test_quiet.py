@@ -61,9 +61,7 @@ def test_a_clock_set_back_does_not_make_a_deposit_wait_for_it_to_catch_up() -> N
     assert calm.observe(STAMP, 400.0).quiet_for(402.0) == 2.0
 
 
-@pytest.mark.parametrize(
-    "content", [PDF, JPEG, PNG, ZIP, zipped(b"")], ids=["pdf", "jpeg", "png", "zip", "small zip"]
-)
+@pytest.mark.parametrize("content", [PDF, JPEG, PNG, ZIP, zipped(b"")], ids=["pdf", "jpeg", "png", "zip", "small zip"])
 def test_a_whole_document_looks_whole(content: bytes) -> None:
     assert whole(content)
 
