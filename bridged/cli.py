@@ -206,9 +206,13 @@ def documents(config: Path | None, client: str | None, state: str | None, as_jso
 def explain(config: Path | None, path: bytes) -> None:
     """Say why a file was or was not sent."""
     settings = load(find_config(config))
-    running = _ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
     with _journal(settings) as journal:
-        _say(report.Explainer(settings, journal, running=running).sentence(report.locate(settings, path)))
+        _say(_explained(settings, journal, report.locate(settings, path)))
+
+
+def _explained(settings: Settings, journal: Journal | None, path: bytes) -> str:
+    running = _ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
+    return report.Explainer(settings, journal, running=running).sentence(path)
 
 
 # -- what to do
@@ -263,12 +267,11 @@ def send(config: Path | None, paths: tuple[bytes, ...]) -> None:
     settings = load(find_config(config))
     done, refused = 0, []
     with _writable(settings) as journal:
-        explainer = report.Explainer(settings, journal, running=False)
         for path in dict.fromkeys(report.locate(settings, path) for path in paths):
             try:
                 place = _send(journal, settings, path, time.time())
             except (NotSendable, StateConflict) as error:
-                refused.append(f"Not sent: {str(error) or explainer.sentence(path)}")
+                refused.append(f"Not sent: {str(error) or _explained(settings, journal, path)}")
                 continue
             done += 1
             _say(f"Queued: {readable(path[len(place.ged) + 1 :])} for {place.collection_email}.")

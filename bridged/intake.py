@@ -487,10 +487,11 @@ class Intake:
         try:
             ged.root_fd = files.open_root(ged.path)
             status, mount = os.fstat(ged.root_fd), files.mount_of(ged.root_fd)
+            fsid = f"{os.fstatvfs(ged.root_fd).f_fsid:x}"
         except OSError as error:
             self._end_pass(ged)
             return self._unreachable(ged, error.strerror or str(error))
-        here = Mounted(mount.source, mount.point, files.stamp_of(status).inode)
+        here = Mounted(mount.source, mount.point, files.stamp_of(status).inode, fsid)
         before = self._journal.read(lambda tx: tx.mounted(ged.path))
         if before is not None and _left_behind(before, here):
             self._end_pass(ged)
@@ -501,7 +502,7 @@ class Intake:
         return True
 
     def _arrived(self, ged: Ged, before: Mounted | None, here: Mounted) -> None:
-        if before is not None and (before.source, before.inode) != (here.source, here.inode):
+        if before is not None and not before.same(here):
             self._rebaseline(ged)
         if before != here:
             self._journal.write(lambda tx: tx.set_mounted(ged.path, here))

@@ -14,8 +14,8 @@ from typing import Final
 from bridged.model import Stamp
 
 KNOWN_SCHEMA: Final = """
-CREATE TABLE geds (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL)
-    WITHOUT ROWID;
+CREATE TABLE geds (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
+    fsid TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE folders (ged BLOB NOT NULL, pattern TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (ged, pattern))
     WITHOUT ROWID;
 CREATE TABLE directories (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
@@ -48,6 +48,11 @@ class Mounted:
     source: str
     point: bytes
     inode: int
+    fsid: str
+
+    def same(self, other: Mounted) -> bool:
+        """The same file system. Its own id is compared too: a loop device and root inode 2 serve many."""
+        return (self.source, self.inode, self.fsid) == (other.source, other.inode, other.fsid)
 
 
 _SELECT: Final = (
@@ -167,13 +172,13 @@ class Known:
 
     def mounted(self, ged: bytes) -> Mounted | None:
         """Where a GED was last seen."""
-        row = self.sql.execute("SELECT source, point, inode FROM geds WHERE path = ?", (ged,)).fetchone()
+        row = self.sql.execute("SELECT source, point, inode, fsid FROM geds WHERE path = ?", (ged,)).fetchone()
         return None if row is None else Mounted(*row)
 
     def set_mounted(self, ged: bytes, mounted: Mounted) -> None:
         """Record where a GED is."""
-        row = (ged, mounted.source, mounted.point, mounted.inode)
-        self.sql.execute("INSERT OR REPLACE INTO geds VALUES (?, ?, ?, ?)", row)
+        row = (ged, mounted.source, mounted.point, mounted.inode, mounted.fsid)
+        self.sql.execute("INSERT OR REPLACE INTO geds VALUES (?, ?, ?, ?, ?)", row)
 
     def _directory(self, path: bytes) -> int:
         self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (path,))

@@ -462,7 +462,9 @@ def _story(document: Document, status: os.stat_result | None, settings: Settings
         why = reason or f"it must be unchanged for {settings.watch.quiet:g} s, whole and readable"
         return f"{deposited} and waits to be quiet before it is sent: {why}"
     if document.state is State.QUEUED:
-        last = f"; the last answer, on {utc(tried)}, was: {reason}" if tried is not None else ""
+        last = f" ({reason})" if reason else ""
+        if tried is not None:
+            last = f"; the last answer, on {utc(tried)}, was: {reason}"
         due = f"; not tried again before {utc(document.due_at)}" if document.due_at else ""
         return f"{queued} and waits to be sent to {address}{last}{due}"
     if document.state is State.SENDING:

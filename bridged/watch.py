@@ -40,7 +40,7 @@ from watchdog.observers.inotify_c import (
 )
 
 # Watching a directory again after it was renamed keeps its descriptor, which watchdog takes for a mistake.
-warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"watchdog\..*")
+warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
 
 MASK: Final = Mask(
     InotifyConstants.IN_CREATE
