@@ -1,0 +1,565 @@
+"""What the commands say of real folders and a real journal, and what `release`, `send` and `demo` do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bridged import cli, files, report
+from bridged.changes import enter
+from bridged.config import load
+from bridged.control import ControlServer
+from bridged.folders import SwitchedFolders
+from bridged.journal import Journal
+from bridged.model import State
+
+AS_ROOT = os.geteuid() == 0
+SINCE = 1_790_000_000.0
+SINCE_TEXT = "2026-09-21T14:13:20.000Z"
+DEPOSITED = SINCE + 3600
+DEPOSITED_TEXT = "2026-09-21T15:13:20.000Z"
+LATER = SINCE + 7200
+LATER_TEXT = "2026-09-21T16:13:20.000Z"
+
+CONFIG = """
+smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}
+state_dir: HERE/state
+ignore: ["*.bak", Archives]
+clients:
+  - name: Boulangerie Martin
+    ged: HERE/martin
+    collection_email: martin@collecte.example
+    switched_folders:
+      - path: Achats
+        exclude: [Brouillons]
+      - {path: Notes de frais, collection_email: martin-ndf@collecte.example}
+"""
+
+# The way to each state, one transition at a time.
+WAYS = {
+    State.WAITING: [State.WAITING],
+    State.QUEUED: [State.QUEUED],
+    State.SENDING: [State.QUEUED, State.SENDING],
+    State.SENT: [State.QUEUED, State.SENDING, State.SENT],
+    State.VALIDATED: [State.QUEUED, State.SENDING, State.SENT, State.VALIDATED],
+    State.HELD: [State.QUEUED, State.SENDING, State.HELD],
+    State.WITHDRAWN: [State.QUEUED, State.WITHDRAWN],
+    State.MISSED: [State.MISSED],
+}
+COLUMNS = {
+    State.QUEUED: {"queued_at": DEPOSITED + 2},
+    State.SENT: {"sent_at": LATER, "relay_reply": "250 2.0.0 Ok", "attempts": 1, "sha256": "ab" * 32},
+    State.VALIDATED: {"validated_at": LATER},
+    State.HELD: {"reason": "550 5.1.1 No such user.", "attempts": 1},
+    State.WITHDRAWN: {"reason": "switched_off"},
+}
+
+
+@dataclass
+class Firm:
+    """One client's GED, its configuration, and its journal."""
+
+    here: Path
+    config: Path
+    journal: Journal
+
+    @property
+    def ged(self):
+        return self.here / "martin"
+
+    @property
+    def settings(self):
+        return load(self.config)
+
+    def put(self, relative, content=b"a document"):
+        path = self.ged / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def existing(self, relative):
+        path = self.put(relative)
+        self.journal.write(lambda tx: tx.know(os.fsencode(path), files.stamp_of(path.lstat()), None))
+        return path
+
+    def document(self, relative, state):
+        path = self.put(relative)
+        name, stamp = os.fsencode(path), files.stamp_of(path.lstat())
+        place = SwitchedFolders(self.settings.clients).place(os.fsencode(path.parent))
+
+        def record(tx):
+            first, *more = WAYS[state]
+            columns = COLUMNS.get(first, {})
+            seq = enter(tx, self.settings, place, name, stamp, first, DEPOSITED, **columns)
+            for new in more:
+                tx.move(seq, tx.document(seq).state, new, **COLUMNS.get(new, {}))
+                if new in {State.SENT, State.HELD}:
+                    tx.attempt(seq, LATER, "accepted" if new is State.SENT else "refused", "as it said")
+            tx.know(name, stamp, seq)
+            return tx.document(seq)
+
+        return self.journal.write(record)
+
+    def state(self, document):
+        return self.journal.read(lambda tx: tx.document(document.seq))
+
+    def run(self, command, *arguments):
+        words = [command, "--config", str(self.config), *map(str, arguments)]
+        return CliRunner().invoke(cli.main, words, prog_name="bridged")
+
+    def told(self, command, *arguments):
+        result = self.run(command, *arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout.strip()
+
+    def rows(self, command, *arguments):
+        return [json.loads(line) for line in self.told(command, "--json", *arguments).splitlines()]
+
+    def explained(self, path):
+        (sentence,) = self.told("explain", path).splitlines()
+        assert sentence.endswith(".")
+        return sentence
+
+
+@pytest.fixture
+def firm(tmp_path):
+    config = tmp_path / "bridged.yaml"
+    config.write_text(CONFIG.replace("HERE", str(tmp_path)), encoding="utf-8")
+    (tmp_path / "state").mkdir(mode=0o700)
+    for folder in ("Achats/11", "Achats/Brouillons", "Notes de frais", "Contrats"):
+        (tmp_path / "martin" / folder).mkdir(parents=True)
+    journal = Journal(tmp_path / "state")
+    ged = os.fsencode(tmp_path / "martin")
+    journal.write(lambda tx: [tx.switch_on(ged, folder, SINCE) for folder in ("Achats", "Notes de frais")])
+    yield Firm(tmp_path, config, journal)
+    journal.close()
+
+
+@pytest.fixture
+def daemon(firm):
+    """A control socket that answers as the daemon does, and the commands that it was asked."""
+    asked = []
+    folder = {"ged": str(firm.ged), "folder": "Achats", "watch_mode": "inotify", "reachable": True}
+    relay = {"state": "unreachable", "detail": "connection refused\x1b[2J"}
+
+    def answer(request):
+        asked.append(request["command"])
+        return {"ok": True, "pid": 4711, "since": SINCE, "relay": relay, "folders": [folder]}
+
+    server = ControlServer(firm.here / "state", answer)
+    server.start()
+    yield asked
+    server.close()
+
+
+# -- status
+
+
+def test_status_counts_by_switched_folder(firm):
+    for number, state in enumerate(State):
+        firm.document(f"Achats/11/{number}.pdf", state)
+    firm.existing("Notes de frais/old.pdf")
+    head, achats, notes = firm.rows("status")
+    assert head["daemon"] == "stopped"
+    assert (head["pid"], head["relay"]) == (None, None)
+    assert achats == {
+        "client": "Boulangerie Martin",
+        "folder": "Achats",
+        "collection_email": "martin@collecte.example",
+        "since": SINCE_TEXT,
+        "watch_mode": None,
+        "reachable": None,
+        "existing": 0,
+        "waiting": 1,
+        "queued": 3,
+        "validated": 1,
+        "held": 1,
+        "withdrawn": 1,
+        "missed": 1,
+    }
+    assert (notes["collection_email"], notes["existing"], notes["queued"]) == ("martin-ndf@collecte.example", 1, 0)
+
+
+def test_status_of_a_running_daemon(firm, daemon):
+    head, achats, notes = firm.rows("status")
+    assert (head["daemon"], head["pid"], head["relay"]) == ("running", 4711, "unreachable")
+    assert (achats["watch_mode"], achats["reachable"]) == ("inotify", True)
+    assert (notes["watch_mode"], notes["reachable"]) == (None, None)
+    told = firm.told("status")
+    assert "running" in told
+    assert "unreachable (connection refused\ufffd[2J)" in told
+    assert "\x1b" not in told
+
+
+def test_a_state_directory_without_a_journal_shows_zeros_and_stays_as_it_is(firm):
+    firm.config.write_text(firm.config.read_text(encoding="utf-8").replace("/state", "/other"), encoding="utf-8")
+    head, *rows = firm.rows("status")
+    assert head["daemon"] == "stopped"
+    assert [row["existing"] for row in rows] == [0, 0]
+    assert [row["since"] for row in rows] == [None, None]
+    assert firm.told("documents", "--json") == firm.told("documents") == ""
+    assert "first has counts as existing" in firm.explained(firm.put("Achats/x.pdf"))
+    assert firm.run("release", "--all").exit_code == 1
+    assert firm.run("send", firm.ged / "Achats/x.pdf").exit_code == 1
+    assert not (firm.here / "other").exists()
+
+
+# -- documents
+
+
+def test_documents_are_listed_with_every_field_of_the_contract(firm):
+    document = firm.document("Achats/11/été.pdf", State.VALIDATED)
+    assert firm.rows("documents") == [
+        {
+            "id": document.id,
+            "client": "Boulangerie Martin",
+            "document": "Achats/11/été.pdf",
+            "state": "validated",
+            "reason": "",
+            "sha256": "ab" * 32,
+            "size": 10,
+            "collection_email": "martin@collecte.example",
+            "message_id": document.message_id,
+            "attempts": 1,
+            "deposited_at": DEPOSITED_TEXT,
+            "validated_at": LATER_TEXT,
+            "relay_reply": "250 2.0.0 Ok",
+        }
+    ]
+    assert "Achats/11/été.pdf" in firm.told("documents")
+
+
+def test_documents_are_chosen_by_client_and_state(firm):
+    firm.document("Achats/a.pdf", State.HELD)
+    firm.document("Achats/b.pdf", State.QUEUED)
+    assert [row["document"] for row in firm.rows("documents", "--state", "held")] == ["Achats/a.pdf"]
+    assert len(firm.rows("documents", "--client", "Boulangerie Martin")) == 2
+    assert firm.told("documents", "--client", "Somebody else", "--json") == ""
+
+
+@pytest.mark.parametrize("name", [b"x\x1b[2J\r\n\x9b.pdf", "a\u202egpj.pdf".encode(), b"not \xff utf-8 [bold].pdf"])
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_no_file_name_can_steer_the_terminal(firm, name, how):
+    firm.document(os.fsdecode(b"Achats/" + name), State.HELD)
+    told = firm.told("documents", *how)
+    assert "\ufffd" in told
+    assert all(c.isprintable() or c in " \n" for c in told)
+    assert all(c.isprintable() or c in " \n" for c in firm.explained(firm.ged / os.fsdecode(b"Achats/" + name)))
+
+
+# -- explain
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (State.WAITING, [DEPOSITED_TEXT, "waits to be quiet"]),
+        (State.QUEUED, [DEPOSITED_TEXT, "waits to be sent to martin@collecte.example"]),
+        (State.SENDING, [DEPOSITED_TEXT, "is being sent"]),
+        (State.SENT, [LATER_TEXT, "250 2.0.0 Ok", "marker is still to be written"]),
+        (State.VALIDATED, [LATER_TEXT, "martin@collecte.example", "250 2.0.0 Ok"]),
+        (State.HELD, [LATER_TEXT, "550 5.1.1 No such user", "bridged release"]),
+        (State.WITHDRAWN, [DEPOSITED_TEXT, "switched off"]),
+        (State.MISSED, [DEPOSITED_TEXT, "daemon was stopped", "bridged send"]),
+    ],
+)
+def test_every_state_of_a_document_is_explained_with_its_dates(firm, state, words):
+    document = firm.document("Achats/11/facture.pdf", state)
+    sentence = firm.explained(os.fsdecode(document.path))
+    assert [word for word in words if word not in sentence] == []
+
+
+def test_a_validated_document_that_was_overwritten_is_said_to_be(firm):
+    document = firm.document("Achats/facture.pdf", State.VALIDATED)
+    firm.put("Achats/facture.pdf", b"other bytes, later")
+    assert "overwritten since" in firm.explained(os.fsdecode(document.path))
+
+
+def test_a_document_is_explained_after_its_file_has_gone(firm):
+    document = firm.document("Achats/facture.pdf", State.VALIDATED)
+    os.unlink(document.path)
+    firm.journal.write(lambda tx: tx.forget(document.path))
+    assert LATER_TEXT in firm.explained(os.fsdecode(document.path))
+
+
+def test_an_existing_file_is_explained_by_the_date_of_its_folder(firm):
+    sentence = firm.explained(firm.existing("Achats/old.pdf"))
+    assert "existing" in sentence
+    assert SINCE_TEXT in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Achats/.x.pdf", "hidden"),
+        ("Achats/x.part", "temporary"),
+        ("Achats/Thumbs.db", "system"),
+        ("Achats/x.bak", "`ignore`"),
+        ("Achats/@eaDir/x.pdf", "@eaDir"),
+        ("Achats/Archives/x.pdf", "ignored by configuration"),
+        ("Achats/Brouillons/x.pdf", "`exclude`"),
+        ("Contrats/x.pdf", "none of its switched folders"),
+        ("../elsewhere.pdf", "no client's GED"),
+        ("Achats/x.pdf.validated.json", "name is that of a marker"),
+    ],
+)
+def test_a_file_that_is_no_document_is_explained(firm, name, words):
+    assert words in firm.explained(firm.put(name))
+
+
+def test_a_marker_is_explained_by_what_it_says(firm):
+    marker = {
+        "status": "validated",
+        "document": "x.pdf",
+        "client": "Boulangerie Martin",
+        "collection_email": "martin@collecte.example",
+        "sha256": "00",
+        "size": 1,
+        "message_id": "<x@cabinet.example>",
+        "deposited_at": DEPOSITED_TEXT,
+        "validated_at": LATER_TEXT,
+        "relay_reply": "250 Ok",
+        "attempts": 1,
+        "bridged": "0.1.0",
+    }
+    sentence = firm.explained(firm.put("Achats/x.pdf.validated.json", json.dumps(marker).encode()))
+    assert f"marker of “x.pdf”, validated on {LATER_TEXT}" in sentence
+
+
+def test_a_link_is_explained_as_a_link_and_not_as_what_it_leads_to(firm):
+    document = firm.document("Achats/facture.pdf", State.VALIDATED)
+    (firm.ged / "Achats/link.pdf").symlink_to(os.fsdecode(document.path))
+    assert "symbolic link" in firm.explained(firm.ged / "Achats/link.pdf")
+
+
+def test_a_fifo_is_explained_without_being_opened(firm):
+    os.mkfifo(firm.ged / "Achats/pipe.pdf")
+    assert "FIFO" in firm.explained(firm.ged / "Achats/pipe.pdf")
+
+
+def test_an_absent_file_and_a_directory_are_explained(firm):
+    assert "does not exist" in firm.explained(firm.ged / "Achats/absent.pdf")
+    assert "does not exist" in firm.explained(firm.here / "absent.pdf")
+    assert "is a directory in the switched folder “Achats”" in firm.explained(f"{firm.ged}/Achats/11/")
+    assert "the bridge is off" in firm.explained(firm.ged / "Contrats")
+
+
+def test_a_deposit_that_was_not_seen_yet_is_explained_by_whether_the_daemon_runs(firm, request):
+    path = firm.put("Achats/new.pdf")
+    assert "missed" in firm.explained(path)
+    request.getfixturevalue("daemon")
+    assert "not seen yet" in firm.explained(path)
+
+
+def test_a_ged_that_is_away_is_not_taken_for_an_absent_file(firm):
+    firm.ged.rename(firm.here / "away")
+    assert "is away" in firm.explained(firm.ged / "Achats/new.pdf")
+
+
+def test_a_relative_path_and_one_through_a_link_are_understood(firm, monkeypatch):
+    document = firm.document("Achats/11/facture.pdf", State.VALIDATED)
+    whole = firm.explained(os.fsdecode(document.path))
+    (firm.here / "shortcut").symlink_to(firm.ged / "Achats")
+    monkeypatch.chdir(firm.here / "shortcut" / "11")
+    assert firm.explained("facture.pdf") == whole
+    assert firm.explained("../11/./facture.pdf") == whole
+    assert firm.explained(firm.here / "shortcut" / "11" / "facture.pdf") == whole
+
+
+def test_a_ged_that_is_configured_through_a_link_keeps_its_name(firm):
+    (firm.here / "alias").symlink_to(firm.here)
+    text = firm.config.read_text(encoding="utf-8").replace("/martin\n", "/alias/martin\n")
+    firm.config.write_text(text, encoding="utf-8")
+    path = os.fsencode(firm.ged / "Achats/x.pdf")
+    assert report.locate(firm.settings, path) == os.fsencode(firm.here / "alias/martin/Achats/x.pdf")
+
+
+# -- release and send
+
+
+def test_release_queues_a_held_document_afresh_and_wakes_the_daemon(firm, daemon):
+    held, other = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.HELD)
+    assert "Achats/a.pdf" in firm.told("release", held.id)
+    now = firm.state(held)
+    assert (now.state, now.reason, now.due_at, now.uncertain) == (State.QUEUED, "", 0.0, 0)
+    assert now.queued_at > held.queued_at
+    assert firm.state(other).state is State.HELD
+    assert daemon == ["wake"]
+
+
+def test_release_all_takes_the_held_ones_only_and_needs_no_daemon(firm):
+    held = [firm.document(f"Achats/{n}.pdf", State.HELD) for n in range(3)]
+    missed = firm.document("Achats/m.pdf", State.MISSED)
+    assert "The daemon is stopped" in firm.told("release", "--all")
+    assert {firm.state(one).state for one in held} == {State.QUEUED}
+    assert firm.state(missed).state is State.MISSED
+    assert firm.told("release", "--all") == "No document is held."
+
+
+def test_release_refuses_what_is_not_held_and_releases_the_rest(firm):
+    held, sent = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.VALIDATED)
+    result = firm.run("release", "0000", sent.id, held.id)
+    assert result.exit_code == 1
+    assert "no document 0000" in result.stderr
+    assert f"{sent.id} is validated, not held" in result.stderr
+    assert firm.state(held).state is State.QUEUED
+    assert firm.state(sent).state is State.VALIDATED
+
+
+def test_send_queues_existing_and_missed_documents(firm, daemon):
+    old = firm.existing("Notes de frais/old.pdf")
+    missed = firm.document("Achats/missed.pdf", State.MISSED)
+    told = firm.told("send", old, os.fsdecode(missed.path))
+    assert "Notes de frais/old.pdf for martin-ndf@collecte.example" in told
+    rows = firm.rows("documents", "--state", "queued")
+    assert [row["document"] for row in rows] == ["Achats/missed.pdf", "Notes de frais/old.pdf"]
+    assert {row["reason"] for row in rows} == {"sent on purpose"}
+    assert firm.journal.read(lambda tx: tx.known(os.fsencode(old))).document is not None
+    assert daemon == ["wake"]
+
+
+def test_send_takes_the_bytes_that_a_missed_document_has_now(firm):
+    missed = firm.document("Achats/missed.pdf", State.MISSED)
+    path = firm.put("Achats/missed.pdf", b"longer than it was at the start")
+    firm.told("send", path)
+    assert firm.state(missed).stamp == files.stamp_of(path.lstat())
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.MISSED}))
+def test_send_refuses_a_document_on_its_way_or_at_its_end(firm, state):
+    document = firm.document("Achats/a.pdf", state)
+    result = firm.run("send", os.fsdecode(document.path))
+    assert result.exit_code == 1
+    assert "Not sent: “Achats/a.pdf”" in result.stderr
+    assert firm.state(document) == document
+
+
+@pytest.mark.parametrize(
+    "relative", ["Contrats/x.pdf", "Achats/Brouillons/x.pdf", "Achats/.x", "Achats/x.pdf.validated.json"]
+)
+def test_send_refuses_what_is_no_document(firm, relative):
+    result = firm.run("send", firm.existing(relative))
+    assert result.exit_code == 1
+    assert firm.rows("documents") == []
+
+
+def test_send_refuses_what_is_unknown_absent_empty_a_link_or_a_copy_of_a_marker(firm):
+    unknown, empty, copy, gone, link = (
+        firm.existing(f"Achats/{name}.pdf") for name in ("unknown", "empty", "copy", "gone", "link")
+    )
+    firm.journal.write(lambda tx: tx.forget(os.fsencode(unknown)))
+    empty.write_bytes(b"")
+    text = '{"status": "validated", "document": "x", "client": "x", "collection_email": "x", "sha256": "0", "size": 1}'
+    copy.write_text(text, encoding="utf-8")
+    gone.unlink()
+    link.unlink()
+    link.symlink_to(unknown)
+    result = firm.run("send", unknown, empty, copy, gone, link, firm.here / "outside.pdf")
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 6
+    assert firm.rows("documents") == []
+
+
+def test_send_goes_on_after_a_refusal(firm):
+    assert firm.run("send", firm.ged / "Achats/absent.pdf", firm.existing("Achats/old.pdf")).exit_code == 1
+    assert [row["document"] for row in firm.rows("documents")] == ["Achats/old.pdf"]
+
+
+# -- check
+
+
+def test_check_shows_the_map_with_what_is_there_and_writes_nothing(firm):
+    for name in ("Achats/a.pdf", "Achats/11/b.pdf", "Achats/11/.hidden", "Achats/Brouillons/c.pdf"):
+        firm.put(name)
+    before = sorted(path.name for path in firm.here.rglob("*"))
+    achats, notes, summary = firm.rows("check")
+    assert sorted(path.name for path in firm.here.rglob("*")) == before
+    assert (achats["client"], achats["folder"]) == ("Boulangerie Martin", "Achats")
+    assert achats["collection_email"] == "martin@collecte.example"
+    assert (achats["files"], achats["directories"], achats["markers"], achats["reachable"]) == (2, 2, True, True)
+    assert (notes["files"], notes["collection_email"]) == (0, "martin-ndf@collecte.example")
+    with files.root(os.fsencode(firm.ged)) as root_fd:
+        assert achats["file_system"] == files.mount_of(root_fd).fstype
+    # The GED itself, on the way to its folders, and the three directories that are switched on.
+    assert summary["watches_needed"] in {0, 4}
+    assert summary["warnings"] == []
+    assert "The configuration is valid" in firm.told("check")
+
+
+def test_check_counts_a_folder_within_another_switched_folder_once(firm):
+    text = firm.config.read_text(encoding="utf-8").replace(
+        "      - {path: Notes", "      - Achats/11\n      - {path: Notes"
+    )
+    firm.config.write_text(text, encoding="utf-8")
+    firm.put("Achats/11/a.pdf")
+    assert [row["files"] for row in firm.rows("check")[:2]] == [0, 1]
+
+
+def test_check_says_how_many_watches_may_be_had_or_that_it_is_hidden(firm, monkeypatch, tmp_path):
+    limit = tmp_path / "limit"
+    monkeypatch.setattr(report, "WATCH_LIMIT", limit)
+    assert firm.rows("check")[-1]["watches_available"] is None
+    assert "an unknown number" in firm.told("check")
+    limit.write_text("1\n", encoding="ascii")
+    text = firm.config.read_text(encoding="utf-8")
+    firm.config.write_text(text.replace("ignore:", "watch: {mode: inotify}\nignore:"), encoding="utf-8")
+    summary = firm.rows("check")[-1]
+    assert (summary["watches_needed"], summary["watches_available"]) == (4, 1)
+    assert "fs.inotify.max_user_watches" in summary["warnings"][0]
+
+
+def test_check_needs_no_watches_where_it_polls(firm):
+    text = firm.config.read_text(encoding="utf-8")
+    firm.config.write_text(text.replace("ignore:", "watch: {mode: polling}\nignore:"), encoding="utf-8")
+    achats, _, summary = firm.rows("check")
+    assert (achats["watch_mode"], summary["watches_needed"]) == ("polling", 0)
+
+
+def test_a_missing_folder_and_a_missing_ged_are_warnings(firm):
+    (firm.ged / "Notes de frais").rmdir()
+    assert "Notes de frais" in firm.rows("check")[-1]["warnings"][0]
+    firm.ged.rename(firm.here / "away")
+    *rows, summary = firm.rows("check")
+    assert [row["reachable"] for row in rows] == [False, False]
+    assert "cannot be opened" in summary["warnings"][0]
+
+
+@pytest.mark.skipif(AS_ROOT, reason="root may write everywhere")
+def test_check_says_where_markers_cannot_be_written(firm):
+    (firm.ged / "Achats/11").chmod(0o500)
+    achats, _, summary = firm.rows("check")
+    assert achats["markers"] is False
+    assert "Achats/11" in summary["warnings"][0]
+
+
+# -- demo
+
+
+def test_the_demonstration_shows_three_deposits_three_mails_and_three_markers(tmp_path):
+    words = [sys.executable, "-m", "bridged.cli", "demo"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith("deposit ") for line in lines) == 3
+    assert sum("Message-ID:" in line for line in lines) == 3
+    assert sum('"status": "validated"' in line for line in lines) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_demonstration_that_fails_ends_in_a_sentence_and_leaves_nothing(tmp_path):
+    failing = "import bridged.demo as d; d.WITHIN = 0.01; from bridged.cli import main; main(['demo'])"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", failing]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 1
+    assert "ready" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
