@@ -18,14 +18,13 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from bridged import __version__, control, files, logs, report
+from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
 from bridged.changes import enter
 from bridged.config import ConfigError, Settings, find_config, json_schema, load, password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL, split
-from bridged.logs import say_document
 from bridged.mark import utc
 from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
@@ -230,13 +229,11 @@ def release(config: Path | None, ids: tuple[str, ...], everything: bool) -> None
     now = time.time()
     with _writable(settings) as journal:
         done, refused = journal.write(lambda tx: _release(tx, ids, now, everything=everything))
-    logs.configure(settings.log.format, settings.log.level)
     for document in done:
-        say_document("document_released", document)
         _say(f"Released: {readable(document.relative)} of {document.client} is queued again.")
     if everything and not done:
         _say("No document is held.")
-    _finish(settings, bool(done), refused)
+    _finish(settings, bool(done), refused, released=[document.id for document in done])
 
 
 def _release(
@@ -329,8 +326,9 @@ def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp
     tx.know(path, stamp, seq)
 
 
-def _finish(settings: Settings, woken: bool, refused: list[str]) -> None:
-    if woken and _ask(settings.state_dir, "wake", ANSWER_WITHIN) is None:
+def _finish(settings: Settings, woken: bool, refused: list[str], released: list[str] | None = None) -> None:
+    request = {"command": "wake", "released": released or []}
+    if woken and control.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
         _say("The daemon is stopped: what is queued is sent when it runs.")
     if refused:
         raise UserError("\n".join(refused))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bridged.model import UserError
-from bridged.yaml_lines import Lines, Problem, Where, read
+from bridged.yaml_lines import Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
+_LONGEST_WAIT: Final = 3650 * 86400.0  # a wait beyond some centuries overflows the C library's
+_SECRETS: Final = ("password", "passwd", "pass", "passphrase", "mot_de_passe")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PER: Final = {
     "s": 1.0,
@@ -50,8 +53,11 @@ def _duration(value: Any) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and not found:
         raise ValueError("a duration needs its unit|Write for example 500ms, 2s, 5m, 3h or 5d.")
     if not found:
-        raise ValueError(f"{value!r} is not a duration|Write for example 500ms, 2s, 5m, 3h or 5d.")
-    return float(found[1]) * _UNITS[found[2]]
+        raise ValueError(f"{shown(value)} is not a duration|Write for example 500ms, 2s, 5m, 3h or 5d.")
+    seconds = float(found[1]) * _UNITS[found[2]]
+    if seconds > _LONGEST_WAIT:
+        raise ValueError(f"{shown(value)} is too long|Write at most 3650d.")
+    return seconds
 
 
 def _positive(value: Any) -> float:
@@ -65,7 +71,9 @@ def _address(value: Any) -> str:
     text = str(value)
     local = text.partition("@")[0]
     if not _ADDRESS.fullmatch(text) or len(text) > 254 or local.startswith(".") or local.endswith(".") or ".." in local:
-        raise ValueError(f"{text!r} is not an e-mail address|Write it as name@domain.example, without a display name.")
+        raise ValueError(
+            f"{shown(text)} is not an e-mail address|Write it as name@domain.example, without a display name."
+        )
     return text
 
 
@@ -74,43 +82,91 @@ def _inner_path(value: Any) -> str:
     if not isinstance(value, str) or not text.strip("/ "):
         raise ValueError("a folder is a path|Write it as it stands below the GED, or '.' for the whole GED.")
     if text.startswith("/"):
-        raise ValueError(f"{text!r} is absolute|Write it as it stands below the GED, for example Exercice 2026/Achats.")
+        raise ValueError(
+            f"{shown(text)} is absolute|Write it as it stands below the GED, for example Exercice 2026/Achats."
+        )
     if ".." in text.split("/"):
-        raise ValueError(f"{text!r} leads out with '..'|Name the folder as it stands below the GED.")
-    if "\0" in text or "**" in text:
-        raise ValueError(f"{text!r} cannot be matched|Use * for one folder name; sub-folders are included anyway.")
-    return "/".join(part for part in text.split("/") if part)
+        raise ValueError(f"{shown(text)} leads out with '..'|Name the folder as it stands below the GED.")
+    if "**" in text:
+        raise ValueError(f"{shown(text)} cannot be matched|Use * for one folder name; sub-folders are included anyway.")
+    if not _is_path(text):
+        raise ValueError(f"{shown(text)} cannot be a path|Write it as the folder is called.")
+    return _plain_path(text)
+
+
+def _plain_path(text: str) -> str:
+    return "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
+
+
+def _is_path(text: str) -> bool:
+    """Whether a file system could know it. YAML's escapes can write a NUL or half of a character."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _absolute(value: Any) -> Path:
+    text = str(value)
+    if not text.startswith("/"):
+        raise ValueError(f"{shown(text)} is not absolute|Begin it with a slash.")
+    if not _is_path(text):
+        raise ValueError(f"{shown(text)} cannot be a path|Write it as the directory is called.")
+    return Path(os.path.normpath("/" + text.lstrip("/")))
 
 
 def _ged(value: Any) -> Path:
     text = str(value)
-    if not text.startswith("/"):
-        raise ValueError(f"{text!r} is not absolute|Begin the GED's path with a slash.")
-    if ".." in text.split("/") or "\0" in text:
-        raise ValueError(f"{text!r} contains '..'|Write the path without it.")
-    if not text.strip("/"):
+    if ".." in text.split("/"):
+        raise ValueError(f"{shown(text)} contains '..'|Write the path without it.")
+    path = _absolute(value)
+    if path == Path("/"):
         raise ValueError("a GED cannot be the whole machine|Name the client's own directory.")
-    return Path(os.path.normpath("/" + text.lstrip("/")))
+    return path
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value.strip() or any(ord(c) < 32 for c in value):
+    if (
+        not isinstance(value, str)
+        or not value.strip()
+        or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value)
+    ):
         raise ValueError("a line of text is needed here|Write it in quotes.")
     return value
+
+
+def _host(value: Any) -> str:
+    """Without quoting it: `smtp://user:password@host` is what people paste here."""
+    if not re.fullmatch(r"[\w:.-]+", _text(value)):
+        raise ValueError("a host is a bare name or an IP address|Write for example smtp.example.net.")
+    return str(value)
+
+
+def _port(value: Any) -> Any:
+    if value == 0 and not isinstance(value, bool):
+        raise ValueError("0 is not a port|Write for example 587, or leave it out.")
+    return value
+
+
+def _subject(value: Any) -> str:
+    text = _text(value)
+    wrong = sorted(set(re.findall(r"\{[^}]*\}?", text)) - {"{document}", "{client}"})
+    if wrong:
+        raise ValueError(f"{shown(wrong[0])} is unknown|Use {{document}} and {{client}} only.")
+    return text
 
 
 def _suffix(value: Any) -> str:
     text = _text(value)
     if "/" in text or not text.startswith(".") or len(text) < 4:
-        raise ValueError(f"{text!r} cannot end a marker's name|Write for example .validated.json.")
+        raise ValueError(f"{shown(text)} cannot end a marker's name|Write for example .validated.json.")
     return text
 
 
 Duration = Annotated[float, BeforeValidator(_positive)]
-Wait = Annotated[float, BeforeValidator(_duration)]
 Address = Annotated[str, BeforeValidator(_address)]
 InnerPath = Annotated[str, BeforeValidator(_inner_path)]
 Text = Annotated[str, BeforeValidator(_text)]
+# What pydantic would take for a number or a yes (`port: true`, `connections: "2"`) is a slip of the pen.
+Whole = Annotated[int, Field(strict=True)]
+YesNo = Annotated[bool, Field(strict=True)]
 
 
 # -- the models
@@ -119,55 +175,54 @@ Text = Annotated[str, BeforeValidator(_text)]
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        """A key with nothing behind it is as good as no key: its default holds."""
+        if not isinstance(value, dict):
+            return value
+        return {key: given for key, given in value.items() if given is not None or key not in cls.model_fields}
+
 
 class Rate(_Model):
     """`count` messages in any `seconds`."""
 
-    count: int
-    seconds: float
+    count: int = Field(ge=1)
+    seconds: float = Field(gt=0)
 
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, value: Any) -> Any:
-        found = re.fullmatch(r"(\d+)\s*/\s*([a-z]+)", str(value).strip())
         if isinstance(value, dict):
             return value
+        found = re.fullmatch(r"(\d{1,9})\s*/\s*([a-z]+)", str(value).strip())
         if not found or found[2] not in _PER or int(found[1]) < 1:
-            raise ValueError(f"{value!r} is not a rate|Write for example 30/min or 500/h.")
+            raise ValueError(f"{shown(value)} is not a rate|Write for example 30/min or 500/h.")
         return {"count": int(found[1]), "seconds": _PER[found[2]]}
 
 
 class Smtp(_Model):
     """The relay."""
 
-    host: Text
-    port: int = Field(default=0, ge=0, le=65535)
+    host: Annotated[str, BeforeValidator(_host)]
+    port: Annotated[Whole, BeforeValidator(_port)] = Field(default=0, ge=0, le=65535)
     security: Literal["starttls", "tls", "plain"] = "starttls"
     username: Text | None = None
     password_file: Text | None = None
     password_env: Text | None = None
     sender: Address
     ca_file: Path | None = None
-    connections: int = Field(default=2, ge=1, le=50)
+    connections: Whole = Field(default=2, ge=1, le=50)
     rate: Rate | None = None
     timeout: Duration = 60.0
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, value: Any) -> Any:
-        if isinstance(value, dict) and "port" not in value:
-            return value | {"port": _PORTS.get(str(value.get("security", "starttls")), 0)}
+        if isinstance(value, dict) and value.get("port") is None:
+            security = value.get("security") or "starttls"
+            return value | {"port": _PORTS.get(str(security), 25)}
         return value
-
-    @model_validator(mode="after")
-    def _secret(self) -> Smtp:
-        if self.password_file and self.password_env:
-            raise ValueError("password_file and password_env are both given|Keep one of them.")
-        if (self.password_file or self.password_env) and not self.username:
-            raise ValueError("there is a password but no username|Add username, or remove the password.")
-        if self.username and not (self.password_file or self.password_env):
-            raise ValueError("there is a username but no password|Add password_file (or password_env).")
-        return self
 
 
 class Retry(_Model):
@@ -176,7 +231,7 @@ class Retry(_Model):
     first: Duration = 30.0
     max: Duration = 1800.0
     give_up_after: Duration = 432000.0
-    uncertain_attempts: int = Field(default=3, ge=0)
+    uncertain_attempts: Whole = Field(default=3, ge=0)
 
 
 class Watch(_Model):
@@ -193,7 +248,7 @@ class MarkerOptions(_Model):
     """The marker's name."""
 
     suffix: Annotated[str, BeforeValidator(_suffix)] = ".validated.json"
-    hidden: bool = False
+    hidden: YesNo = False
 
 
 class LogOptions(_Model):
@@ -213,7 +268,7 @@ class SwitchedFolder(_Model):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+        return value if isinstance(value, dict) else {"path": value}
 
 
 class Client(_Model):
@@ -223,7 +278,7 @@ class Client(_Model):
     ged: Annotated[Path, BeforeValidator(_ged)]
     collection_email: Address
     sender: Address | None = None
-    shared_collection_email: bool = False
+    shared_collection_email: YesNo = False
     switched_folders: tuple[SwitchedFolder, ...] = ()
 
     def addresses(self) -> set[str]:
@@ -231,29 +286,25 @@ class Client(_Model):
         return {self.collection_email} | {f.collection_email for f in self.switched_folders if f.collection_email}
 
 
+def _default_state_dir() -> Path:
+    """The first of systemd's StateDirectory=, of which there may be several."""
+    return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or "/var/lib/bridged")
+
+
 class Settings(_Model):
     """The whole configuration."""
 
     smtp: Smtp
     retry: Retry = Retry()
-    subject: Text = "{document}"
+    subject: Annotated[str, BeforeValidator(_subject)] = "{document}"
     watch: Watch = Watch()
     marker: MarkerOptions = MarkerOptions()
     ignore: tuple[Text, ...] = ()
-    catch_up: bool = False
+    catch_up: YesNo = False
     on_overwrite: Literal["ignore", "send"] = "ignore"
-    state_dir: Path = Field(default_factory=lambda: Path(os.environ.get("STATE_DIRECTORY", "/var/lib/bridged")))
+    state_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=_default_state_dir)
     log: LogOptions = LogOptions()
     clients: tuple[Client, ...]
-
-    @model_validator(mode="after")
-    def _checked(self) -> Settings:
-        wrong = sorted(set(re.findall(r"\{[^}]*\}?", self.subject)) - {"{document}", "{client}"})
-        if wrong:
-            raise ValueError(f"subject: {wrong[0]} is unknown|Use {{document}} and {{client}} only.")
-        if not self.state_dir.is_absolute():
-            raise ValueError("state_dir is not absolute|Begin it with a slash.")
-        return self
 
 
 # -- loading
@@ -271,6 +322,7 @@ def load(path: Path) -> Settings:
         lines.add((), "The file holds no configuration.", "Begin with smtp: and clients:.")
     if not isinstance(lines.value, dict):
         raise ConfigError(lines.problems)
+    _as_written(lines)
     _passwords(lines)
     settings = _validated(lines)
     _conflicts(lines)
@@ -298,13 +350,34 @@ def _content(path: Path) -> str:
         raise refuse("The file is not UTF-8.", "Save it as UTF-8 text.") from None
 
 
+def _as_written(lines: Lines) -> None:
+    """Where people name something, `2026` and `No` are names, although YAML reads a number and a boolean."""
+    for where, text in lines.texts.items():
+        if tuple(part for part in where if isinstance(part, str)) in _NAMES:
+            parent = lines.value
+            for part in where[:-1]:
+                parent = parent[part]
+            parent[where[-1]] = text
+
+
+_NAMES: Final = {
+    ("ignore",),
+    ("smtp", "username"),
+    ("clients", "name"),
+    ("clients", "switched_folders"),
+    ("clients", "switched_folders", "path"),
+    ("clients", "switched_folders", "exclude"),
+}
+
+
 def _passwords(lines: Lines) -> None:
-    smtp = lines.value.get("smtp")
-    for key in ("password", "pass", "passwd"):
-        if isinstance(smtp, dict) and key in smtp:
-            del smtp[key]
-            remedy = "Put it into a file of its own and name that with password_file."
-            lines.add(("smtp", key), "A password must not stand in this file.", remedy)
+    for where in [w for w in reversed(lines.lines) if w and str(w[-1]).casefold() in _SECRETS]:
+        parent = lines.value
+        for part in where[:-1]:
+            parent = parent[part]
+        del parent[where[-1]]
+        remedy = "Put it into a file of its own and name that with smtp.password_file."
+        lines.add(where, "A password must not stand in this file.", remedy)
 
 
 def _validated(lines: Lines) -> Settings | None:
@@ -313,7 +386,9 @@ def _validated(lines: Lines) -> Settings | None:
     except ValidationError as error:
         for one in error.errors(include_url=False, include_input=True):
             where: Where = tuple(part for part in one["loc"] if not _is_ours(part))
-            lines.add(where, *_sentence(one, where))
+            if one["type"] != "missing" and where[-1:] == ("path",) and where not in lines.lines:
+                where = where[:-1]  # a bare string is the path
+            lines.add(where, *_sentence(one, where, lines))
         return None
 
 
@@ -322,9 +397,11 @@ def _is_ours(part: str | int) -> bool:
     return isinstance(part, str) and part.startswith("function-")
 
 
-def _sentence(error: Any, where: Where) -> tuple[str, str]:
+def _sentence(error: Any, where: Where, lines: Lines) -> tuple[str, str]:
     kind, given = error["type"], error.get("input")
     if kind == "missing":
+        if where in lines.lines:
+            return "This is required, and nothing stands here.", f"Write it behind `{where[-1]}:`."
         return "This is required.", f"Add `{where[-1]}:`."
     if kind == "extra_forbidden":
         return _unknown_key(where)
@@ -332,19 +409,31 @@ def _sentence(error: Any, where: Where) -> tuple[str, str]:
     sentence, _, remedy = message.partition("|")
     if kind in ("literal_error", "enum"):
         remedy = f"Write {error['ctx']['expected']}."
-        sentence = f"{given!r} is not one of the choices"
-    if kind in ("model_type", "dict_type"):
-        sentence, remedy = "This must be a mapping", "Write `key: value` lines below it."
-    elif kind == "tuple_type":
-        sentence, remedy = "This must be a list", "Begin each entry with a dash."
+        sentence = f"{shown(given)} is not one of the choices"
+    elif kind in _WRONG_TYPES:
+        sentence, remedy = _WRONG_TYPES[kind]
     return sentence[:1].upper() + sentence[1:].rstrip(".") + ".", remedy or "Correct the value."
+
+
+_MAPPING: Final = ("This must be a mapping", "Write `key: value` lines below it.")
+_NUMBER: Final = ("This must be a whole number", "Write it with digits only, without quotes.")
+_WRONG_TYPES: Final = {
+    "model_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "tuple_type": ("This must be a list", "Begin each entry with a dash."),
+    "int_type": _NUMBER,
+    "int_from_float": _NUMBER,
+    "int_parsing_size": _NUMBER,
+    "bool_type": ("This must be true or false", "Write one of the two, without quotes."),
+    "path_type": ("This must be a path", "Write it as text."),
+}
 
 
 def _unknown_key(where: Where) -> tuple[str, str]:
     model = _model_at(where[:-1])
-    near = get_close_matches(str(where[-1]), list(model.model_fields) if model else [], 1, 0.5)
+    near = get_close_matches(str(where[-1])[:60], list(model.model_fields) if model else [], 1, 0.5)
     remedy = f"Did you mean {near[0]!r}?" if near else "Remove it, or look the key up in the sample configuration."
-    return f"The key {where[-1]!r} is unknown.", remedy
+    return f"The key {shown(where[-1])} is unknown.", remedy
 
 
 def _model_at(where: Where) -> type[_Model] | None:
@@ -366,6 +455,7 @@ def _model_at(where: Where) -> type[_Model] | None:
 
 
 def _conflicts(lines: Lines) -> None:
+    _login(lines)
     clients = lines.value.get("clients")
     entries = [(i, c) for i, c in enumerate(clients) if isinstance(c, dict)] if isinstance(clients, list) else []
     _same_names(lines, entries)
@@ -377,10 +467,22 @@ def _conflicts(lines: Lines) -> None:
 Entries = list[tuple[int, dict[str, Any]]]
 
 
+def _login(lines: Lines) -> None:
+    smtp = lines.value.get("smtp")
+    given = {key for key, value in smtp.items() if value} if isinstance(smtp, dict) else set()
+    files = sorted(given & {"password_file", "password_env"})
+    if len(files) == 2:
+        lines.add(("smtp", "password_env"), "password_file and password_env are both given.", "Keep one of them.")
+    if files and "username" not in given:
+        lines.add(("smtp", files[0]), "There is a password but no username.", "Add username, or remove the password.")
+    if "username" in given and not files:
+        lines.add(("smtp", "username"), "There is a username but no password.", "Add password_file (or password_env).")
+
+
 def _same_names(lines: Lines, entries: Entries) -> None:
     seen: dict[str, int] = {}
     for i, client in entries:
-        name = str(client.get("name", "")).casefold()
+        name = unicodedata.normalize("NFC", str(client.get("name") or "").strip().casefold())
         if name and name in seen:
             first = lines.line(("clients", seen[name], "name"))
             lines.add(
@@ -392,24 +494,31 @@ def _same_names(lines: Lines, entries: Entries) -> None:
 
 
 def _overlapping_geds(lines: Lines, entries: Entries) -> None:
-    geds = [(i, os.path.realpath(str(c["ged"]))) for i, c in entries if str(c.get("ged", "")).startswith("/")]
-    for n, (i, ged) in enumerate(geds):
-        for j, other in geds[:n]:
-            if os.path.commonpath([ged, other]) in (ged, other):
-                first = lines.line(("clients", j, "ged"))
-                message = f"This GED overlaps with the one on line {first}."
-                lines.add(("clients", i, "ged"), message, "Give each client a directory of its own.")
+    """A link does not hide an overlap. One look per directory above, so that thousands of clients are no matter."""
+    geds: dict[str, int] = {}
+    above: dict[str, int] = {}
+    for i, client in entries:
+        text = str(client.get("ged"))
+        if not text.startswith("/") or not _is_path(text):
+            continue
+        ged = os.path.realpath(text)
+        parents = [str(parent) for parent in Path(ged).parents]
+        other = next((geds[path] for path in (ged, *parents) if path in geds), above.get(ged))
+        if other is not None:
+            message = f"This GED overlaps with the one on line {lines.line(('clients', other, 'ged'))}."
+            lines.add(("clients", i, "ged"), message, "Give each client a directory of its own.")
+        geds.setdefault(ged, i)
+        for parent in parents:
+            above.setdefault(parent, i)
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:
     owners: dict[str, int] = {}
+    shared = {i for i, client in entries if client.get("shared_collection_email") is True}
     for i, client in entries:
         for where, address in _addresses(i, client):
             first = owners.setdefault(address.casefold(), i)
-            both = client.get("shared_collection_email") is True and (
-                dict(entries)[first].get("shared_collection_email") is True
-            )
-            if first != i and not both:
+            if first != i and not {first, i} <= shared:
                 line = lines.line(("clients", first, "collection_email"))
                 message = f"The client on line {line} has this collection email too: documents would mix."
                 lines.add(where, message, "Correct it, or set shared_collection_email: true on both clients.")
@@ -429,31 +538,50 @@ def _same_folders(lines: Lines, entries: Entries) -> None:
         seen: set[str] = set()
         folders = client.get("switched_folders")
         for n, folder in enumerate(folders if isinstance(folders, list) else []):
-            path = str(folder.get("path") if isinstance(folder, dict) else folder).strip("/")
+            given = folder.get("path") if isinstance(folder, dict) else folder
+            path = unicodedata.normalize("NFC", _plain_path(given)) if isinstance(given, str) else None
             if path in seen:
                 where = ("clients", i, "switched_folders", n)
-                lines.add(where, f"The folder {path!r} is listed twice.", "Remove one of the two.")
-            seen.add(path)
+                lines.add(where, f"The folder {shown(path)} is listed twice.", "Remove one of the two.")
+            if path is not None:
+                seen.add(path)
 
 
 # -- the secret and the schema
 
 
 def password(smtp: Smtp) -> str | None:
-    """The relay's password, read at the moment it is needed; None where none is configured."""
+    """The relay's password, read at the moment it is needed; None where none is configured.
+
+    Raises UserError, which never shows it.
+    """
     if smtp.password_env:
-        secret = os.environ.get(smtp.password_env)
+        place = f"The environment variable {smtp.password_env} (smtp.password_env)"
+        secret = os.environ.get(smtp.password_env, "")
         if not secret:
-            raise UserError(f"The environment variable {smtp.password_env} (smtp.password_env) is not set: set it.")
+            raise UserError(f"{place} is not set: set it.")
+        if not _is_path(secret):
+            raise UserError(f"{place} is not UTF-8: set it again.")
         return secret
-    if not smtp.password_file:
-        return None
-    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "")) / smtp.password_file
+    return _secret_file(smtp.password_file) if smtp.password_file else None
+
+
+def _secret_file(name: str) -> str:
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    if not os.path.isabs(name) and not credentials:
+        raise UserError(
+            f"The password file {name} (smtp.password_file) cannot be read: it is relative to $CREDENTIALS_DIRECTORY,"
+            " which systemd sets. Run this under systemd, or name the file by its absolute path."
+        )
+    path = Path(credentials) / name
     try:
-        return path.read_text(encoding="utf-8").rstrip("\r\n")
+        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"The password file {path} (smtp.password_file) cannot be read ({why}): correct it.") from None
+    if not secret:
+        raise UserError(f"The password file {path} (smtp.password_file) is empty: write the password into it.")
+    return secret
 
 
 def json_schema() -> dict[str, Any]:

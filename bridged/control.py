@@ -19,6 +19,7 @@ SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
 _LONGEST: Final = 65_536
 _PATIENCE: Final = 5.0
+_BREATH: Final = 0.2
 
 
 class InstanceRunning(UserError):
@@ -55,6 +56,11 @@ def lock(state_dir: Path) -> int:
         raise InstanceRunning(
             f"Another bridged holds {state_dir}: stop it first, or give this one another state_dir."
         ) from None
+    except OSError as error:  # a network file system without locks
+        os.close(fd)
+        raise StateDirectoryUnsafe(
+            f"The state directory {state_dir} cannot be locked ({error.strerror}): set state_dir to a local file system."
+        ) from None
     return fd
 
 
@@ -82,6 +88,7 @@ class ControlServer:
         self._state_dir = state_dir
         self._handle = handle
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
 
     def start(self) -> None:
@@ -96,6 +103,7 @@ class ControlServer:
 
     def close(self) -> None:
         """Take no further request."""
+        self._closed.set()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -107,7 +115,10 @@ class ControlServer:
             try:
                 channel, _ = self._socket.accept()
             except OSError:
-                return
+                # Too many open files pass; only close() ends the service, or a full moment would end it for good.
+                if self._closed.wait(_BREATH):
+                    return
+                continue
             threading.Thread(target=self._attend, args=(channel,), name="control-request", daemon=True).start()
 
     def _attend(self, channel: socket.socket) -> None:
@@ -116,7 +127,7 @@ class ControlServer:
             try:
                 request = json.loads(_line(channel))
                 answer = self._handle(request) if isinstance(request, dict) else _not_understood()
-            except ValueError:
+            except (ValueError, RecursionError):
                 answer = _not_understood()
             except OSError:
                 return  # whoever asked has gone
@@ -135,10 +146,13 @@ def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, A
         try:
             with _short_path(state_dir) as path:
                 channel.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
             return None
         except PermissionError:
             raise UserError(f"You may not speak to the daemon of {state_dir}: run this as root or its user.") from None
+        except OSError as error:
+            why = error.strerror or "it takes no request"
+            raise UserError(f"The daemon of {state_dir} cannot be reached ({why}): see its log.") from None
         try:
             channel.sendall(json.dumps(request).encode() + b"\n")
             answer = json.loads(_line(channel, _LONGEST * 16))

@@ -209,7 +209,7 @@ class Daemon:
         while len(self._senders) < self._settings.smtp.connections:
             number = len(self._senders)
             sender = Dispatch(
-                self._journal, number, route, self._turns, self._marking, random.random, self._overwritten
+                self._journal, number, route, self._turns, self._marking, random.random, instant, self._overwritten
             )
             loop = Loop(f"dispatch-{number + 1}", sender.step)
             self._senders.append((sender, loop))
@@ -277,10 +277,16 @@ class Daemon:
         if command == "status":
             return self._status()
         if command == "wake":
+            self._tell_released(request.get("released", []))
             self._line.probe_now()
             self._wake_senders()
             return {"ok": True}
         return {"ok": False, "error": f"The daemon knows no command {command!r}."}
+
+    def _tell_released(self, ids: list[str]) -> None:
+        for identity in ids:
+            for document in self._journal.read(lambda tx, i=identity: list(tx.documents("id = ?", (str(i),)))):  # type: ignore[misc]
+                say_document("document_released", document)
 
     def _status(self) -> dict[str, Any]:
         relay = {"state": self._line.state, "detail": self._line.detail}

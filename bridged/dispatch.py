@@ -65,6 +65,7 @@ class Dispatch:
         turns: Turns,
         marking: Marking,
         random: Callable[[], float],
+        clock: Callable[[], Instant],
         on_overwritten: Callable[[int, bytes], None],
     ) -> None:
         self._journal = journal
@@ -73,6 +74,8 @@ class Dispatch:
         self._turns = turns
         self._marking = marking
         self._random = random
+        self._clock = clock
+        self._unrecorded: tuple[Document, Outcome] | None = None
         self._on_overwritten = on_overwritten
         self._relay = self._new_relay()
         self._stopping = threading.Event()
@@ -95,6 +98,8 @@ class Dispatch:
         """Claim the next document, send it, record what came of it. Returns seconds until there may be another."""
         self.progress += 1
         line = self._route.line
+        if self._unrecorded is not None:
+            self._record(now)
         if self._stopping.is_set():
             return 1.0
         if self._number >= line.sessions_allowed:
@@ -120,8 +125,19 @@ class Dispatch:
             if outcome is None:
                 line.give_back()
         if document is not None and outcome is not None:
+            now = self._clock()  # the sending may have taken minutes
             self._report(line, outcome, now)
-            self._conclude(document, outcome, now)
+            self._unrecorded = (document, outcome)
+            self._record(now)
+
+    def _record(self, now: Instant) -> None:
+        """Enter what came of it. A full disk must not make us send again what the relay took: it is tried until it is in."""
+        assert self._unrecorded is not None
+        document, outcome = self._unrecorded
+        current = self._journal.read(lambda tx: tx.document(document.seq))
+        if current is not None and current.state is State.SENDING:
+            self._conclude(replace(document, sha256=current.sha256), outcome, now)
+        self._unrecorded = None
 
     def _rescue(self, document: Document, now: Instant) -> None:
         """A mistake of ours must not leave a document half-way until the next start: it goes back to the queue."""

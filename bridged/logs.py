@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+import json
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+import unicodedata
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
@@ -15,12 +18,13 @@ import structlog
 from bridged.model import Document, readable
 
 Fields = MutableMapping[str, Any]
+Processor = Callable[[Any, str, Fields], Any]
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _FIRST: Final = ("timestamp", "level", "event", "client", "document", "id")
-_LONGEST: Final = 600  # characters of one value, so that an event stays below 4 kB
-_MOST: Final = 4  # entries of one list
+_LONGEST: Final = 600  # characters of one value
+_ROOM: Final = 3900  # bytes of one line: longer ones are cut in two by pipes and syslog relays, mid-JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +73,9 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Write to `stream` (stderr) as `form` says: console, json, or auto (console on a terminal)."""
     out = stream or sys.stderr
     console = form == "console" or (form == "auto" and out.isatty())
-    renderer = _console(out) if console else structlog.processors.JSONRenderer(ensure_ascii=False)
-    processors: list[Any] = [_timestamp, _clean, _ordered, structlog.processors.format_exc_info, renderer]
-    if not console and _is_journal(out):
-        processors = [_remember_level, *processors, _priority]
+    renderer: Processor = _console(out) if console else _json(out)
     structlog.configure(
-        processors=processors,
+        processors=[_timestamp, structlog.processors.format_exc_info, _clean, _ordered, _fit, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=out),
         cache_logger_on_first_use=False,
@@ -106,16 +107,57 @@ def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:
 def _clean(_logger: Any, _method: str, fields: Fields) -> Fields:
     """No control characters, so that a name cannot forge a line; nothing long."""
     for key, value in fields.items():
-        if isinstance(value, str):
-            fields[key] = _short(value)
+        if key == "exception":
+            fields[key] = "\n".join(_printable(line) for line in str(value)[-_ROOM // 2 :].split("\n"))
         elif isinstance(value, list | tuple):
-            fields[key] = [_short(str(item)) for item in value[:_MOST]]
+            fields[key] = [_short(_plain(item)) for item in value]
+        elif value is not None and not isinstance(value, bool | int | float):
+            fields[key] = _short(_plain(value))
     return fields
 
 
+def _plain(value: Any) -> str:
+    return readable(value) if isinstance(value, bytes) else str(value)
+
+
 def _short(text: str) -> str:
-    line = "".join(c if c.isprintable() else "\ufffd" for c in text.replace("\n", "; "))
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return _cut(_printable(text[: 2 * _LONGEST].replace("\n", "; ")), _LONGEST)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """The spaces of French names (U+00A0, U+202F) are printable too, whatever Python says."""
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
+
+
+def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
+    """Below 4 kB: lists end with how many entries are left out, and then the longest texts are shortened."""
+    left_out: dict[str, int] = {}
+    longest = _LONGEST
+    while _size(fields) > _ROOM and longest > 1:
+        key, items = max(
+            ((k, v) for k, v in fields.items() if isinstance(v, list)), key=lambda pair: len(pair[1]), default=("", [])
+        )
+        if len(items) > 2:
+            known = items[:-1] if key in left_out else items
+            kept = known[: max(1, len(known) * 3 // 4)]
+            left_out[key] = left_out.get(key, 0) + len(known) - len(kept)
+            fields[key] = [*kept, f"… and {left_out[key]} more"]
+            continue
+        longest = longest * 3 // 4
+        for name, value in fields.items():
+            if isinstance(value, str) and name not in ("timestamp", "level", "event"):
+                fields[name] = value[-longest:] if name == "exception" else _cut(value, longest)
+            elif isinstance(value, list):
+                fields[name] = [_cut(item, longest) for item in value]
+    return fields
+
+
+def _size(fields: Fields) -> int:
+    return len(json.dumps(fields, ensure_ascii=False).encode())
 
 
 def _ordered(_logger: Any, _method: str, fields: Fields) -> Fields:
@@ -124,17 +166,26 @@ def _ordered(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=22, sort_keys=False)
+    # A traceback with the values of variables, which structlog prefers, would show the password.
+    return structlog.dev.ConsoleRenderer(
+        colors=out.isatty(),
+        pad_event_to=22,
+        sort_keys=False,
+        exception_formatter=structlog.dev.plain_traceback,
+    )
 
 
-def _remember_level(logger: Any, _method: str, fields: Fields) -> Fields:
-    logger.bridged_priority = _PRIORITIES[fields["level"]]
-    return fields
-
-
-def _priority(logger: Any, _method: str, line: str) -> str:
+def _json(out: TextIO) -> Processor:
     """sd-daemon(3): `<N>` in front makes `journalctl -p err` work."""
-    return f"<{logger.bridged_priority}>{line}"
+    # `\xe9`, which stderr writes for what its encoding does not have, would not be JSON.
+    ascii_only = codecs.lookup(getattr(out, "encoding", None) or "utf-8").name != "utf-8"
+    journal = _is_journal(out)
+
+    def render(_logger: Any, _method: str, fields: Fields) -> str:
+        prefix = f"<{_PRIORITIES[fields['level']]}>" if journal else ""
+        return prefix + json.dumps(fields, ensure_ascii=ascii_only)
+
+    return render
 
 
 def _is_journal(out: TextIO) -> bool:

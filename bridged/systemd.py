@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+from typing import Final
+
+_PATIENCE: Final = 1.0  # a supervisor that no longer reads must not stop the daemon either
 
 
 def notify(text: str) -> None:
@@ -13,8 +16,10 @@ def notify(text: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]  # the abstract namespace
-    message = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
+    # Only "\n" parts assignments; other breaks, which a name may hold, are blanks.
+    message = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in text.split("\n"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(_PATIENCE)
         try:
             channel.connect(address)
             channel.send(message.encode())
@@ -27,4 +32,4 @@ def watchdog_interval() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 1e6 if microseconds.isdigit() and int(microseconds) else None
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
