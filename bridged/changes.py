@@ -79,7 +79,7 @@ class Changes:
             self._tx.forget(path)
             known = None
         if known is not None:
-            self._known_again(place, known, stamp)
+            self._known_again(place, known, stamp, unknown)
         elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp):
             self._unknown(place, path, stamp, unknown)
 
@@ -148,20 +148,32 @@ class Changes:
 
     # -- what it means
 
-    def _known_again(self, place: Place, known: KnownFile, stamp: Stamp) -> None:
+    def _known_again(self, place: Place, known: KnownFile, stamp: Stamp, unknown: Unknown) -> None:
         if known.stamp == stamp:
             return
         self._tx.know(known.path, stamp, known.document)
-        if not known.stamp.same_content(stamp):
-            self._overwritten(place, known.path, stamp, self._document(known.document))
+        if known.stamp.same_content(stamp):
+            return
+        if unknown == "existing":
+            self._another_file(known, stamp)
+        else:
+            self._overwritten(place, known.path, stamp, self._document(known.document), send=unknown == "deposit")
 
-    def _overwritten(self, place: Place, path: bytes, stamp: Stamp, document: Document | None) -> None:
+    def _another_file(self, known: KnownFile, stamp: Stamp) -> None:
+        """Another file system holds a file of the same name: it is existing, and not the one that was queued."""
+        self.bury(known)
+        self._tx.know(known.path, stamp, None)
+
+    def _overwritten(
+        self, place: Place, path: bytes, stamp: Stamp, document: Document | None, *, send: bool = True
+    ) -> None:
+        """`send` is false for what was overwritten while the daemon was stopped: that is not retroactive either."""
         if document is not None and document.state is State.QUEUED:
             self._tx.move(document.seq, State.QUEUED, State.WAITING, reason="overwritten while it was queued")
             self.effects.waiting[document.seq] = path
         elif document is not None and document.state in (State.WAITING, State.SENDING):
             return  # quiet sees to the one, the sender's own check to the other
-        elif self._settings.on_overwrite == "send" and not self._verdict(path):
+        elif send and self._settings.on_overwrite == "send" and not self._verdict(path):
             self._deposit(place, path, stamp)
         elif not self._verdict(path):
             self.effects.changed[path] = stamp

@@ -22,6 +22,7 @@ from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
 from bridged.changes import enter
 from bridged.config import ConfigError, Settings, find_config, json_schema, load, password
+from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL, split
@@ -29,6 +30,7 @@ from bridged.mark import utc
 from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
+from bridged.survey import Survey, ignored, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
 ANSWER_WITHIN: Final = 10.0
@@ -103,23 +105,23 @@ def run(config: Path | None) -> None:
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     """Validate the configuration, and show client, folder and address with what is there."""
     settings = load(find_config(config))
-    survey = report.survey(settings, time.time())
-    summary = {"watches_needed": survey.watches_needed, "watches_available": survey.watches_available}
+    found = survey(settings, time.time())
+    summary = {"watches_needed": found.watches_needed, "watches_available": found.watches_available}
     if as_json:
-        report.lines([*survey.folders, {**summary, "user": _user(), "warnings": survey.warnings}])
+        report.lines([*found.folders, {**summary, "user": _user(), "warnings": found.warnings}])
     else:
-        _show(survey)
+        _show(found)
     if smtp:
         _check_relay(settings, as_json=as_json)
 
 
-def _show(survey: report.Survey) -> None:
-    report.table(survey.folders, ("client", "folder", "collection_email", "directories", "files", "markers"))
-    geds = {row["ged"]: row for row in survey.folders}.values()
+def _show(found: Survey) -> None:
+    report.table(found.folders, ("client", "folder", "collection_email", "directories", "files", "markers"))
+    geds = {row["ged"]: row for row in found.folders}.values()
     report.table(geds, ("client", "ged", "reachable", "file_system", "watch_mode"))
-    available = "an unknown number" if survey.watches_available is None else survey.watches_available
-    _say(f"{survey.watches_needed} inotify watches are needed; {available} may be had.")
-    for warning in survey.warnings:
+    available = "an unknown number" if found.watches_available is None else found.watches_available
+    _say(f"{found.watches_needed} inotify watches are needed; {available} may be had.")
+    for warning in found.warnings:
         _say(f"Warning: {warning}")
     _say(f"The configuration is valid. Rights were checked as the user {_user()}.")
 
@@ -206,12 +208,12 @@ def explain(config: Path | None, path: bytes) -> None:
     """Say why a file was or was not sent."""
     settings = load(find_config(config))
     with _journal(settings) as journal:
-        _say(_explained(settings, journal, report.locate(settings, path)))
+        _say(_explained(settings, journal, locate(settings, path)))
 
 
 def _explained(settings: Settings, journal: Journal | None, path: bytes) -> str:
     running = _ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
-    return report.Explainer(settings, journal, running=running).sentence(path)
+    return Explainer(settings, journal, running=running).sentence(path)
 
 
 # -- what to do
@@ -264,7 +266,7 @@ def send(config: Path | None, paths: tuple[bytes, ...]) -> None:
     settings = load(find_config(config))
     done, refused = 0, []
     with _writable(settings) as journal:
-        for path in dict.fromkeys(report.locate(settings, path) for path in paths):
+        for path in dict.fromkeys(locate(settings, path) for path in paths):
             try:
                 place = _send(journal, settings, path, time.time())
             except (NotSendable, StateConflict) as error:
@@ -282,7 +284,7 @@ class NotSendable(Exception):
 def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Place:
     switched = SwitchedFolders(settings.clients, settings.ignore)
     place = switched.place(split(path)[0])
-    if place is None or report.ignored(settings, path):
+    if place is None or ignored(settings, path):
         raise NotSendable
     stamp = _stamp(place, path)
     journal.write(lambda tx: _queue(tx, settings, place, path, stamp, now))

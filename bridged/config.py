@@ -268,7 +268,7 @@ class SwitchedFolder(_Model):
     @model_validator(mode="before")
     @classmethod
     def _bare(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"path": value}
+        return value if isinstance(value, dict) else {"path": "" if value is None else value}
 
 
 class Client(_Model):
@@ -539,7 +539,11 @@ def _same_folders(lines: Lines, entries: Entries) -> None:
         folders = client.get("switched_folders")
         for n, folder in enumerate(folders if isinstance(folders, list) else []):
             given = folder.get("path") if isinstance(folder, dict) else folder
-            path = unicodedata.normalize("NFC", _plain_path(given)) if isinstance(given, str) else None
+            path = (
+                unicodedata.normalize("NFC", _plain_path(given))
+                if isinstance(given, str) and given[:1] != "/"
+                else None
+            )
             if path in seen:
                 where = ("clients", i, "switched_folders", n)
                 lines.add(where, f"The folder {shown(path)} is listed twice.", "Remove one of the two.")

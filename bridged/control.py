@@ -59,7 +59,7 @@ def lock(state_dir: Path) -> int:
     except OSError as error:  # a network file system without locks
         os.close(fd)
         raise StateDirectoryUnsafe(
-            f"The state directory {state_dir} cannot be locked ({error.strerror}): set state_dir to a local file system."
+            f"The state directory {state_dir} cannot be locked ({error.strerror}): set state_dir to a local disk."
         ) from None
     return fd
 

@@ -131,7 +131,7 @@ class Dispatch:
             self._record(now)
 
     def _record(self, now: Instant) -> None:
-        """Enter what came of it. A full disk must not make us send again what the relay took: it is tried until it is in."""
+        """Enter what came of it, until it is in: a full disk must not make us send again what the relay took."""
         assert self._unrecorded is not None
         document, outcome = self._unrecorded
         current = self._journal.read(lambda tx: tx.document(document.seq))

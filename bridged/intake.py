@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from bridged import files
@@ -13,8 +12,9 @@ from bridged.admit import verdict
 from bridged.changes import Changes, Effects, Tombstone, Unknown
 from bridged.config import Client, Settings
 from bridged.folders import Place, SwitchedFolders, components
+from bridged.ged import Ged, is_in
 from bridged.journal import Journal, Transaction
-from bridged.known import SPECIAL, KnownFile, Mounted, split
+from bridged.known import SPECIAL, KnownFile, split
 from bridged.logs import say, say_document
 from bridged.mark import is_leftover
 from bridged.model import Instant, Stamp, State, readable
@@ -32,37 +32,6 @@ HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missin
 RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
 
 Difference = Callable[[Changes], None]
-
-
-@dataclass(slots=True)
-class Ged:
-    """One client's GED as intake sees it now."""
-
-    client: Client
-    sweep: Sweep
-    polling: bool = True
-    unknown: dict[str, Unknown] = field(default_factory=dict)  # per folder: what an unknown path counts as
-    state: str = "new"  # new | reachable | unreachable
-    root: tuple[int, int] | None = None
-    running: Iterator[Found] | None = None
-    root_fd: int = -1
-    started: Instant | None = None
-    passed_from: float = 0.0  # wall time at which the last complete pass began
-    due: float = 0.0
-    full_due: float = 0.0
-    full: bool = True
-    watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
-    troubled: set[bytes] = field(default_factory=set)
-
-    @property
-    def path(self) -> bytes:
-        """The GED, absolute."""
-        return os.fsencode(self.client.ged)
-
-    @property
-    def in_force(self) -> bool:
-        """Every folder has had its first complete pass."""
-        return all(kind == "deposit" for kind in self.unknown.values())
 
 
 class Intake:
@@ -106,7 +75,7 @@ class Intake:
             new = (ged, pattern) not in recorded
             self._switch_on(self._ged(ged, client), pattern, new, start, now)
         for gone in set(self._geds) - {ged for ged, _ in wanted}:
-            self._end_pass(self._geds.pop(gone))
+            self._geds.pop(gone).end_pass()
         self.waiting.configure(settings, self._switched)
         if start:
             self.waiting.resume()
@@ -126,7 +95,7 @@ class Intake:
             return
         after_stop: Unknown = "deposit" if self._settings.catch_up else "missed"
         ged.unknown[pattern] = "existing" if new or not start else after_stop
-        self._end_pass(ged)
+        ged.end_pass()
         ged.due, ged.full = 0.0, True
         ged.sweep.forget()
         if new:
@@ -186,7 +155,7 @@ class Intake:
     def close(self) -> None:
         """Give the watches and descriptors back."""
         for ged in self._geds.values():
-            self._end_pass(ged)
+            ged.end_pass()
         if self._watcher is not None:
             self._watcher.close()
 
@@ -209,7 +178,7 @@ class Intake:
         if hint.kind == "lost":
             say("hints_lost", reason="the kernel's queue overflowed; a sweep is reading the folders instead")
             for ged in self._geds.values():
-                self._end_pass(ged)
+                ged.end_pass()
                 ged.due, ged.full = 0.0, True
             return []
         if hint.kind == "moved":
@@ -240,7 +209,7 @@ class Intake:
     def _examine(self, path: bytes, now: Instant) -> list[Difference]:
         """Look at one path."""
         ged = self._geds.get(self._switched.ged_of(path) or b"")
-        if ged is None or ged.state != "reachable" or not self._same_root(ged):
+        if ged is None or ged.state != "reachable" or not ged.same_root():
             return []
         status = self._lstat(path)
         if status is not None and stat.S_ISDIR(status.st_mode):
@@ -280,7 +249,7 @@ class Intake:
         self._restarted_at, self._untold = now.steady, False
         old.close()
         for ged in self._geds.values():
-            self._end_pass(ged)
+            ged.end_pass()
             ged.sweep.forget()
             ged.due, ged.full, ged.watched = 0.0, True, False
         say("observer_restarted", reason=why)
@@ -299,7 +268,7 @@ class Intake:
     def _begin_pass(self, ged: Ged, now: Instant) -> None:
         interval = self._settings.watch.poll if ged.polling else self._settings.watch.sweep
         ged.due = now.steady + interval
-        if not self._reach(ged):
+        if not ged.reach(self._journal, self._settings.watch.mode):
             ged.due = now.steady + min(interval, 5.0)
             return
         ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
@@ -334,13 +303,7 @@ class Intake:
             share = PASS_SHARE if ged.polling else FULL_SHARE
             ged.full_due = now.steady + min(FULL_AT_MOST, share * took)
         ged.full = False
-        self._end_pass(ged)
-
-    def _end_pass(self, ged: Ged) -> None:
-        ged.running = None
-        if ged.root_fd >= 0:
-            os.close(ged.root_fd)
-            ged.root_fd = -1
+        ged.end_pass()
 
     def _vanished_while_stopped(self, ged: Ged) -> list[Difference]:
         """Directories that the journal knows and the first pass did not meet."""
@@ -348,7 +311,7 @@ class Intake:
         return [
             lambda changes, d=directory: changes.missing_directory(d)  # type: ignore[misc]
             for directory in known
-            if directory not in ged.sweep and not any(_is_in(directory, t) for t in ged.troubled)
+            if directory not in ged.sweep and not any(is_in(directory, t) for t in ged.troubled)
         ]
 
     # -- differences
@@ -479,71 +442,6 @@ class Intake:
             return ged is not None and ged.state == "reachable" and (not ged.polling or ged.passed_from > known.gone_at)
         return False
 
-    # -- the GED itself
-
-    def _reach(self, ged: Ged) -> bool:
-        """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
-        self._end_pass(ged)
-        try:
-            ged.root_fd = files.open_root(ged.path)
-            status, mount = os.fstat(ged.root_fd), files.mount_of(ged.root_fd)
-            fsid = f"{os.fstatvfs(ged.root_fd).f_fsid:x}"
-        except OSError as error:
-            self._end_pass(ged)
-            return self._unreachable(ged, error.strerror or str(error))
-        here = Mounted(mount.source, mount.point, files.stamp_of(status).inode, fsid)
-        before = self._journal.read(lambda tx: tx.mounted(ged.path))
-        if before is not None and _left_behind(before, here):
-            self._end_pass(ged)
-            return self._unreachable(ged, f"{readable(before.point)} is not mounted")
-        ged.root = (status.st_dev, status.st_ino)
-        ged.polling = self._polls(mount.fstype)
-        self._arrived(ged, before, here)
-        return True
-
-    def _arrived(self, ged: Ged, before: Mounted | None, here: Mounted) -> None:
-        if before is not None and not before.same(here):
-            self._rebaseline(ged)
-        if before != here:
-            self._journal.write(lambda tx: tx.set_mounted(ged.path, here))
-        if ged.state == "unreachable":
-            ged.full, ged.watched = True, False
-            ged.sweep.forget_times()
-            say("folder_recovered", client=ged.client.name, ged=readable(ged.path))
-        ged.state = "reachable"
-
-    def _polls(self, fstype: str) -> bool:
-        mode = self._settings.watch.mode
-        return mode == "polling" or (mode == "auto" and not files.is_local(fstype))
-
-    def _rebaseline(self, ged: Ged) -> None:
-        ged.sweep.forget()
-        ged.full = True
-        ged.unknown = dict.fromkeys(ged.unknown, "existing")
-        say(
-            "folder_rebaselined",
-            client=ged.client.name,
-            ged=readable(ged.path),
-            reason="another file system is there",
-        )
-
-    def _unreachable(self, ged: Ged, why: str) -> bool:
-        if ged.state != "unreachable":
-            say("folder_unreachable", client=ged.client.name, ged=readable(ged.path), reason=why)
-        ged.state = "unreachable"
-        return False
-
-    def _same_root(self, ged: Ged) -> bool:
-        """Whether the GED is still the directory of the last check; when not, the next pass finds out what it is."""
-        try:
-            status = os.lstat(ged.path)
-        except OSError:
-            status = None
-        if status is not None and (status.st_dev, status.st_ino) == ged.root:
-            return True
-        ged.due = 0.0
-        return False
-
     # -- looks
 
     def _place(self, path: bytes) -> Place | None:
@@ -579,15 +477,6 @@ class Intake:
             for path, ged in list(self._geds.items())
             for pattern in ged.unknown
         ]
-
-
-def _left_behind(before: Mounted, here: Mounted) -> bool:
-    """The GED was on a mount and now is on one further up: the bare directory that an unmount leaves behind."""
-    return len(here.point.rstrip(b"/")) < len(before.point.rstrip(b"/")) and _is_in(before.point, here.point)
-
-
-def _is_in(path: bytes, directory: bytes) -> bool:
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedFolders) -> list[Any]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import ipaddress
-import select
 import smtplib
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from bridged.answers import Phase, Reply, classify, sentence, take_reply
+from bridged.answers import Phase, Reply, classify
 from bridged.model import Accepted, Deferred, Misconfigured, Outcome, Refused, RelayDown, Uncertain, UserError
+from bridged.wire import Interrupted, Lost, Wire, connected, why
 
 if TYPE_CHECKING:
     from bridged.config import Smtp
@@ -28,14 +28,6 @@ if TYPE_CHECKING:
 DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
 IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do
 _GOODBYE_WAIT: Final = 2.0
-
-
-class _Lost(Exception):
-    """The line broke or fell silent. Not an OSError: those of the document's file must pass through."""
-
-
-class _Interrupted(Exception):
-    """The relay began to answer while we were still uploading."""
 
 
 class _Stale(Exception):
@@ -51,97 +43,11 @@ class _Ended(Exception):
         self.reusable = reusable and isinstance(outcome, Accepted | Deferred | Refused)
 
 
-class _Wire:
-    """Bytes and replies on one socket that never blocks without a deadline."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._sock = sock
-        self._buffer = bytearray()
-        self.sent = 0
-
-    def send(self, data: bytes, timeout: float, *, heed: bool = False) -> None:
-        """Hand all of `data` to the kernel. With `heed`, raise _Interrupted when the relay says something."""
-        view = memoryview(data)
-        deadline = time.monotonic() + timeout
-        while view:
-            if heed and self.interrupted():
-                raise _Interrupted
-            count = self._write(view, deadline, heed=heed)
-            if count:  # the time-out is for a line that stands still
-                view = view[count:]
-                self.sent += count
-                deadline = time.monotonic() + timeout
-
-    def _write(self, view: memoryview, deadline: float, *, heed: bool) -> int:
-        """What the kernel took; 0 after waiting for room; what came meanwhile is read."""
-        try:
-            return self._sock.send(view)
-        except (BlockingIOError, ssl.SSLWantWriteError):
-            events = select.POLLIN | select.POLLOUT
-        except ssl.SSLWantReadError:
-            events = select.POLLIN
-        except OSError as error:
-            self._broken(error, heed=heed)
-        self._wait(events, deadline)
-        self._read()
-        return 0
-
-    def reply(self, timeout: float) -> Reply:
-        """The next whole reply, within `timeout` for all of it: to dribble is to be silent."""
-        deadline = time.monotonic() + timeout
-        while (reply := take_reply(self._buffer)) is None:
-            try:
-                if not self._read():
-                    self._wait(select.POLLIN, deadline)
-            except _Lost:
-                if not self._spoken():
-                    raise
-                self._buffer += b"\r\n"
-        return reply
-
-    def interrupted(self) -> bool:
-        """Whether anything has arrived that nobody asked for."""
-        return bool(self._buffer) or self._read()
-
-    def _read(self) -> bool:
-        try:
-            data = self._sock.recv(65536)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except OSError as error:
-            raise _Lost(_why(error)) from error
-        if not data:
-            raise _Lost("the relay closed the connection")
-        self._buffer += data
-        return True
-
-    def _wait(self, events: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._sock, events)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise _Lost("no answer in time")
-
-    def _broken(self, error: OSError, *, heed: bool) -> NoReturn:
-        """The line broke while writing: what the relay said before (a 550 in mid-upload) still counts."""
-        with contextlib.suppress(_Lost):
-            while self._read():
-                pass
-        if heed and self._buffer:
-            raise _Interrupted from error
-        raise _Lost(_why(error)) from error
-
-    def _spoken(self) -> bool:
-        """A positive last line that only lacks its end: it was said; doubting it makes a duplicate."""
-        last = bytes(self._buffer).rpartition(b"\n")[2]
-        return len(last) >= 4 and last[:1] == b"2" and last[:3].isdigit() and last[3:4] == b" "
-
-
 class _Session:
     """An open conversation: greeted, in TLS, authenticated; `smtp` keeps what the relay said it can do."""
 
     def __init__(self, smtp: smtplib.SMTP, sock: socket.socket, told: list[str]) -> None:
-        self.wire = _Wire(sock)
+        self.wire = Wire(sock)
         self.told = told
         self.used_at = time.monotonic()
         features = smtp.esmtp_features
@@ -186,7 +92,7 @@ class Relay:
             reusable = isinstance(outcome, Accepted | Deferred | Refused)
         except _Ended as ended:
             outcome, reusable = ended.outcome, ended.reusable
-        except _Lost as lost:
+        except Lost as lost:
             outcome, reusable = RelayDown(self._line(f"was lost before the mail was complete: {lost}")), False
         except BaseException:
             self._drop()
@@ -213,7 +119,7 @@ class Relay:
     def close(self) -> None:
         """Say goodbye and close the session, if there is one."""
         if self._session is not None and not self._aborted:
-            with contextlib.suppress(_Lost):  # a relay that is gone needs no goodbye
+            with contextlib.suppress(Lost):  # a relay that is gone needs no goodbye
                 self._session.wire.send(b"QUIT\r\n", _GOODBYE_WAIT)
                 self._session.wire.reply(_GOODBYE_WAIT)
         self._drop()
@@ -264,8 +170,8 @@ class Relay:
                 # After a refused RCPT the session is in step; a refused MAIL may leave RCPT's answer behind.
                 self._judged(session, phase, command, range(200, 300), reusable=phase is Phase.RCPT, shared=shared)
                 reset = reset and phase is Phase.RSET
-        except (_Lost, _Ended) as error:
-            closed = isinstance(error, _Lost) or _words(error.outcome).startswith("421")
+        except (Lost, _Ended) as error:
+            closed = isinstance(error, Lost) or _words(error.outcome).startswith("421")
             died = closed or (isinstance(error, _Ended) and isinstance(error.outcome, RelayDown))
             if reset and died and not self._aborted:
                 raise _Stale from error
@@ -282,16 +188,16 @@ class Relay:
             before = wire.sent
             try:
                 wire.send(b".\r\n" if last == b"\r\n" else b"\r\n.\r\n", timeout, heed=True)
-            except _Lost as lost:
+            except Lost as lost:
                 if wire.sent == before:
                     raise  # not a byte of the dot has left
                 return Uncertain(self._line(f"was lost in the final dot: {lost}"))
-        except _Interrupted:
+        except Interrupted:
             reply = wire.reply(timeout)
             raise _Ended(self._classified(Phase.UPLOAD, reply)) from None
         try:
             reply = wire.reply(max(DOT_WAIT, timeout))
-        except _Lost as lost:
+        except Lost as lost:
             return Uncertain(self._line(f"was lost after the final dot: {lost}"))
         session.used_at = time.monotonic()
         return self._classified(Phase.DOT, reply)
@@ -327,7 +233,7 @@ class Relay:
         smtp = self._smtp
         try:
             context = None if smtp.security == "plain" else self._context()
-            sock = self._connected()
+            sock = connected(smtp.host, smtp.port, smtp.timeout, self._hold)
             talk = smtplib.SMTP(local_hostname=_our_name(sock), timeout=smtp.timeout)
             try:
                 return self._introduced(talk, sock, context)
@@ -337,7 +243,7 @@ class Relay:
             words = f"The certificate of {smtp.host} is not trusted: {error.verify_message}. Set smtp.ca_file"
             raise _Ended(Misconfigured(words)) from error
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
-            raise _Ended(RelayDown(self._line(f"could not be opened: {_why(error)}"))) from error
+            raise _Ended(RelayDown(self._line(f"could not be opened: {why(error)}"))) from error
 
     def _introduced(self, talk: smtplib.SMTP, sock: socket.socket, context: ssl.SSLContext | None) -> _Session:
         told = [f"Connected to {self._smtp.host}:{self._smtp.port}."]
@@ -352,24 +258,6 @@ class Relay:
         session = _Session(talk, sock, told)
         told.append(_size_told(session))
         return session
-
-    def _connected(self) -> socket.socket:
-        """A TCP connection to the first address that answers."""
-        failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            self._smtp.host, self._smtp.port, type=socket.SOCK_STREAM
-        ):
-            sock = socket.socket(family, kind, protocol)
-            try:
-                sock.settimeout(self._smtp.timeout)
-                self._hold(sock)
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms of waiting a mail
-                return sock
-            except OSError as error:
-                sock.close()
-                failure = error
-        raise failure or OSError("the name has no address")
 
     def _hold(self, sock: socket.socket) -> None:
         with self._guard:
@@ -390,7 +278,7 @@ class Relay:
             try:
                 context.load_verify_locations(self._smtp.ca_file)
             except OSError as error:
-                words = f"smtp.ca_file {self._smtp.ca_file} cannot be used: {_why(error)}. Name a PEM file"
+                words = f"smtp.ca_file {self._smtp.ca_file} cannot be used: {why(error)}. Name a PEM file"
                 raise _Ended(Misconfigured(words)) from error
         return context
 
@@ -504,14 +392,6 @@ def _loopback(sock: socket.socket) -> bool:
 
 def _base64(words: str) -> str:
     return base64.b64encode(words.encode()).decode("ascii")
-
-
-def _why(error: Exception) -> str:
-    """What went wrong in a few words, on one line."""
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return sentence(0, words) or type(error).__name__
 
 
 def _words(outcome: Outcome) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bridged import cli, files, report
+from bridged import cli, explain, files, survey
 from bridged.changes import enter
 from bridged.config import load
 from bridged.control import ControlServer
@@ -378,7 +378,7 @@ def test_a_ged_that_is_configured_through_a_link_keeps_its_name(firm):
     text = firm.config.read_text(encoding="utf-8").replace("/martin\n", "/alias/martin\n")
     firm.config.write_text(text, encoding="utf-8")
     path = os.fsencode(firm.ged / "Achats/x.pdf")
-    assert report.locate(firm.settings, path) == os.fsencode(firm.here / "alias/martin/Achats/x.pdf")
+    assert explain.locate(firm.settings, path) == os.fsencode(firm.here / "alias/martin/Achats/x.pdf")
 
 
 # -- release and send
@@ -504,7 +504,7 @@ def test_check_counts_a_folder_within_another_switched_folder_once(firm):
 
 def test_check_says_how_many_watches_may_be_had_or_that_it_is_hidden(firm, monkeypatch, tmp_path):
     limit = tmp_path / "limit"
-    monkeypatch.setattr(report, "WATCH_LIMIT", limit)
+    monkeypatch.setattr(survey, "WATCH_LIMIT", limit)
     assert firm.rows("check")[-1]["watches_available"] is None
     assert "an unknown number" in firm.told("check")
     limit.write_text("1\n", encoding="ascii")
