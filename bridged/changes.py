@@ -16,6 +16,7 @@ from bridged.config import Settings
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile, split
+from bridged.mark import Marker
 from bridged.message import frozen_date, new_message_id
 from bridged.model import Document, Instant, Stamp, State, readable
 
@@ -23,6 +24,8 @@ from bridged.model import Document, Instant, Stamp, State, readable
 TOMBSTONE: Final = 2.0
 # A marker follows its document's rename after this time, when the rename has proved not to be a save.
 MARKER_FOLLOWS: Final = 2.5
+
+ADOPTED: Final = "its valid marker was beside it"
 
 Unknown = Literal["existing", "missed", "deposit"]
 NOT_SENT_YET: Final = frozenset({State.WAITING, State.QUEUED})
@@ -94,6 +97,18 @@ class Changes:
         if unknown == "deposit":
             why = {"reason": f"it is a {kind}; only regular files are documents", "level": "warning"}
             self._say("document_ignored", None, path=path, **why)
+
+    def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
+        """An existing file with its valid marker and no row: it was sent, the journal was lost."""
+        if self._tx.known(path) is not None or self._tx.message_id_known(marker.message_id):
+            return
+        columns: dict[str, Any] = {
+            "message_id": marker.message_id,
+            "sha256": marker.sha256,
+            "relay_reply": marker.relay_reply,
+        }
+        columns |= {"reason": ADOPTED, "validated_at": self._now.wall, "attempts": marker.attempts}
+        self._tx.know(path, stamp, self._add(place, path, stamp, State.VALIDATED, **columns))
 
     def missing(self, path: bytes) -> None:
         """Nothing is at `path`; if it was known, a rename may still explain it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -155,8 +156,22 @@ def _subject(value: Any) -> str:
 
 def _suffix(value: Any) -> str:
     text = _text(value)
-    if "/" in text or not text.startswith(".") or len(text) < 4:
+    # `.pdf` would make every document look like a marker, and nothing would ever be sent.
+    if "/" in text or not re.fullmatch(r"\.[^.]+\.[^.]+|.*\.json", text) or len(text) < 4 or text[0] != ".":
         raise ValueError(f"{shown(text)} cannot end a marker's name|Write for example .validated.json.")
+    return text
+
+
+def _variable(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(value)):  # not shown: it may be the password itself
+        raise ValueError("this is not the name of an environment variable|Give the variable's name, not its value.")
+    return str(value)
+
+
+def _pattern(value: Any) -> str:
+    text = _text(value)
+    if not text.strip("*?.") or "/" in text:
+        raise ValueError(f"{shown(text)} would match every name, or none|Write a file name pattern such as '*.bak'.")
     return text
 
 
@@ -209,7 +224,7 @@ class Smtp(_Model):
     security: Literal["starttls", "tls", "plain"] = "starttls"
     username: Text | None = None
     password_file: Text | None = None
-    password_env: Text | None = None
+    password_env: Annotated[str, BeforeValidator(_variable)] | None = None
     sender: Address
     ca_file: Path | None = None
     connections: Whole = Field(default=2, ge=1, le=50)
@@ -299,7 +314,7 @@ class Settings(_Model):
     subject: Annotated[str, BeforeValidator(_subject)] = "{document}"
     watch: Watch = Watch()
     marker: MarkerOptions = MarkerOptions()
-    ignore: tuple[Text, ...] = ()
+    ignore: tuple[Annotated[str, BeforeValidator(_pattern)], ...] = ()
     catch_up: YesNo = False
     on_overwrite: Literal["ignore", "send"] = "ignore"
     state_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=_default_state_dir)
@@ -336,7 +351,10 @@ def _content(path: Path) -> str:
         return ConfigError([Problem(str(path), 1, "", message, remedy)])
 
     try:
-        with path.open("rb") as file:
+        # O_NONBLOCK: a FIFO at this path must be refused, not waited for.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise refuse("This is not a regular file.", "Name a YAML file with --config.")
             raw = file.read(LARGEST + 1)
     except OSError as error:
         raise refuse(
@@ -456,12 +474,26 @@ def _model_at(where: Where) -> type[_Model] | None:
 
 def _conflicts(lines: Lines) -> None:
     _login(lines)
+    _state_in_ged(lines)
     clients = lines.value.get("clients")
+    if clients == []:  # a half-written file must not switch everything off
+        lines.add(("clients",), "There is no client.", "Add one, as in the sample configuration.")
     entries = [(i, c) for i, c in enumerate(clients) if isinstance(c, dict)] if isinstance(clients, list) else []
     _same_names(lines, entries)
     _overlapping_geds(lines, entries)
     _shared_addresses(lines, entries)
     _same_folders(lines, entries)
+
+
+def _state_in_ged(lines: Lines) -> None:
+    state = str(lines.value.get("state_dir") or "")
+    clients = lines.value.get("clients")
+    for client in clients if isinstance(clients, list) else []:
+        ged = str(client.get("ged", "")) if isinstance(client, dict) else ""
+        if ged.startswith("/") and state.startswith("/") and os.path.commonpath([ged, state]) == os.path.normpath(ged):
+            lines.add(
+                ("state_dir",), "The journal would lie inside a GED.", "Keep it in a directory of the daemon's own."
+            )
 
 
 Entries = list[tuple[int, dict[str, Any]]]

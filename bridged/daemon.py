@@ -23,6 +23,7 @@ from bridged.marking import Marking
 from bridged.model import Instant, UserError
 from bridged.retry import Line
 from bridged.watch import Watcher
+from bridged.yaml_lines import Problem
 
 TICK: Final = 0.2
 LOOK_AT_FILE: Final = 1.0  # seconds between looks at the configuration file
@@ -90,6 +91,7 @@ class Daemon:
         self._reload_wanted = threading.Event()
         self._reload_lock = threading.Lock()
         self._ready = False
+        self._fed_at = 0.0
         self._file_seen = self._file_identity()
         self._line = _new_line(settings)
         self._turns = Turns()
@@ -139,7 +141,12 @@ class Daemon:
         if self._reload_wanted.is_set() and self._ready:
             self._reload_wanted.clear()
             threading.Thread(target=self.reload, name="reload", daemon=True).start()
-        if systemd.watchdog_interval() is not None and self._progressing():
+        self._feed_watchdog()
+
+    def _feed_watchdog(self) -> None:
+        interval = systemd.watchdog_interval()
+        if interval is not None and time.monotonic() - self._fed_at > interval / 4 and self._progressing():
+            self._fed_at = time.monotonic()
             systemd.notify("WATCHDOG=1")
 
     def _progressing(self) -> bool:
@@ -243,6 +250,7 @@ class Daemon:
             self._line.probe_now()
             try:
                 settings = load(self._config_path)
+                self._require_same_state(settings)
             except ConfigError as error:
                 problems = [str(problem) for problem in error.problems]
                 say("config_rejected", problems=problems)
@@ -250,6 +258,12 @@ class Daemon:
             self._put_in_force(settings)
             say("config_reloaded", clients=len(settings.clients))
             return {"ok": True}
+
+    def _require_same_state(self, settings: Settings) -> None:
+        if settings.state_dir != self._settings.state_dir:
+            message = f"The running daemon keeps its state in {self._settings.state_dir}."
+            remedy = "Stop it, move that directory, and start it again; or leave state_dir as it was."
+            raise ConfigError([Problem(str(self._config_path), 1, "state_dir", message, remedy)])
 
     def _put_in_force(self, settings: Settings) -> None:
         if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:

@@ -16,7 +16,7 @@ from bridged.ged import Ged, is_in
 from bridged.journal import Journal, Transaction
 from bridged.known import SPECIAL, KnownFile, split
 from bridged.logs import say, say_document
-from bridged.mark import is_leftover
+from bridged.mark import find, is_leftover
 from bridged.model import Instant, Stamp, State, readable
 from bridged.sweep import Found, GoneDirectory, Listing, Sweep, Unreadable
 from bridged.waiting import Waiting
@@ -333,7 +333,7 @@ class Intake:
         self._remove_leftovers(ged, listing)
         entries = [e for e in listing.entries if e.kind != "directory"]
         if not known and self._unknown(ged, place) == "existing":
-            return self._baseline(listing.directory, entries)
+            return self._baseline(ged, place, listing.directory, entries)
         differences: list[Difference] = []
         for entry in entries:
             before = known.get(entry.name)
@@ -363,16 +363,34 @@ class Intake:
         stamp = entry.stamp
         return [lambda changes: changes.found(place, path, stamp, unknown)]
 
-    def _baseline(self, directory: bytes, entries: list[files.Entry]) -> list[Difference]:
+    def _baseline(self, ged: Ged, place: Place, directory: bytes, entries: list[files.Entry]) -> list[Difference]:
         """The first look at a folder: everything is existing. Written in bulk, since there may be a million."""
-        rows = [(e.name, e.stamp or SPECIAL) for e in entries if not self._verdict(e.name)]
-        if not rows:
+        names = [(e.name, e.stamp or SPECIAL) for e in entries if not self._verdict(e.name)]
+        adopted = self._adopted(ged, place, directory, entries)
+        rows = [row for row in names if row[0] not in adopted]
+        if not names:
             return []
 
         def know(changes: Changes) -> None:
             changes._tx.know_all(directory, rows)  # noqa: SLF001 - one room, two files
 
-        return [know]
+        return [know, *adopted.values()]
+
+    def _adopted(self, ged: Ged, place: Place, directory: bytes, entries: list[files.Entry]) -> dict[bytes, Difference]:
+        """Files whose valid marker stands beside them. Only where a marker's name is seen is anything read."""
+        options = self._settings.marker
+        if not any(options.suffix.encode() in e.name for e in entries):
+            return {}
+        found: dict[bytes, Difference] = {}
+        with files.root(ged.path) as root_fd, files.directories(root_fd, directory[len(ged.path) + 1 :]) as (fd,):
+            for entry in entries:
+                stamp, path = entry.stamp, directory + b"/" + entry.name
+                marker = None
+                if stamp is not None and not self._verdict(entry.name):
+                    marker = find(fd, entry.name, options.suffix, options.hidden)
+                if stamp is not None and marker is not None and marker.size == stamp.size:
+                    found[entry.name] = lambda changes, p=path, s=stamp, m=marker: changes.adopt(place, p, s, m)  # type: ignore[misc]
+        return found
 
     def _unknown(self, ged: Ged, place: Place) -> Unknown:
         return ged.unknown.get(place.folder.path, "existing")

@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 
 from bridged import files, mark
 from bridged.admit import looks_like_marker
-from bridged.changes import Effects
+from bridged.changes import ADOPTED, Effects
 from bridged.config import Settings
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, Transaction
@@ -243,7 +243,7 @@ def _adopt(tx: Transaction, document: Document, marker: mark.Marker, now: Instan
         document.seq,
         State.WAITING,
         State.VALIDATED,
-        reason="its valid marker was beside it",
+        reason=ADOPTED,
         validated_at=now.wall,
         sha256=marker.sha256,
         message_id=marker.message_id,

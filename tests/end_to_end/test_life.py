@@ -206,3 +206,27 @@ def test_the_password_is_never_shown(bridge: Bridge, tmp_path: Path) -> None:
         p.read_bytes() for p in (tmp_path / "state").iterdir() if p.is_file()
     )
     assert secret.encode() not in everything
+
+
+def test_a_lost_journal_never_becomes_a_mass_mailing(bridge: Bridge) -> None:
+    """What is there is existing, and what has its valid marker still counts as validated."""
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_validated")
+    bridge.stop()
+    (bridge.inbox / "later.txt").write_text("existing for the new journal")
+    for file in (bridge.base / "state").glob("journal*"):
+        file.unlink()
+    bridge.start()
+    bridge.expect("a.txt")
+    rows = [json.loads(line) for line in bridge.run("documents", "--json", "--state", "validated").stdout.splitlines()]
+    assert "Achats/a.txt" in {row["document"] for row in rows}
+
+
+def test_a_reload_cannot_move_the_state(bridge: Bridge) -> None:
+    """The journal stays where it is: the new configuration is refused."""
+    bridge.start()
+    bridge.config.write_text(bridge.text().replace("/state\n", "/elsewhere\n"))
+    assert bridge.process is not None
+    bridge.process.send_signal(signal.SIGHUP)
+    assert "state_dir" in bridge.wait_for("config_rejected")[0]["problems"][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -521,3 +522,33 @@ def test_a_password_that_cannot_be_had_is_a_sentence_that_names_the_place_and_ne
         with pytest.raises(UserError, match=name) as refused:
             password(smtp(password_env=name))
         assert "hunter2" not in repr(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("marker: {suffix: .pdf}", "cannot end a marker's name"),
+        ("ignore: ['*']", "would match every name"),
+        ("state_dir: /srv/ged/a/state", "inside a GED"),
+    ],
+)
+def test_what_would_silently_stop_everything_is_refused(tmp_path: Path, line: str, said: str) -> None:
+    """A configuration by which nothing would ever leave is a mistake, not a wish."""
+    file = tmp_path / "b.yaml"
+    file.write_text(
+        "smtp: {host: relay.example, sender: a@cabinet.example}\n"
+        f"{line}\nclients:\n  - {{name: A, ged: /srv/ged/a, collection_email: a@collecte.example}}\n"
+    )
+    with pytest.raises(ConfigError, match=said):
+        load(file)
+
+
+def test_an_empty_list_of_clients_and_a_fifo_are_refused(tmp_path: Path) -> None:
+    """A half-written file does not switch everything off; a FIFO does not hang the daemon."""
+    file = tmp_path / "b.yaml"
+    file.write_text("smtp: {host: relay.example, sender: a@cabinet.example}\nclients: []\n")
+    with pytest.raises(ConfigError):
+        load(file)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load(tmp_path / "fifo")
