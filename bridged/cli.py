@@ -77,7 +77,8 @@ def _config(function: F) -> F:
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-_paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=bytes))
+_PATH = click.Path(path_type=bytes, readable=False)  # an unreadable file may well be asked about
+_paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATH)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -203,7 +204,7 @@ def documents(config: Path | None, client: str | None, state: str | None, as_jso
 
 @main.command()
 @_config
-@click.argument("path", type=click.Path(path_type=bytes))
+@click.argument("path", type=_PATH)
 def explain(config: Path | None, path: bytes) -> None:
     """Say why a file was or was not sent."""
     settings = load(find_config(config))
@@ -328,10 +329,18 @@ def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp
     tx.know(path, stamp, seq)
 
 
+def _wake(settings: Settings, released: list[str]) -> None:
+    """Tell the daemon, in requests that are small enough for it."""
+    for start in range(0, max(1, len(released)), 1000):
+        request = {"command": "wake", "released": released[start : start + 1000]}
+        if control.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
+            _say("The daemon is stopped: what is queued is sent when it runs.")
+            return
+
+
 def _finish(settings: Settings, woken: bool, refused: list[str], released: list[str] | None = None) -> None:
-    request = {"command": "wake", "released": released or []}
-    if woken and control.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
-        _say("The daemon is stopped: what is queued is sent when it runs.")
+    if woken:
+        _wake(settings, released or [])
     if refused:
         raise UserError("\n".join(refused))
 

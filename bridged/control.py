@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -82,11 +83,21 @@ def _short_path(state_dir: Path) -> Iterator[str]:
 
 
 class ControlServer:
-    """Answers requests, one JSON line each, from a thread of its own. `handle` must not raise."""
+    """Answers requests, one JSON line each, from a thread of its own. A request has 64 kB and 5 s.
 
-    def __init__(self, state_dir: Path, handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    When `handle` raises, whoever asked gets a sentence, and `failed` the exception; without `failed`,
+    threading.excepthook shows it.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        handle: Callable[[dict[str, Any]], dict[str, Any]],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
         self._state_dir = state_dir
         self._handle = handle
+        self._failed = failed
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
@@ -123,20 +134,43 @@ class ControlServer:
 
     def _attend(self, channel: socket.socket) -> None:
         with channel:
-            channel.settimeout(_PATIENCE)
             try:
-                request = json.loads(_line(channel))
-                answer = self._handle(request) if isinstance(request, dict) else _not_understood()
-            except (ValueError, RecursionError):
-                answer = _not_understood()
+                request = _parsed(_line(channel, _LONGEST, _PATIENCE))
             except OSError:
-                return  # whoever asked has gone
-            with suppress(OSError):
-                channel.sendall(json.dumps(answer).encode() + b"\n")
+                return  # whoever asked has gone, or takes too long
+            if request is None:
+                _reply(channel, json.dumps(_not_understood()))
+                return
+            try:
+                answer = json.dumps(self._handle(request))
+            except Exception as error:
+                what = type(error).__name__
+                sentence = f"The daemon could not do that, by a mistake of its own ({what}): see its log."
+                _reply(channel, json.dumps({"ok": False, "error": sentence}))
+                if self._failed is None:
+                    raise
+                self._failed(error)
+                return
+            _reply(channel, answer)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The request; None when it is too long, or no JSON object."""
+    try:
+        request = json.loads(line) if len(line) <= _LONGEST else None
+    except (ValueError, RecursionError):
+        return None
+    return request if isinstance(request, dict) else None
+
+
+def _reply(channel: socket.socket, answer: str) -> None:
+    channel.settimeout(_PATIENCE)
+    with suppress(OSError):  # whoever asked has gone
+        channel.sendall(answer.encode() + b"\n")
 
 
 def _not_understood() -> dict[str, Any]:
-    return {"ok": False, "error": "A request is one JSON object on one line."}
+    return {"ok": False, "error": "A request is one JSON object on one line, of at most 64 kB."}
 
 
 def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
@@ -155,17 +189,23 @@ def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, A
             raise UserError(f"The daemon of {state_dir} cannot be reached ({why}): see its log.") from None
         try:
             channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(_line(channel, _LONGEST * 16))
+            answer = json.loads(_line(channel, _LONGEST * 16, timeout))
         except (OSError, ValueError):
             raise UserError("The daemon did not answer in time: see its log.") from None
         return answer if isinstance(answer, dict) else None
 
 
-def _line(channel: socket.socket, longest: int = _LONGEST) -> bytes:
+def _line(channel: socket.socket, longest: int, patience: float) -> bytes:
+    """Up to the end of the line, or more than `longest` bytes; all within `patience`, however slowly it trickles."""
     line = b""
-    while not line.endswith(b"\n"):
-        part = channel.recv(65_536)
-        line += part
-        if not part or len(line) > longest:
+    deadline = time.monotonic() + patience
+    while not line.endswith(b"\n") and len(line) <= longest:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        channel.settimeout(left)
+        part = channel.recv(longest + 1 - len(line))
+        if not part:
             break
+        line += part
     return line

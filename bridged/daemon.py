@@ -102,7 +102,7 @@ class Daemon:
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
         self._senders: list[tuple[Dispatch, Loop]] = []
-        self._server = control.ControlServer(settings.state_dir, self._answer)
+        self._server = control.ControlServer(settings.state_dir, self._answer, _tell_mistake)
 
     # -- life
 
@@ -306,6 +306,10 @@ class Daemon:
         relay = {"state": self._line.state, "detail": self._line.detail}
         folders = self._intake.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
+
+
+def _tell_mistake(error: Exception) -> None:
+    say("state_failed", half="control", reason=f"{type(error).__name__}: {error}", exc_info=True)
 
 
 def _new_line(settings: Settings) -> Line:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import unicodedata
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
@@ -74,19 +75,50 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     out = stream or sys.stderr
     console = form == "console" or (form == "auto" and out.isatty())
     renderer: Processor = _console(out) if console else _json(out)
+    writer = _Writer(out)
     structlog.configure(
-        processors=[_timestamp, structlog.processors.format_exc_info, _clean, _ordered, _fit, renderer],
+        processors=[_timestamp, writer.confess, structlog.processors.format_exc_info, _clean, _ordered, _fit, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
     # watchdog reports an overflow on its own logger; the watcher says `hints_lost` for it.
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 
+class _Writer:
+    """The stream. One that cannot be written (full disk, closed terminal) must not stop the sending of documents.
+
+    A line that failed is not silent: the next one that gets through tells their number as `log_failures`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._failures = 0
+
+    def msg(self, line: str) -> None:
+        with self._lock:
+            try:
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            except OSError:
+                self._failures += 1
+            else:
+                self._failures = 0
+
+    debug = info = warning = error = msg
+
+    def confess(self, _logger: Any, _method: str, fields: Fields) -> Fields:
+        if self._failures:
+            fields["log_failures"] = self._failures
+        return fields
+
+
 def say(event: str, *, level: str = "", **fields: Any) -> None:
     """One line. `event` is a name of the catalogue: another one is a mistake and raises KeyError."""
-    level = level or EVENTS[event].level
+    usual = EVENTS[event].level
+    level = level or usual
     if not fields.get("exc_info", True):
         del fields["exc_info"]
     structlog.get_logger().bind(level=level, **fields).log(_LEVELS[level], event)

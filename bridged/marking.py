@@ -75,7 +75,7 @@ class Marking:
     def _marker(self, document: Document, now: float) -> mark.Marker:
         return mark.Marker(
             status="validated",
-            document=readable(document.name),
+            document=document.name.decode("utf-8", "replace"),
             client=document.client,
             collection_email=document.collection_email,
             sha256=document.sha256,

@@ -174,6 +174,9 @@ class Throttled:
 Outcome = Accepted | Deferred | Refused | Uncertain | RelayDown | Misconfigured | Throttled
 
 
+_SPACES: Final = " \u00a0\u202f"  # French typography puts the narrow and the plain no-break space into names
+
+
 def readable(path: bytes) -> str:
     """A path for people: UTF-8 where it is, replacement characters where not, one line, no control characters.
 
@@ -181,7 +184,7 @@ def readable(path: bytes) -> str:
     to rearrange a terminal.
     """
     text = path.decode("utf-8", "replace")
-    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in _SPACES else "\ufffd" for c in text)
 
 
 @dataclass(frozen=True, slots=True)
