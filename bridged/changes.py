@@ -22,6 +22,8 @@ from bridged.model import Document, Instant, Stamp, State, readable
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
 TOMBSTONE: Final = 2.0
+# A file whose name was taken by another one is recognised for this time (seconds) where only sweeps see renames.
+REPLACED: Final = 600.0
 # A marker follows its document's rename after this time, when the rename has proved not to be a save.
 MARKER_FOLLOWS: Final = 2.5
 
@@ -41,12 +43,26 @@ class Tombstone:
 
 
 @dataclass(slots=True)
+class Memory:
+    """What names have lately been renamed away, and which files lately lost their name to another one."""
+
+    tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
+    replaced: dict[tuple[int, int, int], Tombstone] = field(default_factory=dict)
+
+    def expire(self, now: float) -> None:
+        """Forget what is older than its time."""
+        self.tombstones = {name: tomb for name, tomb in self.tombstones.items() if tomb.until >= now}
+        self.replaced = {file: tomb for file, tomb in self.replaced.items() if tomb.until >= now}
+
+
+@dataclass(slots=True)
 class Effects:
     """What follows a commit: log lines, documents that wait to be quiet, saves to be told of."""
 
     lines: list[tuple[str, Document | None, dict[str, Any]]] = field(default_factory=list)
     waiting: dict[int, bytes] = field(default_factory=dict)
     changed: dict[bytes, Stamp] = field(default_factory=dict)
+    unchanged: list[bytes] = field(default_factory=list)
     missed: dict[tuple[bytes, str], int] = field(default_factory=dict)
 
 
@@ -58,14 +74,14 @@ class Changes:
         tx: Transaction,
         settings: Settings,
         switched: SwitchedFolders,
-        tombstones: dict[bytes, Tombstone],
+        memory: Memory,
         still_there: Callable[[KnownFile], bool],
         now: Instant,
     ) -> None:
         self._tx = tx
         self._settings = settings
         self._switched = switched
-        self._tombstones = tombstones
+        self._memory = memory
         self._still_there = still_there
         self._now = now
         self.effects = Effects()
@@ -100,7 +116,10 @@ class Changes:
 
     def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
         """An existing file with its valid marker and no row: it was sent, the journal was lost."""
-        if self._tx.known(path) is not None or self._tx.message_id_known(marker.message_id):
+        if self._tx.known(path) is not None:
+            return
+        if self._tx.message_id_known(marker.message_id):  # its row is there: the folder was off for a while
+            self._tx.know(path, stamp, None)
             return
         columns: dict[str, Any] = {
             "message_id": marker.message_id,
@@ -141,7 +160,7 @@ class Changes:
         self._tx.know(path, known.stamp, known.document)
         if split(known.path)[0] == split(path)[0]:
             until = self._now.steady + TOMBSTONE
-            self._tombstones[known.path] = Tombstone(until, path, known.document)
+            self._memory.tombstones[known.path] = Tombstone(until, path, known.document)
         document = self._document(known.document)
         if document is None:
             return
@@ -169,6 +188,9 @@ class Changes:
         self._tx.know(known.path, stamp, known.document)
         if known.stamp.same_content(stamp):
             return
+        if known.stamp.inode != stamp.inode:
+            until = self._now.steady + REPLACED
+            self._memory.replaced[_identity(known.stamp)] = Tombstone(until, known.path, known.document)
         if unknown == "existing":
             self._another_file(known, stamp)
         else:
@@ -195,10 +217,10 @@ class Changes:
 
     def _saved(self, place: Place, path: bytes, stamp: Stamp) -> bool:
         """An editor that renames the known path away and writes a new file there is saving."""
-        tomb = self._tombstones.get(path)
+        tomb = self._memory.tombstones.get(path)
         if tomb is None or tomb.until < self._now.steady or self._verdict(path):
             return False
-        del self._tombstones[path]
+        del self._memory.tombstones[path]
         away = self._tx.known(tomb.away)
         if away is not None:
             self._tx.know(away.path, away.stamp, None)
@@ -224,7 +246,32 @@ class Changes:
             if same_client and candidate.path != path and self._is_gone(candidate):
                 self.renamed(candidate, path)
                 return True
-        return False
+        former = self._memory.replaced.pop(_identity(stamp), None)
+        if former is None or self._switched.ged_of(former.away) != place.ged or former.away == path:
+            return False
+        self._filed_away(former, path, stamp)
+        return True
+
+    def _filed_away(self, former: Tombstone, path: bytes, stamp: Stamp) -> None:
+        """The file that used to be at `former.away` is here, and a sweep met its successor first.
+
+        In the same directory that is an editor's backup. Elsewhere it was filed, and its successor is a new file.
+        """
+        if split(former.away)[0] == split(path)[0]:
+            self._tx.know(path, stamp, None)
+            return
+        self._tx.know(path, stamp, former.document)
+        document = self._document(former.document)
+        if document is not None:
+            self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
+            if document.state is State.WAITING:
+                self.effects.waiting[document.seq] = path
+        successor = self._tx.known(former.away)
+        place = self._switched.place(split(former.away)[0])
+        if successor is not None and successor.gone_at is None and place is not None:
+            self.effects.changed.pop(former.away, None)
+            self.effects.unchanged.append(former.away)
+            self._deposit(place, former.away, successor.stamp)
 
     def _is_gone(self, known: KnownFile) -> bool:
         return known.gone_at is not None or not self._still_there(known)
@@ -270,6 +317,10 @@ class Changes:
             client = self._switched.client_of(path)
             fields |= {"client": client.name if client else "", "document": readable(path[len(ged) + 1 :])}
         self.effects.lines.append((event, document, fields))
+
+
+def _identity(stamp: Stamp) -> tuple[int, int, int]:
+    return stamp.inode, stamp.size, stamp.mtime_ns
 
 
 def enter(

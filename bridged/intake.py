@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bridged import files
 from bridged.admit import verdict
-from bridged.changes import Changes, Effects, Tombstone, Unknown
+from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.config import Client, Settings
 from bridged.folders import Place, SwitchedFolders, components
 from bridged.ged import Ged, is_in
@@ -57,7 +57,7 @@ class Intake:
         self._steady = steady
         self._switched = SwitchedFolders(())
         self._geds: dict[bytes, Ged] = {}
-        self._tombstones: dict[bytes, Tombstone] = {}
+        self._memory = Memory()
         self._limit_told = False
         self.waiting = Waiting(journal, settings)
         self.progress = 0
@@ -162,7 +162,7 @@ class Intake:
     def _wake_in(self, now: Instant) -> float:
         dues = [ged.due for ged in self._geds.values()] + [self.waiting.due]
         wait = min(dues, default=now.steady + 1.0) - now.steady
-        return max(0.0, min(wait, 0.5 if self._tombstones or self._some_gone else 1.0))
+        return max(0.0, min(wait, 0.5 if self._memory.tombstones or self._some_gone else 1.0))
 
     # -- hints
 
@@ -418,7 +418,7 @@ class Intake:
             self._follow_up(effects, now)
 
     def _decide(self, tx: Transaction, differences: list[Difference], now: Instant) -> Effects:
-        changes = Changes(tx, self._settings, self._switched, self._tombstones, self._still_there, now)
+        changes = Changes(tx, self._settings, self._switched, self._memory, self._still_there, now)
         for difference in differences:
             difference(changes)
         return changes.effects
@@ -445,8 +445,7 @@ class Intake:
     _some_gone = False
 
     def _bury(self, now: Instant) -> None:
-        for path in [p for p, tomb in self._tombstones.items() if tomb.until < now.steady]:
-            del self._tombstones[path]
+        self._memory.expire(now.steady)
         gone = self._journal.read(lambda tx: tx.gone(now.wall))
         self._some_gone = bool(gone)
         ready = [known for known in gone if self._may_bury(known, now)]

@@ -80,6 +80,8 @@ class Waiting:
             deposit.path = path
             deposit.due = min(deposit.due, now.steady)
             self.due = 0.0
+        for path in effects.unchanged:
+            self._saves.pop(path, None)
         for path, stamp in effects.changed.items():
             self._saves[path] = Calm(stamp, now.steady)
             self.due = 0.0

@@ -122,7 +122,8 @@ class Bridge:
         """Exactly these documents have left, once each (probes apart)."""
         until(lambda: all(self.sent()[name] for name in names), f"{names} sent, got {self.sent()}")
         self.settle()
-        assert Counter(n for n in self.sent().elements() if not n.startswith("probe-")) == Counter(names)
+        left = Counter(n for n in self.sent().elements() if not n.startswith("probe-"))
+        assert left == Counter(names), left
 
 
 def attachment(raw: bytes) -> tuple[str, bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 
 from tests.bridge import Bridge, sha256, until
@@ -175,3 +176,46 @@ def test_a_foreign_file_at_the_markers_name_is_left_alone(bridge: Bridge) -> Non
     assert bridge.count("marker_failed") == 1
     second.unlink()
     bridge.expect(name)
+
+
+def test_a_file_moved_out_and_in_again_while_it_is_queued_is_sent_once(bridge: Bridge) -> None:
+    """A wrong drag and drop, undone at leisure: withdrawn, then a deposit of its own."""
+    bridge.start()
+    bridge.relay.stop_listening()
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_queued")
+    (bridge.inbox / "a.txt").rename(bridge.outside / "a.txt")
+    bridge.wait_for("document_withdrawn")
+    (bridge.outside / "a.txt").rename(bridge.inbox / "a.txt")
+    bridge.wait_for("document_queued", 2)
+    bridge.relay.listen_again()
+    bridge.expect("a.txt")
+    assert bridge.count("document_withdrawn") == 1
+
+
+def test_a_directory_moved_out_withdraws_all_that_is_queued_in_it(bridge: Bridge) -> None:
+    """One warning for each document; what is moved in again is sent, existing or not."""
+    (bridge.inbox / "dir/sub").mkdir(parents=True)
+    (bridge.inbox / "dir/old.txt").write_text("old")
+    bridge.start()
+    bridge.relay.stop_listening()
+    for name in ("dir/a.txt", "dir/sub/b.txt"):
+        (bridge.inbox / name).write_text(name)
+    bridge.wait_for("document_queued", 2)
+    (bridge.inbox / "dir").rename(bridge.outside / "dir")
+    bridge.wait_for("document_withdrawn", 2)
+    bridge.relay.listen_again()
+    bridge.expect()
+    (bridge.outside / "dir").rename(bridge.inbox / "dir")
+    bridge.expect("old.txt", "a.txt", "b.txt")
+    assert {line["level"] for line in bridge.lines("document_withdrawn")} == {"warning"}
+
+
+def test_folder_names_match_however_their_accents_are_written(bridge: Bridge) -> None:
+    """The configuration says `Été 2026` in one form of Unicode, a Mac made the folder in the other."""
+    decomposed = bridge.ged / unicodedata.normalize("NFD", "Été 2026")
+    decomposed.mkdir()
+    bridge.folders = f"[Achats, '{unicodedata.normalize('NFC', 'Été 2026')}']"
+    bridge.start()
+    (decomposed / "new.txt").write_text("new")
+    bridge.expect("new.txt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 
 import pytest
 
@@ -146,5 +147,23 @@ def test_a_marker_that_was_not_written_before_a_kill_is_written_after_the_start(
     bridge.wait_for("document_validated")
     (bridge.inbox / "a.txt.validated.json").unlink()
     bridge.stop(signal.SIGKILL)
+    bridge.start()
+    bridge.expect("a.txt")
+
+
+@pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
+@pytest.mark.parametrize(
+    ("phase", "number"), [("CONNECT", signal.SIGTERM), ("DATA", signal.SIGINT), ("UPLOAD", signal.SIGTERM)]
+)
+def test_a_stalled_relay_does_not_keep_the_daemon_from_stopping(bridge: Bridge, phase: str, number: int) -> None:
+    """At any stage: exit 0 within ten seconds, `daemon_stopped` logged, and the document is sent after the start."""
+    bridge.relay.script(phase, Stall())
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: bridge.relay.stalled, "the relay stalls")
+    began = time.monotonic()
+    assert bridge.stop(number) == 0
+    assert time.monotonic() - began < 10
+    assert bridge.lines()[-1]["event"] == "daemon_stopped"
     bridge.start()
     bridge.expect("a.txt")

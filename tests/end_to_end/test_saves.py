@@ -217,5 +217,6 @@ def test_directories_made_and_filled_at_once_lose_nothing(bridge: Bridge, relay:
         directory = bridge.inbox / f"{number % 7}/{number % 5}/{number}"
         directory.mkdir(parents=True)
         (directory / name).write_text(name)
+    until(lambda: set(names) <= set(bridge.sent()), "all of them")
     bridge.expect(*names)
     assert relay.most_sessions <= 2
