@@ -164,12 +164,16 @@ class Changes:
         document = self._document(known.document)
         if document is None:
             return
-        self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
-        if document.state is State.WAITING:
-            self.effects.waiting[document.seq] = path
+        self._carry(document, path)
         if document.state in NOT_SENT_YET and self._verdict(path):
             self._withdraw(document, "renamed to a name that is ignored")
             self._tx.forget(path)
+
+    def _carry(self, document: Document, path: bytes) -> None:
+        """The document goes by this path from now on; its marker follows, and so does the wait for quiet."""
+        self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
+        if document.state is State.WAITING:
+            self.effects.waiting[document.seq] = path
 
     def bury(self, known: KnownFile) -> None:
         """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
@@ -227,17 +231,11 @@ class Changes:
         self._tx.know(path, stamp, tomb.document)
         document = self._document(tomb.document)
         if document is not None:
-            self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
-            if document.state is State.WAITING:
-                self.effects.waiting[document.seq] = path
-            elif document.state is State.WITHDRAWN:
-                return self._back_again(place, path, stamp)
+            self._carry(document, path)
+            if document.state is State.WITHDRAWN:  # queued, renamed to an ignored name, saved anew: not sent yet
+                self._deposit(place, path, stamp)
+                return True
         self._overwritten(place, path, stamp, document)
-        return True
-
-    def _back_again(self, place: Place, path: bytes, stamp: Stamp) -> bool:
-        """A queued document was renamed to an ignored name and saved anew: it has not been sent, so it is now."""
-        self._deposit(place, path, stamp)
         return True
 
     def _followed(self, place: Place, path: bytes, stamp: Stamp) -> bool:
@@ -263,9 +261,7 @@ class Changes:
         self._tx.know(path, stamp, former.document)
         document = self._document(former.document)
         if document is not None:
-            self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
-            if document.state is State.WAITING:
-                self.effects.waiting[document.seq] = path
+            self._carry(document, path)
         successor = self._tx.known(former.away)
         place = self._switched.place(split(former.away)[0])
         if successor is not None and successor.gone_at is None and place is not None:

@@ -296,10 +296,6 @@ class Client(_Model):
     shared_collection_email: YesNo = False
     switched_folders: tuple[SwitchedFolder, ...] = ()
 
-    def addresses(self) -> set[str]:
-        """Every collection email of the client."""
-        return {self.collection_email} | {f.collection_email for f in self.switched_folders if f.collection_email}
-
 
 def _default_state_dir() -> Path:
     """The first of systemd's StateDirectory=, of which there may be several."""

@@ -26,7 +26,6 @@ from bridged.watch import Watcher
 from bridged.yaml_lines import Problem
 
 TICK: Final = 0.2
-LOOK_AT_FILE: Final = 1.0  # seconds between looks at the configuration file
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0

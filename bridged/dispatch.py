@@ -79,7 +79,6 @@ class Dispatch:
         self._on_overwritten = on_overwritten
         self._relay = self._new_relay()
         self._stopping = threading.Event()
-        self.progress = 0
 
     def configure(self, route: Route) -> None:
         """Put a configuration in force, from the next document on."""
@@ -96,7 +95,6 @@ class Dispatch:
 
     def step(self, now: Instant) -> float:
         """Claim the next document, send it, record what came of it. Returns seconds until there may be another."""
-        self.progress += 1
         line = self._route.line
         if self._unrecorded is not None:
             self._record(now)

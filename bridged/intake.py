@@ -60,7 +60,6 @@ class Intake:
         self._memory = Memory()
         self._limit_told = False
         self.waiting = Waiting(journal, settings)
-        self.progress = 0
 
     # -- configuration
 
@@ -139,18 +138,12 @@ class Intake:
 
     def step(self, now: Instant) -> float:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
-        self.progress += 1
         hints = self._follow_hints(now)
         swept = self._sweep(now)
         self.waiting.step(now, self._examine_now)
         self._bury(now)
         self._check_observer(now)
         return 0.0 if hints or swept else self._wake_in(now)
-
-    def look_again(self) -> None:
-        """Sweep everything at the next step."""
-        for ged in self._geds.values():
-            ged.due = 0.0
 
     def close(self) -> None:
         """Give the watches and descriptors back."""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Final
 
 from bridged import __version__, files, mark
 from bridged.config import Settings
 from bridged.journal import Journal
 from bridged.logs import say_document
 from bridged.model import Document, State, readable
-
-OPEN: Final = frozenset({State.SENT, State.VALIDATED})
 
 
 class Marking:
