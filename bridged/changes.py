@@ -63,6 +63,7 @@ class Effects:
     waiting: dict[int, bytes] = field(default_factory=dict)
     changed: dict[bytes, Stamp] = field(default_factory=dict)
     unchanged: list[bytes] = field(default_factory=list)
+    revisit: set[bytes] = field(default_factory=set)
     missed: dict[tuple[bytes, str], int] = field(default_factory=dict)
 
 
@@ -212,8 +213,12 @@ class Changes:
         if document is not None and document.state is State.QUEUED:
             self._tx.move(document.seq, State.QUEUED, State.WAITING, reason="overwritten while it was queued")
             self.effects.waiting[document.seq] = path
-        elif document is not None and document.state in (State.WAITING, State.SENDING):
-            return  # quiet sees to the one, the sender's own check to the other
+        elif document is not None and document.state is State.SENDING:
+            # The sender may hold the old file open and never see the new one: judged again when it has ended.
+            self._tx.know(path, document.stamp, document.seq)
+            self.effects.revisit.add(path)
+        elif document is not None and document.state is State.WAITING:
+            return  # it must be quiet before it leaves anyway
         elif send and self._settings.on_overwrite == "send" and not self._verdict(path):
             self._deposit(place, path, stamp)
         elif not self._verdict(path):

@@ -58,6 +58,7 @@ class Intake:
         self._switched = SwitchedFolders(())
         self._geds: dict[bytes, Ged] = {}
         self._memory = Memory()
+        self._revisits: set[bytes] = set()
         self._limit_told = False
         self.waiting = Waiting(journal, settings)
 
@@ -140,6 +141,7 @@ class Intake:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
         hints = self._follow_hints(now)
         swept = self._sweep(now)
+        self._revisit(now)
         self.waiting.step(now, self._examine_now)
         self._bury(now)
         self._check_observer(now)
@@ -155,7 +157,7 @@ class Intake:
     def _wake_in(self, now: Instant) -> float:
         dues = [ged.due for ged in self._geds.values()] + [self.waiting.due]
         wait = min(dues, default=now.steady + 1.0) - now.steady
-        return max(0.0, min(wait, 0.5 if self._memory.tombstones or self._some_gone else 1.0))
+        return max(0.0, min(wait, 0.5 if self._memory.tombstones or self._some_gone or self._revisits else 1.0))
 
     # -- hints
 
@@ -227,6 +229,12 @@ class Intake:
             for found in ged.sweep.below(root_fd, path, now.wall, full=False):
                 differences += self._compare(ged, found)
         return differences
+
+    def _revisit(self, now: Instant) -> None:
+        """Look again at documents that were overwritten while they were being sent, until they are not any more."""
+        paths, self._revisits = self._revisits, set()
+        for path in paths:
+            self._examine_now(path, now)
 
     def _examine_now(self, path: bytes, now: Instant) -> None:
         self._apply(self._examine(path, now), now)
@@ -431,6 +439,7 @@ class Intake:
                 count=count,
                 reason="deposited while the daemon was stopped",
             )
+        self._revisits |= effects.revisit
         self.waiting.add(effects, now)
 
     # -- departures

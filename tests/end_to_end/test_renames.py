@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 from tests.bridge import Bridge, sha256, until
+from tests.relay import Late
 
 
 def marker_of(document: Path) -> Path:
@@ -35,7 +36,7 @@ def test_a_validated_document_moved_to_another_switched_folder_takes_its_marker_
     here.rename(there)
     until(marker_of(there).exists, "the marker follows")
     assert marker_of(there).read_bytes() == content
-    assert not marker_of(here).exists()
+    until(lambda: not marker_of(here).exists(), "and leaves the old place")
     bridge.expect("sent.txt")
 
 
@@ -219,3 +220,36 @@ def test_folder_names_match_however_their_accents_are_written(bridge: Bridge) ->
     bridge.start()
     (decomposed / "new.txt").write_text("new")
     bridge.expect("new.txt")
+
+
+def test_a_document_renamed_while_it_is_on_its_way_is_sent_once_and_marked_under_its_new_name(bridge: Bridge) -> None:
+    """The relay is slow at DATA: the mail has the old name, the marker stands beside the new one."""
+    bridge.relay.script("DATA", Late())
+    bridge.start()
+    (bridge.inbox / "before.txt").write_text("content")
+    until(lambda: bridge.relay.stalled, "it is on its way")
+    (bridge.inbox / "before.txt").rename(bridge.ged / "Notes/after.txt")
+    (bridge.inbox / "other.txt").write_text("deposited after the rename")
+    until(lambda: bridge.sent()["other.txt"], "the rename has been noticed")
+    bridge.relay.go_on()
+    bridge.expect("before.txt", "other.txt")
+    until(marker_of(bridge.ged / "Notes/after.txt").exists, "the marker beside the new name")
+    assert not marker_of(bridge.inbox / "before.txt").exists()
+    assert bridge.count("document_withdrawn") == 0
+
+
+def test_a_document_deleted_while_it_is_on_its_way_is_sent_once_and_leaves_no_orphan(bridge: Bridge) -> None:
+    """Too late to withdraw it: one mail, no marker beside nothing, and the journal says what became of it."""
+    bridge.relay.script("DATA", Late())
+    bridge.start()
+    (bridge.inbox / "gone.txt").write_text("content")
+    until(lambda: bridge.relay.stalled, "it is on its way")
+    (bridge.inbox / "gone.txt").unlink()
+    (bridge.inbox / "other.txt").write_text("deposited after the deletion")
+    until(lambda: bridge.sent()["other.txt"], "the deletion has been noticed")
+    bridge.relay.go_on()
+    bridge.expect("gone.txt", "other.txt")
+    rows = [json.loads(line) for line in bridge.run("documents", "--json").stdout.splitlines()]
+    row = next(row for row in rows if row["document"] == "Achats/gone.txt")
+    assert row["relay_reply"].startswith("250 ")
+    assert row["state"] != "withdrawn"
