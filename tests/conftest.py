@@ -1,4 +1,4 @@
-"""The fixtures of the end-to-end tests."""
+"""The fixtures of the tests that run the whole bridge."""
 
 from __future__ import annotations
 
