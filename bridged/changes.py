@@ -1,13 +1,13 @@
 """What a difference between the folders and the knowledge of them means for the documents.
 
-This is the truth table of deposits. It runs inside one transaction and touches no file but by the `still_there`
-it is given; what is to be logged and remembered is collected, and counts only once the transaction is on the disk.
+This is the truth table of deposits. It runs inside one transaction and touches no file: what is to be known of those is
+asked before. What is to be logged and remembered is collected, and counts only once the transaction is on the disk.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -64,7 +64,8 @@ class Effects:
     changed: dict[bytes, Stamp] = field(default_factory=dict)
     unchanged: list[bytes] = field(default_factory=list)
     revisit: set[bytes] = field(default_factory=set)
-    missed: dict[tuple[bytes, str], int] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    some_gone: bool = False
 
 
 class Changes:
@@ -76,21 +77,22 @@ class Changes:
         settings: Settings,
         switched: SwitchedFolders,
         memory: Memory,
-        still_there: Callable[[KnownFile], bool],
         now: Instant,
     ) -> None:
         self._tx = tx
         self._settings = settings
         self._switched = switched
         self._memory = memory
-        self._still_there = still_there
         self._now = now
         self.effects = Effects()
 
     # -- what was found
 
-    def found(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown) -> None:
-        """A regular file is at `path`. Whether it is new, changed or renamed is decided here."""
+    def found(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown, left: Collection[bytes]) -> None:
+        """A regular file is at `path`. Whether it is new, changed or renamed is decided here.
+
+        `left`: known paths of the same GED which the very same file has left, when it was looked at.
+        """
         known = self._tx.known(path)
         if known is not None and known.gone_at is not None:
             self.bury(known)  # deleted, and later a file created at the same path: a new file
@@ -100,7 +102,7 @@ class Changes:
             known = None
         if known is not None:
             self._known_again(place, known, stamp, unknown)
-        elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp):
+        elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp, left):
             self._unknown(place, path, stamp, unknown)
 
     def special(self, path: bytes, kind: str, unknown: Unknown) -> None:
@@ -114,6 +116,10 @@ class Changes:
         if unknown == "deposit":
             why = {"reason": f"it is a {kind}; only regular files are documents", "level": "warning"}
             self._say("document_ignored", None, path=path, **why)
+
+    def existing(self, directory: bytes, names: Iterable[tuple[bytes, Stamp]]) -> None:
+        """The first look at a directory: what is there was there before."""
+        self._tx.know_all(directory, names)
 
     def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
         """An existing file with its valid marker and no row: it was sent, the journal was lost."""
@@ -139,6 +145,7 @@ class Changes:
             self._tx.forget(path)
         else:
             self._tx.mark_gone(path, self._now.wall)
+            self.effects.some_gone = True
 
     def missing_directory(self, directory: bytes) -> None:
         """A whole directory is gone."""
@@ -151,6 +158,12 @@ class Changes:
         known = self._tx.known(path)
         if known is not None:
             self.bury(known)
+
+    def moved(self, source: bytes, dest: bytes, still: Stamp | None) -> None:
+        """A hint says that the file at `source` was renamed to `dest`; `still` is what stands at `source` now."""
+        known = self._tx.known(source)
+        if known is not None and known.stamp != SPECIAL and not (still is not None and still.same_file(known.stamp)):
+            self.renamed(known, dest)
 
     def renamed(self, known: KnownFile, path: bytes) -> None:
         """A known file is now at `path` of the same client: its document follows."""
@@ -243,10 +256,9 @@ class Changes:
         self._overwritten(place, path, stamp, document)
         return True
 
-    def _followed(self, place: Place, path: bytes, stamp: Stamp) -> bool:
+    def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes]) -> bool:
         for candidate in self._tx.same_files(stamp):
-            same_client = self._switched.ged_of(candidate.path) == place.ged
-            if same_client and candidate.path != path and self._is_gone(candidate):
+            if candidate.path in left:
                 self.renamed(candidate, path)
                 return True
         former = self._memory.replaced.pop(_identity(stamp), None)
@@ -274,9 +286,6 @@ class Changes:
             self.effects.unchanged.append(former.away)
             self._deposit(place, former.away, successor.stamp)
 
-    def _is_gone(self, known: KnownFile) -> bool:
-        return known.gone_at is not None or not self._still_there(known)
-
     def _unknown(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown) -> None:
         if self._verdict(path):
             return
@@ -295,7 +304,7 @@ class Changes:
     def _miss(self, place: Place, path: bytes, stamp: Stamp) -> None:
         seq = self._add(place, path, stamp, State.MISSED, reason="deposited while the daemon was stopped")
         self._tx.know(path, stamp, seq)
-        folder = (place.ged, place.folder.path)
+        folder = place.folder.path
         self.effects.missed[folder] = self.effects.missed.get(folder, 0) + 1
 
     def _add(self, place: Place, path: bytes, stamp: Stamp, state: State, **columns: Any) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -14,6 +16,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bridged.model import UserError
+from bridged.patience import Patience
 from bridged.yaml_lines import Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
@@ -525,11 +528,9 @@ def _overlapping_geds(lines: Lines, entries: Entries) -> None:
     """A link does not hide an overlap. One look per directory above, so that thousands of clients are no matter."""
     geds: dict[str, int] = {}
     above: dict[str, int] = {}
-    for i, client in entries:
-        text = str(client.get("ged"))
-        if not text.startswith("/") or not _is_path(text):
-            continue
-        ged = os.path.realpath(text)
+    texts = [(i, str(client.get("ged"))) for i, client in entries]
+    absolute = [(i, text) for i, text in texts if text.startswith("/") and _is_path(text)]
+    for (i, _), ged in zip(absolute, _resolved([text for _, text in absolute]), strict=True):
         parents = [str(parent) for parent in Path(ged).parents]
         other = next((geds[path] for path in (ged, *parents) if path in geds), above.get(ged))
         if other is not None:
@@ -538,6 +539,20 @@ def _overlapping_geds(lines: Lines, entries: Entries) -> None:
         geds.setdefault(ged, i)
         for parent in parents:
             above.setdefault(parent, i)
+
+
+def _resolved(geds: Sequence[str]) -> Iterator[str]:
+    """Each with its links followed. One on a share that hangs is taken by its name: the others must be reloadable."""
+    patience, hanging = Patience(time.monotonic), 0
+    for ged in geds:
+        real = os.path.normpath(ged)
+        if hanging < 3:
+            call = patience.start(os.fsencode(ged), functools.partial(os.path.realpath, ged))
+            if call.wait(1.0):
+                real = call.result()
+            else:
+                hanging += 1
+        yield real
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:

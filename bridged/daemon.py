@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -16,16 +15,17 @@ from bridged import __version__, control, logs, systemd
 from bridged.config import ConfigError, Settings, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
-from bridged.intake import Intake
 from bridged.journal import Journal
-from bridged.logs import say, say_document
+from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
-from bridged.model import Instant, UserError
+from bridged.model import Instant
+from bridged.patience import Patience
 from bridged.retry import Line
-from bridged.watch import Watcher
+from bridged.rounds import Rounds
 from bridged.yaml_lines import Problem
 
 TICK: Final = 0.2
+AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
@@ -44,38 +44,22 @@ class Loop(threading.Thread):
         self._step = step
         self.wake = threading.Event()
         self._stopping = False
-        self._told = ""
+        self._trouble = Trouble(name)
         self.stepped_at = time.monotonic()
 
     def run(self) -> None:
         """Step, wait, step."""
         while not self._stopping:
             self.wake.clear()
-            delay = self._guarded()
+            delay = self._trouble.guarded(lambda: self._step(instant()))
             self.stepped_at = time.monotonic()
-            if delay > 0:
-                self.wake.wait(delay)
+            if delay != 0:
+                self.wake.wait(AFTER_TROUBLE if delay is None else delay)
 
     def stop(self) -> None:
         """No further step begins."""
         self._stopping = True
         self.wake.set()
-
-    def _guarded(self) -> float:
-        try:
-            delay = self._step(instant())
-        except Exception as error:  # noqa: BLE001 - told as state_failed, and the half goes on: no silent stall
-            self._tell(error)
-            return 1.0
-        self._told = ""
-        return delay
-
-    def _tell(self, error: Exception) -> None:
-        what = f"{type(error).__name__}: {error}"
-        if what != self._told:
-            self._told = what
-            known = isinstance(error, sqlite3.Error | OSError | UserError)
-            say("state_failed", half=self.name, reason=what, exc_info=not known)
 
 
 class Daemon:
@@ -94,10 +78,10 @@ class Daemon:
         self._file_seen = self._file_identity()
         self._line = _new_line(settings)
         self._turns = Turns()
-        self._marking = Marking(journal, settings)
+        self._patience = Patience(time.monotonic)
+        self._marking = Marking(journal, settings, self._patience)
         self._intake_loop = Loop("intake", self._step_intake)
-        self._intake = Intake(journal, settings, self._new_watcher, time.monotonic)
-        self._intake.waiting.on_queued = self._wake_senders
+        self._rounds = Rounds(journal, self._patience, self._intake_loop.wake.set, self._wake_senders, instant)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
         self._senders: list[tuple[Dispatch, Loop]] = []
@@ -109,7 +93,7 @@ class Daemon:
         """Until SIGTERM or SIGINT."""
         self._signals()
         self._recover()
-        self._intake.configure(self._settings, instant(), start=True)
+        self._rounds.configure(self._settings, start=True)
         self._hire()
         for loop in (self._intake_loop, self._marking_loop):
             loop.start()
@@ -132,7 +116,7 @@ class Daemon:
             say_document("document_resumed", document, state=document.state.value)
 
     def _tend(self) -> None:
-        if not self._ready and self._intake.ready:
+        if not self._ready and self._rounds.ready:
             self._ready = True
             say("daemon_ready", folders=sum(len(c.switched_folders) for c in self._settings.clients))
             systemd.notify(f"READY=1\nSTATUS=watching {len(self._settings.clients)} clients")
@@ -153,7 +137,7 @@ class Daemon:
         now = time.monotonic()
         busy = self._settings.smtp.timeout + 660.0  # the wait for the reply to the final dot may take ten minutes
         senders = all(now - loop.stepped_at < busy for _, loop in self._senders)
-        return senders and now - self._intake_loop.stepped_at < STALLED
+        return senders and now - self._intake_loop.stepped_at < STALLED and self._journal.busy_for() < STALLED
 
     def _shut_down(self) -> None:
         say("daemon_stopping")
@@ -173,38 +157,21 @@ class Daemon:
             if not loop.is_alive():
                 sender.close()
         if not self._intake_loop.is_alive():
-            self._intake.close()
+            self._rounds.close()
         say("daemon_stopped")
 
     # -- the halves
 
-    def _new_watcher(self) -> Watcher | None:
-        try:
-            return Watcher(self._wake_intake)
-        except OSError as error:
-            say(
-                "watch_limit_reached",
-                reason=f"no inotify instance ({error.strerror}); only sweeps find deposits",
-            )
-            return None
-
     def _step_intake(self, now: Instant) -> float:
         wanted = self._reconfigure
         if wanted is not None:
-            self._intake.configure(wanted, now, start=False)
+            self._rounds.configure(wanted, start=False)
             self._reconfigure = None  # only now: whoever waits for the reload reads it
-        return self._intake.step(now)
-
-    def _wake_intake(self) -> None:
-        self._intake_loop.wake.set()
+        return self._rounds.step(now)
 
     def _wake_senders(self) -> None:
         for _, loop in self._senders:
             loop.wake.set()
-
-    def _overwritten(self, seq: int, path: bytes) -> None:
-        self._intake.waiting.again(seq, path)
-        self._wake_intake()
 
     def _hire(self) -> None:
         """As many senders as the configuration allows sessions."""
@@ -215,7 +182,15 @@ class Daemon:
         while len(self._senders) < self._settings.smtp.connections:
             number = len(self._senders)
             sender = Dispatch(
-                self._journal, number, route, self._turns, self._marking, random.random, instant, self._overwritten
+                self._journal,
+                number,
+                route,
+                self._turns,
+                self._marking,
+                self._patience,
+                random.random,
+                instant,
+                self._rounds.again,
             )
             loop = Loop(f"dispatch-{number + 1}", sender.step)
             self._senders.append((sender, loop))
@@ -271,7 +246,7 @@ class Daemon:
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
         self._reconfigure = settings
-        self._wake_intake()
+        self._intake_loop.wake.set()
         self._hire()
         deadline = time.monotonic() + RELOAD_WITHIN
         while not self._is_in_force() and time.monotonic() < deadline and not self._stop.wait(0.05):
@@ -279,7 +254,7 @@ class Daemon:
         self._wake_senders()
 
     def _is_in_force(self) -> bool:
-        return self._reconfigure is None and self._intake.ready
+        return self._reconfigure is None and self._rounds.ready
 
     # -- control
 
@@ -303,7 +278,7 @@ class Daemon:
 
     def _status(self) -> dict[str, Any]:
         relay = {"state": self._line.state, "detail": self._line.detail}
-        folders = self._intake.status()
+        folders = self._rounds.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
@@ -26,6 +25,7 @@ from bridged.model import (
     State,
     Uncertain,
 )
+from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
 from bridged.retry import Line, given_up, next_due
 
@@ -64,6 +64,7 @@ class Dispatch:
         route: Route,
         turns: Turns,
         marking: Marking,
+        patience: Patience,
         random: Callable[[], float],
         clock: Callable[[], Instant],
         on_overwritten: Callable[[int, bytes], None],
@@ -73,6 +74,7 @@ class Dispatch:
         self._route = route
         self._turns = turns
         self._marking = marking
+        self._patience = patience
         self._random = random
         self._clock = clock
         self._unrecorded: tuple[Document, Outcome] | None = None
@@ -103,8 +105,9 @@ class Dispatch:
         if self._number >= line.sessions_allowed:
             self._relay.close()
             return 1.0
-        if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now))):
-            return self._idle(now)
+        away = self._patience.hanging()
+        if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now), away)):
+            return self._idle(now, away)
         if not line.may_send(now.steady):
             return max(0.05, min(1.0, line.wake_in(now.steady)))
         self._take_turn(line, now)
@@ -144,8 +147,8 @@ class Dispatch:
             columns = {"due_at": now.wall + MISTAKE, "uncertain": current.uncertain + int(current.dotted)}
             self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0, **columns))
 
-    def _idle(self, now: Instant) -> float:
-        due = self._journal.read(lambda tx: tx.next_due())
+    def _idle(self, now: Instant, away: Collection[bytes]) -> float:
+        due = self._journal.read(lambda tx: tx.next_due(away))
         return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
 
     def _horizon(self, now: Instant) -> float:
@@ -165,7 +168,7 @@ class Dispatch:
     def _next(
         self, tx: Transaction, route: Route, now: Instant, refused: list[tuple[str, Document, str]]
     ) -> Document | None:
-        document = tx.due_after(self._turns.last, now.wall, self._horizon(now))
+        document = tx.due_after(self._turns.last, now.wall, self._horizon(now), self._patience.hanging())
         if document is None:
             return None
         self._turns.last = document.client
@@ -200,7 +203,7 @@ class Dispatch:
         place = route.switched.place(document.directory)
         try:
             assert place is not None
-            with files.root(document.ged) as root_fd, files.open_document(root_fd, document.relative) as file:
+            with PatientFile(self._patience, document.ged, lambda: _opened(document)) as file:
                 return self._deliver(document, file, place, route)
         except Changed:
             self._overwritten(document)
@@ -208,7 +211,7 @@ class Dispatch:
             self._away(document, error, now)
         return None
 
-    def _deliver(self, document: Document, file: BinaryIO, place: Place, route: Route) -> Outcome:
+    def _deliver(self, document: Document, file: PatientFile, place: Place, route: Route) -> Outcome:
         _check_unchanged(file, document)
         sender = place.client.sender or route.settings.smtp.sender
         mail = compose(
@@ -347,12 +350,17 @@ class Dispatch:
         self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0))
 
 
-def _check_unchanged(file: BinaryIO, document: Document) -> None:
-    if not files.stamp_of(os.fstat(file.fileno())).same_content(document.stamp):
+def _opened(document: Document) -> BinaryIO:
+    with files.root(document.ged) as root_fd:
+        return files.open_document(root_fd, document.relative)
+
+
+def _check_unchanged(file: PatientFile, document: Document) -> None:
+    if not files.stamp_of(file.status()).same_content(document.stamp):
         raise Changed
 
 
-def _whole(mail: Mail, file: BinaryIO, document: Document, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
+def _whole(mail: Mail, file: PatientFile, document: Document, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
     """The mail's chunks; raises Changed before the end, so that no final dot follows bytes that are not one version."""
     read = 0
 

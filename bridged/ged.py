@@ -13,6 +13,7 @@ from bridged.journal import Journal
 from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
+from bridged.patience import Patience
 from bridged.sweep import Found, Sweep
 
 
@@ -20,8 +21,10 @@ from bridged.sweep import Found, Sweep
 class Ged:
     """A client's GED, the state of its sweep, and what an unknown path in each of its folders counts as."""
 
-    client: Client
+    path: bytes
     sweep: Sweep
+    patience: Patience
+    client: Client = field(init=False)
     polling: bool = True
     unknown: dict[str, Unknown] = field(default_factory=dict)
     state: str = "new"  # new | reachable | unreachable
@@ -37,14 +40,14 @@ class Ged:
     troubled: set[bytes] = field(default_factory=set)
 
     @property
-    def path(self) -> bytes:
-        """The GED, absolute."""
-        return os.fsencode(self.client.ged)
-
-    @property
     def in_force(self) -> bool:
         """Every folder has had its first complete pass."""
         return all(kind == "deposit" for kind in self.unknown.values())
+
+    def read_all(self) -> None:
+        """Begin again at the next step, and read unchanged directories too."""
+        self.end_pass()
+        self.due, self.full = 0.0, True
 
     def end_pass(self) -> None:
         """Let go of the pass under way and of the GED's descriptor: an open one would make `umount` fail."""
@@ -68,6 +71,7 @@ class Ged:
             return self._away(f"{readable(before.point)} is not mounted")
         self.root = (status.st_dev, status.st_ino)
         self.polling = mode == "polling" or (mode == "auto" and not files.is_local(mount.fstype))
+        self.patience.locate(self.path, here.place)
         self._arrived(journal, before, here)
         return True
 

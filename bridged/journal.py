@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -84,24 +85,26 @@ class Transaction(Known):
         sql = f"SELECT {_COLUMNS} FROM documents WHERE {where} ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
         return map(_document, self.sql.execute(sql, (*arguments, limit)))
 
-    def due_after(self, client: str, now: float, horizon: float) -> Document | None:
+    def due_after(self, client: str, now: float, horizon: float, away: Collection[bytes] = ()) -> Document | None:
         """The first queued document that is due, of the client after `client` in the alphabet: clients take turns.
 
         A due time beyond `horizon` cannot have come from the retry schedule: the clock jumped back, so it is due.
+        Documents of the GEDs `away` cannot be read now and are passed over.
         """
-        due = "state = 'queued' AND (due_at <= ? OR due_at > ?)"
+        due = f"state = 'queued' AND (due_at <= ? OR due_at > ?) AND {_not_in(away)}"
         for turn, order in ((" AND client > ?", "client, seq"), (" AND client <= ?", "client, seq")):
             row = self.sql.execute(
                 f"SELECT {_COLUMNS} FROM documents WHERE {due}{turn} ORDER BY {order} LIMIT 1",  # noqa: S608
-                (now, horizon, client),
+                (now, horizon, *away, client),
             ).fetchone()
             if row is not None:
                 return _document(row)
         return None
 
-    def next_due(self) -> float | None:
-        """When the next queued document is due, as seconds since the epoch."""
-        row = self.sql.execute("SELECT MIN(due_at) FROM documents WHERE state = 'queued'").fetchone()
+    def next_due(self, away: Collection[bytes] = ()) -> float | None:
+        """When the next queued document is due, as seconds since the epoch; those of the GEDs `away` apart."""
+        sql = f"SELECT MIN(due_at) FROM documents WHERE state = 'queued' AND {_not_in(away)}"  # noqa: S608 - marks only
+        row = self.sql.execute(sql, tuple(away)).fetchone()
         return None if row[0] is None else float(row[0])
 
     def markers_due(self, now: float, limit: int = 50) -> list[Document]:
@@ -192,6 +195,10 @@ class Transaction(Known):
         return cursor.rowcount == 1
 
 
+def _not_in(geds: Collection[bytes]) -> str:
+    return f"ged NOT IN ({', '.join('?' * len(geds))})"
+
+
 def _stamp_columns(stamp: Stamp) -> dict[str, int]:
     return {
         "inode": stamp.inode,
@@ -223,6 +230,7 @@ class Journal:
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
         self._readers = threading.local()
+        self._busy_since: float | None = None
         with _sentences(self.path):
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._sql = self._connect()
@@ -250,6 +258,11 @@ class Journal:
             sql = self._readers.sql = self._connect()
         return wish(Transaction(sql))
 
+    def busy_for(self) -> float:
+        """How long (seconds) the commit under way has been going on; 0 when there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def close(self) -> None:
         """Close the writer's connection; the readers' go with their threads."""
         with self._lock:
@@ -258,6 +271,7 @@ class Journal:
     def _commit_all(self) -> None:
         with self._queue_lock:
             tickets, self._queue = self._queue, []
+        self._busy_since = time.monotonic()
         try:
             self._sql.execute("BEGIN IMMEDIATE")
             for ticket in tickets:
@@ -268,6 +282,7 @@ class Journal:
                 self._sql.execute("ROLLBACK")
             for ticket in tickets:
                 ticket.error = ticket.error or error
+        self._busy_since = None
         for ticket in tickets:
             ticket.done = True
 

@@ -50,6 +50,11 @@ class Mounted:
     inode: int
     fsid: str
 
+    @property
+    def place(self) -> tuple[str, bytes]:
+        """What all GEDs on this mount have in common."""
+        return self.source, self.point
+
     def same(self, other: Mounted) -> bool:
         """The same file system. Its own id is compared too: a loop device and root inode 2 serve many."""
         return (self.source, self.inode, self.fsid) == (other.source, other.inode, other.fsid)
@@ -100,9 +105,10 @@ class Known:
         )
         return [_file(row) for row in rows]
 
-    def gone(self, before: float) -> list[KnownFile]:
-        """Known files that were found gone before an instant."""
-        return [_file(row) for row in self.sql.execute(_SELECT + "k.gone_at <= ?", (before,))]
+    def gone(self, ged: bytes) -> list[KnownFile]:
+        """Known files of a GED that were found gone."""
+        found = "k.gone_at IS NOT NULL AND (d.path = ? OR (d.path >= ? AND d.path < ?))"
+        return [_file(row) for row in self.sql.execute(_SELECT + found, (ged, *below(ged)))]
 
     def know(self, path: bytes, stamp: Stamp, document: int | None) -> None:
         """The path is known from now on, with this stamp; a mark that it was gone is lifted."""

@@ -6,18 +6,20 @@ import codecs
 import json
 import logging
 import os
+import sqlite3
 import sys
 import threading
 import unicodedata
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, TypeVar
 
 import structlog
 
-from bridged.model import Document, readable
+from bridged.model import Document, UserError, readable
 
+T = TypeVar("T")
 Fields = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Fields], Any]
 
@@ -128,6 +130,31 @@ def say_document(event: str, document: Document, **fields: Any) -> None:
     """One line about a document."""
     name = readable(document.relative)
     say(event, **({"client": document.client, "document": name, "id": document.id} | fields))
+
+
+class Trouble:
+    """What a part of the daemon raised: told as `state_failed` once, until it goes well again. No silent stall."""
+
+    def __init__(self, half: str) -> None:
+        self._half = half
+        self._told = ""
+
+    def guarded(self, step: Callable[[], T]) -> T | None:
+        """The step's result, or None when it raised."""
+        try:
+            result = step()
+        except Exception as error:  # noqa: BLE001 - told, and the others go on
+            self._tell(error)
+            return None
+        self._told = ""
+        return result
+
+    def _tell(self, error: Exception) -> None:
+        what = f"{type(error).__name__}: {error}"
+        if what != self._told:
+            self._told = what
+            known = isinstance(error, sqlite3.Error | OSError | UserError)
+            say("state_failed", half=self._half, reason=what, exc_info=not known)
 
 
 def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:

@@ -8,15 +8,18 @@ import threading
 from bridged import __version__, files, mark
 from bridged.config import Settings
 from bridged.journal import Journal
+from bridged.known import split
 from bridged.logs import say_document
 from bridged.model import Document, State, readable
+from bridged.patience import Patience
 
 
 class Marking:
     """The last step of every document. Thread-safe: senders mark what they sent, one loop sees to the rest."""
 
-    def __init__(self, journal: Journal, settings: Settings) -> None:
+    def __init__(self, journal: Journal, settings: Settings, patience: Patience) -> None:
         self._journal = journal
+        self._patience = patience
         self._settings = settings
         self._told: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -40,7 +43,7 @@ class Marking:
     def validate(self, document: Document, now: float) -> None:
         """Write the marker, then say so in the journal. A marker that cannot be written is tried at each sweep."""
         try:
-            name = self._write(document, now)
+            name = self._patience.call(document.ged, lambda: self._write(document, now))
         except FileNotFoundError:
             name = b""  # the document left after it was sent: there is nothing to stand beside
         except OSError as error:
@@ -95,22 +98,24 @@ class Marking:
         self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
 
     def _follow(self, document: Document, now: float) -> None:
-        directory, _, name = document.marker.rpartition(b"/")
-        options = self._settings.marker
         try:
-            with (
-                files.root(document.ged) as root_fd,
-                files.directories(
-                    root_fd, directory[len(document.ged) + 1 :], document.relative.rpartition(b"/")[0]
-                ) as (old_fd, new_fd),
-            ):
-                moved = mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
+            moved = self._patience.call(document.ged, lambda: self._move(document))
         except FileNotFoundError:
             moved = None  # it went along with its directory, or was deleted
         except OSError as error:
             self._failed(document, error, now)
             return
-        self._settle(document, document.directory + b"/" + (moved or name))
+        self._settle(document, document.directory + b"/" + (moved or split(document.marker)[1]))
+
+    def _move(self, document: Document) -> bytes | None:
+        directory, name = split(document.marker)
+        options = self._settings.marker
+        below = len(document.ged) + 1
+        with (
+            files.root(document.ged) as root_fd,
+            files.directories(root_fd, directory[below:], document.directory[below:]) as (old_fd, new_fd),
+        ):
+            return mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
 
     def _settle(self, document: Document, marker: bytes) -> None:
         self._journal.write(lambda tx: tx.note(document.seq, document.state, marker=marker, marker_due=None))

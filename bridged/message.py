@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import BinaryIO, Final
+from typing import Final, Protocol
 from urllib.parse import quote
 
 LINE: Final = 57  # raw bytes in a line of 76 columns
@@ -64,6 +64,13 @@ class UnsafeHeader(RuntimeError):
     """A header block that must not be sent: a bug of this module, or an address nobody validated."""
 
 
+class Readable(Protocol):
+    """What the bytes of a document are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """One mail without its document. The same arguments of `compose` give the same bytes at each attempt."""
@@ -77,7 +84,7 @@ class Mail:
         line_ends = 2 * -(-document_bytes // LINE)
         return len(self.header) + encoded + line_ends + len(self.footer)
 
-    def chunks(self, file: BinaryIO, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
+    def chunks(self, file: Readable, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
         """The mail, piece by piece; `on_bytes` gets every raw block before its encoding is handed out.
 
         It ends with a line end, and no line ever starts with a dot: nothing is left to escape.
@@ -238,7 +245,7 @@ def _checked(block: str) -> bytes:
     return block.encode("ascii")
 
 
-def _full_block(file: BinaryIO) -> bytes:
+def _full_block(file: Readable) -> bytes:
     """The next BLOCK bytes, fewer only at the end: a short read in the middle would put padding there."""
     block = file.read(BLOCK)
     while block and len(block) < BLOCK and (more := file.read(BLOCK - len(block))):

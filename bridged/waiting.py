@@ -15,6 +15,7 @@ from bridged.changes import ADOPTED, Effects
 from bridged.config import Settings
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, Transaction
+from bridged.known import split
 from bridged.logs import say, say_document
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.quiet import HEAD, TAIL, Calm, looks_whole
@@ -44,26 +45,30 @@ class _Ready:
 
 
 class Waiting:
-    """The deposits that are not quiet yet. One thread calls it, but `again` may be called from any."""
+    """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
 
-    def __init__(self, journal: Journal, settings: Settings) -> None:
+    def __init__(self, ged: bytes, journal: Journal, on_queued: Callable[[], None]) -> None:
+        self._ged = ged
         self._journal = journal
-        self._settings = settings
+        self._on_queued = on_queued
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
         self._saves: dict[bytes, Calm] = {}
         self._returned: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
         self.due = 0.0
-        self.on_queued: Callable[[], None] = lambda: None
 
     def configure(self, settings: Settings, switched: SwitchedFolders) -> None:
         """Put a configuration in force."""
         self._settings = settings
         self._switched = switched
+        on = {seq: d for seq, d in self._deposits.items() if switched.place(split(d.path)[0]) is not None}
+        self._deposits = on
 
     def resume(self) -> None:
         """Take up what was waiting when the daemon stopped."""
-        for document in self._journal.read(lambda tx: list(tx.documents("state = 'waiting'"))):
+        for document in self._journal.read(
+            lambda tx: list(tx.documents("state = 'waiting' AND ged = ?", (self._ged,)))
+        ):
             if self._switched.place(document.directory) is not None:
                 self._deposits[document.seq] = _Deposit(document.path)
                 say_document("document_resumed", document, state="waiting")
@@ -119,14 +124,10 @@ class Waiting:
     def _look(
         self, seq: int, deposit: _Deposit, now: Instant, examine: Callable[[bytes, Instant], None]
     ) -> _Ready | None:
-        ged = self._switched.ged_of(deposit.path)
-        if ged is None:
-            self._deposits.pop(seq)
-            return None
         deposit.due = now.steady + LOOK_AGAIN
         try:
-            with files.root(ged) as root_fd:
-                return self._observe(root_fd, deposit, deposit.path[len(ged) + 1 :], now)
+            with files.root(self._ged) as root_fd:
+                return self._observe(root_fd, deposit, deposit.path[len(self._ged) + 1 :], now)
         except PermissionError as error:
             self._unreadable(seq, deposit, error)
         except OSError:  # gone, replaced by a link, or the share is away: intake finds out which
@@ -224,18 +225,18 @@ class Waiting:
             elif document.state is not State.WITHDRAWN:
                 warning = {"warning": what.warning, "level": "warning"} if what.warning else {}
                 say_document("document_queued", document, size=what.stamp.size, **warning)
-        self.on_queued()
+        self._on_queued()
 
     def _tell_saves(self, now: Instant) -> None:
         quiet = self._settings.watch.quiet
         for path in [p for p, calm in self._saves.items() if calm.quiet_for(now.steady) >= quiet]:
             del self._saves[path]
-            client, ged = self._switched.client_of(path), self._switched.ged_of(path)
-            if client is not None and ged is not None:
+            client = self._switched.client_of(path)
+            if client is not None:
                 say(
                     "document_changed",
                     client=client.name,
-                    document=readable(path[len(ged) + 1 :]),
+                    document=readable(path[len(self._ged) + 1 :]),
                     reason="overwritten in place; it is not sent again (on_overwrite: send would)",
                 )
 

@@ -1,0 +1,203 @@
+"""What was read of a GED against what is known of it: the differences, for `changes` to judge.
+
+A difference is a function of `Changes`, called later inside one transaction. Everything that asks the file system is
+asked here, before: a file system that hangs must not keep the journal's only writer.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Sequence
+
+from bridged import files
+from bridged.admit import verdict
+from bridged.changes import Changes, Unknown
+from bridged.config import Settings
+from bridged.folders import Place, SwitchedFolders
+from bridged.ged import Ged, is_in
+from bridged.journal import Journal
+from bridged.known import SPECIAL, KnownFile, split
+from bridged.logs import say
+from bridged.mark import find, is_leftover
+from bridged.model import Stamp, readable
+from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
+
+Difference = Callable[[Changes], None]
+
+
+class Comparison:
+    """Looks at one GED under one configuration."""
+
+    def __init__(
+        self,
+        ged: Ged,
+        journal: Journal,
+        settings: Settings,
+        switched: SwitchedFolders,
+        untold: Callable[[Stamp], None],
+    ) -> None:
+        """`untold` hears of each deposit that a listing met first."""
+        self._ged = ged
+        self._journal = journal
+        self._settings = settings
+        self._switched = switched
+        self._untold = untold
+
+    # -- one path
+
+    def at(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
+        """What `status` (None: nothing is there) says of a path that is no directory."""
+        if status is None:
+            gone_directory: Difference = lambda changes: changes.missing_directory(path)  # noqa: E731
+            return [lambda changes: changes.missing(path), gone_directory]
+        place = self.place(path)
+        return [] if place is None else self._difference(place, path, files.entry_of(split(path)[1], status))
+
+    def moved(self, source: bytes, dest: bytes) -> list[Difference]:
+        """A hint says that a file was renamed within the GED."""
+        if self.place(dest) is None or self.lstat(dest) is None:
+            return []
+        still = self._file(source)
+        return [lambda changes: changes.moved(source, dest, still)]
+
+    def gone(self, path: bytes) -> list[Difference]:
+        """A hint says: deleted, or moved out. With the very same times it is a look's finding of since: a late hint."""
+        known = self._journal.read(lambda tx: tx.known(path))
+        status = self.lstat(path)
+        if known is None or status is None or files.stamp_of(status) == known.stamp:
+            return []
+        return [lambda changes: changes.deleted(path)]
+
+    def lstat(self, path: bytes) -> os.stat_result | None:
+        """What stands at a path of the GED; None where nothing does. Raises OSError when that cannot be told."""
+        try:
+            with files.root(self._ged.path) as root_fd:
+                return files.lstat(root_fd, path[len(self._ged.path) + 1 :])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def place(self, path: bytes) -> Place | None:
+        """Where documents beside that path go."""
+        return self._switched.place(split(path)[0])
+
+    # -- what a sweep found
+
+    def of(self, found: Found) -> list[Difference]:
+        """The differences that one finding of a sweep makes."""
+        if isinstance(found, Unreadable):
+            self._tell_unreadable(found)
+            return []
+        directory = found.directory
+        if isinstance(found, GoneDirectory):
+            return [lambda changes: changes.missing_directory(directory)]
+        place = self._switched.place(directory)
+        if place is None:
+            return []
+        self._ged.troubled.discard(directory)
+        return self._listed(place, found)
+
+    def vanished(self) -> list[Difference]:
+        """Directories that the journal knows and the first pass did not meet."""
+        ged = self._ged
+        known = self._journal.read(lambda tx: tx.directories_below(ged.path))
+        return [
+            lambda changes, d=directory: changes.missing_directory(d)  # type: ignore[misc]
+            for directory in known
+            if directory not in ged.sweep and not any(is_in(directory, t) for t in ged.troubled)
+        ]
+
+    def _listed(self, place: Place, listing: Listing) -> list[Difference]:
+        known = self._journal.read(lambda tx: tx.known_in(listing.directory))
+        self._remove_leftovers(listing)
+        entries = [e for e in listing.entries if e.kind != "directory"]
+        if not known and self._unknown(place) == "existing":
+            return self._baseline(place, listing.directory, entries)
+        differences: list[Difference] = []
+        for entry in entries:
+            before = known.get(entry.name)
+            if before is None and entry.stamp is not None and not self._verdict(entry.name):
+                self._untold(entry.stamp)
+            if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
+                differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
+        for name in known.keys() - {e.name for e in entries}:
+            path = known[name].path
+            if known[name].gone_at is None and self.lstat(path) is None:
+                differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
+        return differences
+
+    def _difference(self, place: Place, path: bytes, entry: files.Entry) -> list[Difference]:
+        unknown = self._unknown(place)
+        if entry.stamp is None:
+            if entry.kind == "file" or self._verdict(entry.name):
+                return []  # a file that cannot be looked at: nothing is concluded
+            return [lambda changes: changes.special(path, entry.kind.removeprefix("other:"), unknown)]
+        stamp = entry.stamp
+        left = self._left(path, stamp)
+        return [lambda changes: changes.found(place, path, stamp, unknown, left)]
+
+    def _left(self, path: bytes, stamp: Stamp) -> frozenset[bytes]:
+        """The known paths at which the very file that is now at `path` used to be."""
+        same = self._journal.read(lambda tx: tx.same_files(stamp))
+        others = (known for known in same if known.path != path and is_in(known.path, self._ged.path))
+        return frozenset(known.path for known in others if known.gone_at is not None or not self._still_there(known))
+
+    def _still_there(self, known: KnownFile) -> bool:
+        now = self._file(known.path)
+        return now is not None and now.same_file(known.stamp)
+
+    def _file(self, path: bytes) -> Stamp | None:
+        status = self.lstat(path)
+        return files.stamp_of(status) if status is not None and stat.S_ISREG(status.st_mode) else None
+
+    # -- the first look at a folder
+
+    def _baseline(self, place: Place, directory: bytes, entries: Sequence[files.Entry]) -> list[Difference]:
+        """Everything is existing. Written in bulk, since there may be a million."""
+        names = [(e.name, e.stamp or SPECIAL) for e in entries if not self._verdict(e.name)]
+        if not names:
+            return []
+        adopted = self._adopted(place, directory, entries)
+        rows = [row for row in names if row[0] not in adopted]
+        return [lambda changes: changes.existing(directory, rows), *adopted.values()]
+
+    def _adopted(self, place: Place, directory: bytes, entries: Sequence[files.Entry]) -> dict[bytes, Difference]:
+        """Files whose valid marker stands beside them. Only where a marker's name is seen is anything read."""
+        options = self._settings.marker
+        if not any(options.suffix.encode() in e.name for e in entries):
+            return {}
+        found: dict[bytes, Difference] = {}
+        ged = self._ged.path
+        with files.root(ged) as root_fd, files.directories(root_fd, directory[len(ged) + 1 :]) as (fd,):
+            for entry in entries:
+                stamp, path = entry.stamp, directory + b"/" + entry.name
+                marker = None
+                if stamp is not None and not self._verdict(entry.name):
+                    marker = find(fd, entry.name, options.suffix, options.hidden)
+                if stamp is not None and marker is not None and marker.size == stamp.size:
+                    found[entry.name] = lambda changes, p=path, s=stamp, m=marker: changes.adopt(place, p, s, m)  # type: ignore[misc]
+        return found
+
+    def _remove_leftovers(self, listing: Listing) -> None:
+        """Temporary markers of a crash: the instance lock says that nobody is writing one before we are ready."""
+        ged = self._ged
+        if ged.in_force:
+            return
+        for entry in listing.entries:
+            if entry.stamp is not None and is_leftover(entry.name):
+                with files.root(ged.path) as root_fd:
+                    files.remove(root_fd, (listing.directory + b"/" + entry.name)[len(ged.path) + 1 :])
+
+    def _tell_unreadable(self, found: Unreadable) -> None:
+        ged = self._ged
+        if found.directory not in ged.troubled:
+            ged.troubled.add(found.directory)
+            folder = readable(found.directory[len(ged.path) + 1 :])
+            say("folder_unreachable", client=ged.client.name, folder=folder, reason=found.why)
+
+    def _unknown(self, place: Place) -> Unknown:
+        return self._ged.unknown.get(place.folder.path, "existing")
+
+    def _verdict(self, name: bytes) -> str | None:
+        marker = self._settings.marker
+        return verdict(name, extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)

@@ -1,0 +1,81 @@
+"""The observer, kept alive: whoever needs hints from a directory asks here, whatever has become of the observer."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from bridged.logs import say
+from bridged.watch import Hint, Watcher
+
+RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
+
+
+class Lookout:
+    """One observer for all GEDs. `watch` and `missed_one` may be called from any thread, the rest from one."""
+
+    def __init__(self, on_hint: Callable[[], None]) -> None:
+        self._on_hint = on_hint
+        self._lock = threading.Lock()
+        self._restarted_at = float("-inf")
+        self._missed = False
+        self.limited = False
+        self._watcher = self._observe()
+
+    def watch(self, directory: bytes) -> None:
+        """Ask for hints from a directory. Where there can be none, the sweep is all there is."""
+        watcher = self._watcher
+        if watcher is None:
+            return
+        try:
+            watcher.watch(directory)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self._tell_limit(
+                    "the kernel grants no more watches; what it does not tell is found by the sweep."
+                    " Raise fs.inotify.max_user_watches."
+                )
+
+    def drain(self, limit: int) -> list[Hint]:
+        """The hints that have come, each once, oldest first."""
+        return list(dict.fromkeys(self._watcher.drain(limit))) if self._watcher is not None else []
+
+    def missed_one(self) -> None:
+        """A sweep found a deposit that a hint should have told of."""
+        if not self.limited:
+            self._missed = True
+
+    def renew(self, now: float) -> bool:
+        """Replace an observer that is dead, or alive and silent; True when there is a new one, which watches nothing.
+
+        `now` is of the steady clock.
+        """
+        watcher = self._watcher
+        if watcher is None or now - self._restarted_at < RESTART_AT_MOST or (watcher.alive and not self._missed):
+            return False
+        why = "a sweep found a deposit that no hint had told of" if watcher.alive else "one of its threads died"
+        self._watcher = self._observe()
+        self._restarted_at, self._missed = now, False
+        watcher.close()
+        say("observer_restarted", reason=why)
+        return True
+
+    def close(self) -> None:
+        """Give the watches back."""
+        if self._watcher is not None:
+            self._watcher.close()
+
+    def _observe(self) -> Watcher | None:
+        try:
+            return Watcher(self._on_hint)
+        except OSError as error:
+            self._tell_limit(f"no inotify instance ({error.strerror}); only sweeps find deposits")
+            return None
+
+    def _tell_limit(self, reason: str) -> None:
+        with self._lock:
+            told, self.limited = self.limited, True
+        if not told:
+            say("watch_limit_reached", reason=reason)

@@ -1,0 +1,169 @@
+"""Calls that may never return: those into a file system that hangs (a dead file server, a stopped FUSE process).
+
+Nothing ends a thread that the kernel keeps in such a call. So each is made in a thread of its own kind; whoever waits
+gives up in time and does something else, and the thread comes back when the file system answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Hashable
+from queue import SimpleQueue
+from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
+
+# A file system that has not answered for this time (seconds) hangs: others are no longer sent into it.
+HANGING: Final = 10.0
+
+T = TypeVar("T")
+
+
+class Hanging(OSError):
+    """The file system does not answer. Nothing may be concluded from that, and nothing is lost by waiting."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ETIMEDOUT, "its file system does not answer")
+
+
+class Call(Generic[T]):
+    """One call under way. `wait` may be asked again; the result stays until it is taken."""
+
+    def __init__(self, work: Callable[[], T], mount: Hashable, began: float) -> None:
+        self.mount = mount
+        self.began = began
+        self._work = work
+        self._done = threading.Event()
+        self._result: list[T] = []
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Make the call; what it raises is kept for `result`."""
+        try:
+            self._result.append(self._work())
+        except BaseException as error:  # noqa: BLE001 - raised again by `result`, in the thread that asks
+            self._error = error
+
+    def finish(self) -> None:
+        """Let those go on who wait."""
+        self._done.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it has returned, after waiting `seconds` at most."""
+        return self._done.wait(seconds)
+
+    def result(self) -> T:
+        """What the call returned; raises what it raised. Only after it has returned."""
+        if self._error is not None:
+            raise self._error
+        return self._result[0]
+
+
+class Patience:
+    """Makes calls into GEDs and knows which file systems have not answered. Thread-safe.
+
+    Calls into one mount share its fate: once one hangs, no other is begun there (`call` raises Hanging at once), so
+    that a dead server of 800 clients does not swallow 800 threads.
+    """
+
+    def __init__(self, steady: Callable[[], float]) -> None:
+        self._steady = steady
+        self._lock = threading.Lock()
+        self._mounts: dict[bytes, Hashable] = {}
+        self._running: set[Call[Any]] = set()
+        self._idle: list[SimpleQueue[Call[Any]]] = []
+
+    def locate(self, ged: bytes, mount: Hashable) -> None:
+        """The GED was last seen on this mount."""
+        with self._lock:
+            self._mounts[ged] = mount
+
+    def silent_for(self, ged: bytes) -> float:
+        """How long (seconds) the oldest call under way into the GED's mount has had no answer; 0 without one."""
+        with self._lock:
+            mount = self._mounts.get(ged, ged)
+            return self._steady() - min((c.began for c in self._running if c.mount == mount), default=self._steady())
+
+    def hanging(self) -> tuple[bytes, ...]:
+        """The GEDs that `locate` has named and whose file system hangs."""
+        with self._lock:
+            since = self._steady() - HANGING
+            mounts = {call.mount for call in self._running if call.began <= since}
+            return tuple(ged for ged, mount in self._mounts.items() if mount in mounts) if mounts else ()
+
+    def start(self, ged: bytes, work: Callable[[], T]) -> Call[T]:
+        """Begin a call, whatever the mount is like."""
+        with self._lock:
+            call = Call(work, self._mounts.get(ged, ged), self._steady())
+            self._running.add(call)
+            queue = self._idle.pop() if self._idle else None
+        if queue is None:
+            queue = SimpleQueue()
+            threading.Thread(target=self._work, args=(queue,), name="patience", daemon=True).start()
+        queue.put(call)
+        return call
+
+    def call(self, ged: bytes, work: Callable[[], T]) -> T:
+        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time."""
+        if self.silent_for(ged) >= HANGING:
+            raise Hanging
+        call = self.start(ged, work)
+        if not call.wait(HANGING):
+            raise Hanging
+        return call.result()
+
+    def _work(self, queue: SimpleQueue[Call[Any]]) -> None:
+        while True:
+            call = queue.get()
+            call.run()
+            with self._lock:
+                self._running.discard(call)
+                self._idle.append(queue)
+            call.finish()
+            del call  # or the result of the last call, a file perhaps, would live until the next one
+
+
+class PatientFile:
+    """A document open for reading, whose every touch may raise Hanging."""
+
+    def __init__(self, patience: Patience, ged: bytes, opener: Callable[[], BinaryIO]) -> None:
+        self._patience = patience
+        self._ged = ged
+        self._opener = opener
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._left = False
+
+    def __enter__(self) -> Self:
+        self._patience.call(self._ged, self._open)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._left = True
+            file, self._file = self._file, None
+        if file is not None:
+            self._patience.start(self._ged, file.close)  # closing waits for a file system's word, too
+
+    def read(self, size: int = -1, /) -> bytes:
+        """As of a file."""
+        file = self._opened()
+        return self._patience.call(self._ged, lambda: file.read(size))
+
+    def status(self) -> os.stat_result:
+        """What fstat(2) says of it."""
+        file = self._opened()
+        return self._patience.call(self._ged, lambda: os.fstat(file.fileno()))
+
+    def _open(self) -> None:
+        file = self._opener()
+        with self._lock:
+            if not self._left:
+                self._file = file
+                return
+        file.close()  # it was opened after all, when nobody waited any more
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            raise ValueError("the document is not open")
+        return self._file

@@ -1,0 +1,232 @@
+"""The rounds of the GEDs: each has an intake of its own, which gets a turn whenever there is something to do for it.
+
+A turn is a call that may never return, since the GED's file system may hang: then the rounds go on without that GED
+until it answers, and nobody else waits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bridged.config import Client, Settings
+from bridged.folders import SwitchedFolders
+from bridged.intake import Intake, switch_off
+from bridged.journal import Journal
+from bridged.logs import Trouble, say
+from bridged.lookout import Lookout
+from bridged.model import Instant, readable
+from bridged.patience import HANGING, Call, Hanging, Patience
+from bridged.watch import Hint
+
+HINTS: Final = 500  # in one step
+ROUND: Final = 0.5  # seconds of turns before hints are looked at again
+UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
+AT_LEAST: Final = 1.0  # seconds between two steps without a hint
+AFTER_TROUBLE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A configuration that an intake is to work by from its next turn on."""
+
+    client: Client
+    settings: Settings
+    switched: SwitchedFolders
+    recorded: frozenset[str]
+    start: bool
+
+
+@dataclass(slots=True)
+class _Seat:
+    """One GED's place in the rounds."""
+
+    intake: Intake
+    client: str = ""
+    order: _Order | None = None
+    turn: Call[float] | None = None
+    alone: bool = False  # the rounds have gone on without waiting for the turn's end
+    due: float = 0.0
+    began: float = 0.0
+    silent: bool = False
+    told: bool = False
+    trouble: Trouble = field(default_factory=lambda: Trouble("intake"))
+
+
+class Rounds:
+    """All intakes. One thread calls it, but `again` and what only reads may be called from any."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        patience: Patience,
+        wake: Callable[[], None],
+        on_queued: Callable[[], None],
+        clock: Callable[[], Instant],
+    ) -> None:
+        """`wake` is called when `step` is worth calling earlier than it asked for; turns read the time by `clock`."""
+        self._journal = journal
+        self._patience = patience
+        self._wake = wake
+        self._on_queued = on_queued
+        self._clock = clock
+        self._lookout = Lookout(wake)
+        self._switched = SwitchedFolders(())
+        self._seats: dict[bytes, _Seat] = {}
+        self._left: list[_Seat] = []
+
+    def configure(self, settings: Settings, *, start: bool) -> None:
+        """Put a configuration in force, in each GED from its next turn on."""
+        self._switched = SwitchedFolders(settings.clients, settings.ignore)
+        recorded: dict[bytes, set[str]] = {}
+        for ged, pattern in self._journal.read(lambda tx: tx.folders()):
+            recorded.setdefault(ged, set()).add(pattern)
+        clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
+        for ged in recorded.keys() - clients.keys():
+            switch_off(self._journal, ged, recorded[ged], self._switched)
+        for ged in self._seats.keys() - clients.keys():
+            self._left.append(self._seats.pop(ged))
+        for ged, client in clients.items():
+            seat = self._seats.get(ged) or self._new_seat(ged)
+            seat.client = client.name
+            seat.order = _Order(client, settings, self._switched, frozenset(recorded.get(ged, ())), start)
+            seat.due = 0.0
+
+    def _new_seat(self, ged: bytes) -> _Seat:
+        mounted = self._journal.read(lambda tx: tx.mounted(ged))
+        self._patience.locate(ged, mounted.place if mounted is not None else ged)
+        steady = lambda: self._clock().steady  # noqa: E731
+        seat = _Seat(Intake(ged, self._journal, self._patience, self._lookout, self._on_queued, steady))
+        self._seats[ged] = seat
+        return seat
+
+    @property
+    def ready(self) -> bool:
+        """Every reachable switched folder is being watched by the configuration in force, its existing files known."""
+        return all(seat.silent or (seat.order is None and seat.intake.ready) for seat in list(self._seats.values()))
+
+    def status(self) -> list[dict[str, Any]]:
+        """Per switched folder: how it is watched and whether it is reachable."""
+        return [
+            {
+                "ged": readable(ged),
+                "folder": pattern,
+                "watch_mode": "polling" if seat.intake.ged.polling else "inotify",
+                "reachable": seat.intake.ged.state == "reachable" and not seat.silent,
+            }
+            for ged, seat in list(self._seats.items())
+            for pattern in list(seat.intake.ged.unknown)
+        ]
+
+    def again(self, seq: int, path: bytes) -> None:
+        """A queued document was overwritten: it must be quiet again."""
+        seat = self._seats.get(self._switched.ged_of(path) or b"")
+        if seat is not None:
+            seat.intake.waiting.again(seq, path)
+            seat.due = 0.0
+            self._wake()
+
+    def close(self) -> None:
+        """Give the watches and descriptors back, but those of a turn that does not end."""
+        for seat in [*self._seats.values(), *self._left]:
+            if seat.turn is None or seat.turn.wait(UNHURRIED):
+                seat.intake.close()
+        self._lookout.close()
+
+    # -- one step
+
+    def step(self, now: Instant) -> float:
+        """Hand out the hints, give turns to those who have something to do. Returns seconds until the next step."""
+        hints = self._lookout.drain(HINTS)
+        for hint in hints:
+            self._hand_out(hint)
+        if self._lookout.renew(now.steady):
+            for seat in self._seats.values():
+                seat.intake.look_anew(watch=True)
+                seat.due = 0.0
+        self._give_turns(now)
+        for ged, seat in self._seats.items():
+            self._tell_silence(ged, seat)
+        self._dismiss()
+        dues = [seat.due for seat in self._seats.values() if seat.turn is None]
+        return 0.0 if hints else max(0.0, min([AT_LEAST, *(due - self._clock().steady for due in dues)]))
+
+    def _hand_out(self, hint: Hint) -> None:
+        if hint.kind == "lost":
+            say("hints_lost", reason="the kernel's queue overflowed; a sweep is reading the folders instead")
+            for seat in self._seats.values():
+                seat.intake.look_anew(watch=False)
+                seat.due = 0.0
+            return
+        source, dest = self._switched.ged_of(hint.path), self._switched.ged_of(hint.dest)
+        if hint.kind == "moved" and source != dest:  # out of one GED, into another: neither knows of the other
+            self._hand_to(source, Hint("gone", hint.path))
+            self._hand_to(dest, Hint("look", hint.dest))
+        else:
+            self._hand_to(source, hint)
+
+    def _hand_to(self, ged: bytes | None, hint: Hint) -> None:
+        seat = self._seats.get(ged or b"")
+        if seat is not None:
+            seat.intake.hints.append(hint)
+            seat.due = 0.0
+
+    def _give_turns(self, now: Instant) -> None:
+        """Those who have waited longest come first: a large GED's first pass must not keep the others waiting."""
+        for ged, seat in sorted(self._seats.items(), key=lambda item: item[1].began):
+            if seat.turn is not None:
+                self._take_back(seat, 0.0)
+            if seat.turn is None and seat.due <= now.steady and self._patience.silent_for(ged) < UNHURRIED:
+                self._give_turn(ged, seat)
+                if self._clock().steady - now.steady > ROUND:
+                    return
+
+    def _give_turn(self, ged: bytes, seat: _Seat) -> None:
+        seat.began = self._clock().steady
+        seat.due = float("inf")  # a hint that comes meanwhile sets it back
+        seat.turn = self._patience.start(ged, lambda: self._turn(seat))
+        self._take_back(seat, UNHURRIED)
+
+    def _turn(self, seat: _Seat) -> float:
+        try:
+            order = seat.order
+            if order is not None:
+                seat.intake.configure(
+                    order.client, order.settings, order.switched, order.recorded, self._clock(), start=order.start
+                )
+                if seat.order is order:  # only now: whoever waits for a reload reads it
+                    seat.order = None
+            return seat.intake.step(self._clock())
+        finally:
+            if seat.alone:
+                self._wake()
+
+    def _take_back(self, seat: _Seat, patience: float) -> None:
+        """The turn's end, if it has ended."""
+        assert seat.turn is not None
+        if not seat.turn.wait(patience):
+            seat.alone = True
+            return
+        turn, seat.turn, seat.alone = seat.turn, None, False
+        delay = seat.trouble.guarded(turn.result)
+        seat.due = min(seat.due, self._clock().steady + (AFTER_TROUBLE if delay is None else delay))
+
+    def _tell_silence(self, ged: bytes, seat: _Seat) -> None:
+        silent = self._patience.silent_for(ged) >= HANGING and self._journal.busy_for() < HANGING
+        if silent == seat.silent:
+            return
+        seat.silent = silent
+        if silent and seat.intake.ged.state != "unreachable":
+            seat.told = True
+            say("folder_unreachable", client=seat.client, ged=readable(ged), reason=Hanging().strerror)
+        elif seat.told:
+            seat.told = False
+            say("folder_recovered", client=seat.client, ged=readable(ged))
+
+    def _dismiss(self) -> None:
+        """Close the intakes whose GED is no longer configured, as soon as their last turn has ended."""
+        for seat in [seat for seat in self._left if seat.turn is None or seat.turn.wait(0.0)]:
+            self._left.remove(seat)
+            seat.intake.close()
