@@ -144,8 +144,7 @@ class Rounds:
             self._hand_out(hint)
         if self._lookout.renew(now.steady):
             for seat in self._seats.values():
-                seat.intake.look_anew(watch=True)
-                seat.due = 0.0
+                self._look_anew(seat, watch=True)
         self._give_turns(now)
         for ged, seat in self._seats.items():
             self._tell_silence(ged, seat)
@@ -157,8 +156,7 @@ class Rounds:
         if hint.kind == "lost":
             say("hints_lost", reason="the kernel's queue overflowed; a sweep is reading the folders instead")
             for seat in self._seats.values():
-                seat.intake.look_anew(watch=False)
-                seat.due = 0.0
+                self._look_anew(seat, watch=False)
             return
         source, dest = self._switched.ged_of(hint.path), self._switched.ged_of(hint.dest)
         if hint.kind == "moved" and source != dest:  # out of one GED, into another: neither knows of the other
@@ -166,6 +164,10 @@ class Rounds:
             self._hand_to(dest, Hint("look", hint.dest))
         else:
             self._hand_to(source, hint)
+
+    def _look_anew(self, seat: _Seat, *, watch: bool) -> None:
+        seat.intake.look_anew(watch=watch)
+        seat.due = 0.0
 
     def _hand_to(self, ged: bytes | None, hint: Hint) -> None:
         seat = self._seats.get(ged or b"")
@@ -218,6 +220,8 @@ class Rounds:
         if silent == seat.silent:
             return
         seat.silent = silent
+        if not silent:  # the time that a pass spent waiting would put off the next one
+            self._look_anew(seat, watch=False)
         if silent and seat.intake.ged.state != "unreachable":
             seat.told = True
             say("folder_unreachable", client=seat.client, ged=readable(ged), reason=Hanging().strerror)
