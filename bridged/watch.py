@@ -127,6 +127,10 @@ class DirectoryEmitter(EventEmitter):
             self.stopped_event.wait(PAIR_WITHIN)
             self._flush(self._take_half())
 
+    def on_thread_stop(self) -> None:
+        """Wake `queue_events`, or each stop would take a second."""
+        self._half.set()
+
     def _take_half(self) -> tuple[InotifyEvent, bytes, float] | None:
         with self._lock:
             half, self._moved_from = self._moved_from, None
