@@ -20,7 +20,7 @@ from bridged.journal import Journal
 from bridged.known import SPECIAL, KnownFile, split
 from bridged.logs import say
 from bridged.mark import find, is_leftover
-from bridged.model import Stamp, readable
+from bridged.model import Stamp
 from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
 
 Difference = Callable[[Changes], None]
@@ -70,10 +70,11 @@ class Comparison:
         return [lambda changes: changes.deleted(path)]
 
     def lstat(self, path: bytes) -> os.stat_result | None:
-        """What stands at a path of the GED; None where nothing does. Raises OSError when that cannot be told."""
+        """What stands at a path of the GED; None where nothing does. Raises OSError (Away) when that cannot be told."""
+        ged = self._ged
         try:
-            with files.root(self._ged.path) as root_fd:
-                return files.lstat(root_fd, path[len(self._ged.path) + 1 :])
+            with ged.shares.at(ged.path, path, settled=False) as root_fd:
+                return files.lstat(root_fd, path[len(ged.path) + 1 :])
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -94,7 +95,9 @@ class Comparison:
         place = self._switched.place(directory)
         if place is None:
             return []
-        self._ged.troubled.discard(directory)
+        if directory in self._ged.troubled:
+            self._ged.troubled.remove(directory)
+            say("folder_recovered", client=self._ged.client.name, folder=directory[len(self._ged.path) + 1 :])
         return self._listed(place, found)
 
     def vanished(self) -> list[Difference]:
@@ -111,7 +114,7 @@ class Comparison:
         known = self._journal.read(lambda tx: tx.known_in(listing.directory))
         self._remove_leftovers(listing)
         entries = [e for e in listing.entries if e.kind != "directory"]
-        if not known and self._unknown(place) == "existing":
+        if not known and self._unknown(place, listing.directory) == "existing":
             return self._baseline(place, listing.directory, entries)
         differences: list[Difference] = []
         for entry in entries:
@@ -122,12 +125,12 @@ class Comparison:
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
         for name in known.keys() - {e.name for e in entries}:
             path = known[name].path
-            if known[name].gone_at is None and self.lstat(path) is None:
+            if known[name].gone_at is None and (self._ged.polling or self._is_gone(path)):
                 differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
         return differences
 
     def _difference(self, place: Place, path: bytes, entry: files.Entry) -> list[Difference]:
-        unknown = self._unknown(place)
+        unknown = self._unknown(place, split(path)[0])
         if entry.stamp is None:
             if entry.kind == "file" or self._verdict(entry.name):
                 return []  # a file that cannot be looked at: nothing is concluded
@@ -142,9 +145,31 @@ class Comparison:
         others = (known for known in same if known.path != path and is_in(known.path, self._ged.path))
         return frozenset(known.path for known in others if known.gone_at is not None or not self._still_there(known))
 
+    def _is_gone(self, path: bytes) -> bool:
+        try:
+            return self.lstat(path) is None
+        except PermissionError:  # a directory that may not be searched any more says nothing of what is in it
+            return False
+
     def _still_there(self, known: KnownFile) -> bool:
-        now = self._file(known.path)
+        try:
+            now = self._listed_file(known.path) if self._ged.polling else self._file(known.path)
+        except PermissionError:
+            return True
         return now is not None and now.same_file(known.stamp)
+
+    def _listed_file(self, path: bytes) -> Stamp | None:
+        """As `_file`, where a server is behind it: a name that is gone may answer from a cache, but is not listed."""
+        directory, name = split(path)
+        ged = self._ged
+        try:
+            with (
+                ged.shares.at(ged.path, path, settled=False) as root_fd,
+                files.directories(root_fd, directory[len(ged.path) + 1 :]) as (fd,),
+            ):
+                return next((e.stamp for e in files.listing(fd) if e.name == name), None)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def _file(self, path: bytes) -> Stamp | None:
         status = self.lstat(path)
@@ -192,11 +217,11 @@ class Comparison:
         ged = self._ged
         if found.directory not in ged.troubled:
             ged.troubled.add(found.directory)
-            folder = readable(found.directory[len(ged.path) + 1 :])
+            folder = found.directory[len(ged.path) + 1 :]
             say("folder_unreachable", client=ged.client.name, folder=folder, reason=found.why)
 
-    def _unknown(self, place: Place) -> Unknown:
-        return self._ged.unknown.get(place.folder.path, "existing")
+    def _unknown(self, place: Place, directory: bytes) -> Unknown:
+        return "existing" if self._ged.existing(directory) else self._ged.unknown.get(place.folder.path, "existing")
 
     def _verdict(self, name: bytes) -> str | None:
         marker = self._settings.marker

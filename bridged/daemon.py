@@ -22,6 +22,7 @@ from bridged.model import Instant
 from bridged.patience import Patience
 from bridged.retry import Line
 from bridged.rounds import Rounds
+from bridged.shares import Shares
 from bridged.yaml_lines import Problem
 
 TICK: Final = 0.2
@@ -79,9 +80,12 @@ class Daemon:
         self._line = _new_line(settings)
         self._turns = Turns()
         self._patience = Patience(time.monotonic)
-        self._marking = Marking(journal, settings, self._patience)
+        self._shares = Shares()
+        self._marking = Marking(journal, settings, self._patience, self._shares)
         self._intake_loop = Loop("intake", self._step_intake)
-        self._rounds = Rounds(journal, self._patience, self._intake_loop.wake.set, self._wake_senders, instant)
+        self._rounds = Rounds(
+            journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
+        )
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
         self._senders: list[tuple[Dispatch, Loop]] = []
@@ -188,6 +192,7 @@ class Daemon:
                 self._turns,
                 self._marking,
                 self._patience,
+                self._shares,
                 random.random,
                 instant,
                 self._rounds.again,

@@ -28,6 +28,7 @@ from bridged.model import (
 from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
 from bridged.retry import Line, given_up, next_due
+from bridged.shares import Shares
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 SHARE_AWAY: Final = 15.0
@@ -65,6 +66,7 @@ class Dispatch:
         turns: Turns,
         marking: Marking,
         patience: Patience,
+        shares: Shares,
         random: Callable[[], float],
         clock: Callable[[], Instant],
         on_overwritten: Callable[[int, bytes], None],
@@ -75,6 +77,7 @@ class Dispatch:
         self._turns = turns
         self._marking = marking
         self._patience = patience
+        self._shares = shares
         self._random = random
         self._clock = clock
         self._unrecorded: tuple[Document, Outcome] | None = None
@@ -203,13 +206,17 @@ class Dispatch:
         place = route.switched.place(document.directory)
         try:
             assert place is not None
-            with PatientFile(self._patience, document.ged, lambda: _opened(document)) as file:
+            with PatientFile(self._patience, document.ged, lambda: self._open(document)) as file:
                 return self._deliver(document, file, place, route)
         except Changed:
             self._overwritten(document)
         except OSError as error:
             self._away(document, error, now)
         return None
+
+    def _open(self, document: Document) -> BinaryIO:
+        with self._shares.at(document.ged, document.path) as root_fd:
+            return files.open_document(root_fd, document.relative)
 
     def _deliver(self, document: Document, file: PatientFile, place: Place, route: Route) -> Outcome:
         _check_unchanged(file, document)
@@ -348,11 +355,6 @@ class Dispatch:
     def _put_back(self, document: Document) -> None:
         """The relay's trouble is never the document's fault: nothing is counted."""
         self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0))
-
-
-def _opened(document: Document) -> BinaryIO:
-    with files.root(document.ged) as root_fd:
-        return files.open_document(root_fd, document.relative)
 
 
 def _check_unchanged(file: PatientFile, document: Document) -> None:

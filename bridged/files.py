@@ -100,6 +100,12 @@ def open_directory(root_fd: int, relative: bytes) -> int:
         return os.open(name, _DIRECTORY, dir_fd=directory)
 
 
+def open_passage(root_fd: int, relative: bytes) -> int:
+    """The same, for looking at the directory itself and not into it: no permission to read it is needed."""
+    with _parent(root_fd, relative) as (directory, name):
+        return os.open(name, _PASSAGE, dir_fd=directory)
+
+
 @contextmanager
 def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
     """Descriptors of several directories below a root for the time of a block."""
@@ -194,6 +200,12 @@ def mount_of(fd: int) -> Mount:
             if line.partition(b" ")[0] == number:
                 return _mount(line)
     raise OSError(errno.ENODEV, "its file system has been unmounted")
+
+
+def is_mounted(point: bytes) -> bool:
+    """Whether something is mounted at a path, by its name in the mount table."""
+    with open("/proc/self/mountinfo", "rb") as table:
+        return any(_mount(line).point == point for line in table)
 
 
 def is_local(fstype: str) -> bool:

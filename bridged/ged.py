@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridged import files
 from bridged.changes import Unknown
@@ -14,6 +15,7 @@ from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.patience import Patience
+from bridged.shares import Shares
 from bridged.sweep import Found, Sweep
 
 
@@ -24,11 +26,12 @@ class Ged:
     path: bytes
     sweep: Sweep
     patience: Patience
+    shares: Shares
+    journal: Journal
     client: Client = field(init=False)
     polling: bool = True
     unknown: dict[str, Unknown] = field(default_factory=dict)
     state: str = "new"  # new | reachable | unreachable
-    root: tuple[int, int] | None = None
     running: Iterator[Found] | None = None
     root_fd: int = -1
     started: Instant | None = None
@@ -36,13 +39,13 @@ class Ged:
     due: float = 0.0
     full_due: float = 0.0
     full: bool = True
+    in_force: bool = False  # every folder has had its first complete pass
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
     troubled: set[bytes] = field(default_factory=set)
+    other: dict[bytes, bool] = field(default_factory=dict)  # where another file system has come; whether that is news
 
-    @property
-    def in_force(self) -> bool:
-        """Every folder has had its first complete pass."""
-        return all(kind == "deposit" for kind in self.unknown.values())
+    def __post_init__(self) -> None:
+        self.sweep.arrived = self.arrived
 
     def read_all(self) -> None:
         """Begin again at the next step, and read unchanged directories too."""
@@ -56,61 +59,102 @@ class Ged:
             os.close(self.root_fd)
             self.root_fd = -1
 
-    def reach(self, journal: Journal, mode: str) -> bool:
+    def reach(self, mode: str) -> bool:
         """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
         self.end_pass()
         try:
             self.root_fd = files.open_root(self.path)
-            status, mount = os.fstat(self.root_fd), files.mount_of(self.root_fd)
-            fsid = f"{os.fstatvfs(self.root_fd).f_fsid:x}"
+            here, fstype = _identity(self.root_fd)
         except OSError as error:
             return self._away(error.strerror or str(error))
-        here = Mounted(mount.source, mount.point, files.stamp_of(status).inode, fsid)
-        before = journal.read(lambda tx: tx.mounted(self.path))
+        before = self.journal.read(lambda tx: tx.mounted(self.path))
         if before is not None and _left_behind(before, here):
-            return self._away(f"{readable(before.point)} is not mounted")
-        self.root = (status.st_dev, status.st_ino)
-        self.polling = mode == "polling" or (mode == "auto" and not files.is_local(mount.fstype))
+            return self._away(_not_mounted(before))
+        self.polling = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
         self.patience.locate(self.path, here.place)
-        self._arrived(journal, before, here)
-        return True
-
-    def same_root(self) -> bool:
-        """Whether the GED is still the directory of the last check; when not, the next pass finds out what it is."""
-        try:
-            status = os.lstat(self.path)
-        except OSError:
-            status = None
-        if status is not None and (status.st_dev, status.st_ino) == self.root:
-            return True
-        self.due = 0.0
-        return False
-
-    def _arrived(self, journal: Journal, before: Mounted | None, here: Mounted) -> None:
         if before is not None and not before.same(here):
-            self._rebaseline()
-        if before != here:
-            journal.write(lambda tx: tx.set_mounted(self.path, here))
+            self.sweep.forget()
+            self.full = True
+            self.unknown = dict.fromkeys(self.unknown, "existing")
+            self.in_force = False
+            self.other[self.path] = True
+        self._found(self.path, self.root_fd, before, here)
+        self._expect_inner()
         if self.state == "unreachable":
             self.full, self.watched = True, False
             self.sweep.forget_times()
             say("folder_recovered", client=self.client.name, ged=readable(self.path))
         self.state = "reachable"
+        return True
 
-    def _rebaseline(self) -> None:
-        """Never a mass mailing: what another file system holds is existing."""
-        self.sweep.forget()
-        self.full = True
-        self.unknown = dict.fromkeys(self.unknown, "existing")
+    def arrived(self, directory: bytes, fd: int) -> str:
+        """The same for a directory in the GED on which something is mounted, or was; why it must not be read."""
+        before = self.journal.read(lambda tx: tx.mounted(directory))
+        if fd < 0:
+            if before is None or files.is_mounted(before.point):
+                self._forget(directory)  # deleted, on a file system that is there
+                return ""
+            return _not_mounted(before)
+        here, _ = _identity(fd)
+        if before is not None and _left_behind(before, here):
+            return _not_mounted(before)
+        if before is None or not before.same(here):
+            self.sweep.forget_below(directory)
+            self.other[directory] = before is not None or self.in_force
+        self._found(directory, fd, before, here)
+        self.sweep.points.add(directory)
+        return ""
+
+    def existing(self, directory: bytes) -> bool:
+        """Whether what is unknown there is existing, since another file system has come."""
+        return any(is_in(directory, point) for point in self.other)
+
+    def complete(self) -> None:
+        """A pass has met everything: what is new from now on is a deposit."""
+        self.unknown = dict.fromkeys(self.unknown, "deposit")
+        self.in_force = True
+        self.shares.settle(self.path)
         why = "another file system is there; what it holds is existing"
-        say("folder_rebaselined", client=self.client.name, ged=readable(self.path), reason=why)
+        for point in [point for point, news in self.other.items() if news]:
+            folder = point[len(self.path) + 1 :]
+            where: dict[str, Any] = {"folder": folder} if folder else {"ged": point}
+            say("folder_rebaselined", client=self.client.name, reason=why, **where)
+        self.other.clear()
+
+    def _found(self, point: bytes, fd: int, before: Mounted | None, here: Mounted) -> None:
+        # A sender must not take a file of the same name on another file system for the one that was queued.
+        self.shares.found(self.path, point, fd, settled=before is not None and before.same(here))
+        if before != here:
+            self.journal.write(lambda tx: tx.set_mounted(point, here))
+
+    def _expect_inner(self) -> None:
+        for point in self.journal.read(lambda tx: tx.mounted_below(self.path)):
+            self.shares.expect(self.path, point)
+            self.sweep.points.add(point)
+
+    def _forget(self, point: bytes) -> None:
+        self.sweep.points.discard(point)
+        self.shares.forget(self.path, point)
+        self.journal.write(lambda tx: tx.forget_mounted(point))
 
     def _away(self, why: str) -> bool:
         self.end_pass()
+        self.shares.lost(self.path, self.path)
         if self.state != "unreachable":
             say("folder_unreachable", client=self.client.name, ged=readable(self.path), reason=why)
         self.state = "unreachable"
         return False
+
+
+def _identity(fd: int) -> tuple[Mounted, str]:
+    """What is there, and the type of its file system."""
+    mount = files.mount_of(fd)
+    inode, fsid = files.stamp_of(os.fstat(fd)).inode, f"{os.fstatvfs(fd).f_fsid:x}"
+    return Mounted(mount.source, mount.point, inode, fsid), mount.fstype
+
+
+def _not_mounted(before: Mounted) -> str:
+    return f"{readable(before.point)} is not mounted"
 
 
 def _left_behind(before: Mounted, here: Mounted) -> bool:

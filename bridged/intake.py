@@ -19,6 +19,7 @@ from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.patience import Patience
+from bridged.shares import Away, Shares
 from bridged.sweep import Sweep
 from bridged.waiting import Waiting
 from bridged.watch import Hint
@@ -44,6 +45,7 @@ class Intake:
         path: bytes,
         journal: Journal,
         patience: Patience,
+        shares: Shares,
         lookout: Lookout,
         on_queued: Callable[[], None],
         steady: Callable[[], float],
@@ -58,8 +60,8 @@ class Intake:
         self._some_gone = True
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
-        self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience)
-        self.waiting = Waiting(path, journal, on_queued)
+        self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
+        self.waiting = Waiting(path, journal, shares, on_queued)
 
     # -- configuration
 
@@ -94,6 +96,7 @@ class Intake:
             return
         after_stop: Unknown = "deposit" if self._settings.catch_up else "missed"
         ged.unknown[pattern] = "existing" if new or not start else after_stop
+        ged.in_force = False
         ged.read_all()
         ged.sweep.forget()
         if new:
@@ -155,27 +158,26 @@ class Intake:
         return bool(hints)
 
     def _follow(self, hint: Hint, now: Instant) -> list[Difference]:
-        if hint.kind == "moved":
-            moved = self._compare.moved(hint.path, hint.dest) if self._may_look() else []
-            return moved + self._examine(hint.path, now) + self._examine(hint.dest, now)
-        gone = self._compare.gone(hint.path) if hint.kind == "gone" and self._may_look() else []
-        return gone + self._examine(hint.path, now)
-
-    def _may_look(self) -> bool:
-        return self.ged.state == "reachable" and self.ged.same_root()
-
-    def _examine(self, path: bytes, now: Instant) -> list[Difference]:
-        """Look at one path."""
-        if not self._may_look():
+        try:
+            if hint.kind == "moved":
+                moved = self._compare.moved(hint.path, hint.dest)
+                return moved + self._look(hint.path, now) + self._look(hint.dest, now)
+            gone = self._compare.gone(hint.path) if hint.kind == "gone" else []
+            return gone + self._look(hint.path, now)
+        except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
+            self.ged.due = 0.0
             return []
+
+    def _look(self, path: bytes, now: Instant) -> list[Difference]:
+        """Look at one path; raises OSError where that cannot be done."""
         status = self._compare.lstat(path)
         if status is not None and stat.S_ISDIR(status.st_mode):
-            return self._examine_directory(path, now)
+            return self._look_into(path, now)
         if status is None and path in self.ged.sweep:
             self.ged.sweep.forget_below(path)
         return self._compare.at(path, status)
 
-    def _examine_directory(self, path: bytes, now: Instant) -> list[Difference]:
+    def _look_into(self, path: bytes, now: Instant) -> list[Difference]:
         ged = self.ged
         if not self._is_on(path):
             ged.due = min(ged.due, now.steady)  # a folder on the way to a switched one: expand the patterns again
@@ -187,7 +189,7 @@ class Intake:
         return differences
 
     def _examine_now(self, path: bytes, now: Instant) -> None:
-        self._apply(self._examine(path, now), now)
+        self._apply(self._follow(Hint("look", path), now), now)
 
     def _revisit(self, now: Instant) -> None:
         """Look again at documents that were overwritten while they were being sent, until they are not any more."""
@@ -202,7 +204,10 @@ class Intake:
         if ged.running is None and ged.due <= now.steady:
             self._begin_pass(now)
         if ged.running is not None:
-            self._continue_pass(now)
+            try:
+                self._continue_pass(now)
+            except Away:  # in the middle of it: the next one finds out what has become of the share
+                ged.read_all()
         return ged.running is not None
 
     def _interval(self) -> float:
@@ -211,7 +216,7 @@ class Intake:
     def _begin_pass(self, now: Instant) -> None:
         ged = self.ged
         ged.due = now.steady + self._interval()
-        if not ged.reach(self._journal, self._settings.watch.mode):
+        if not ged.reach(self._settings.watch.mode):
             ged.due = now.steady + min(self._interval(), AWAY)
             return
         ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
@@ -236,9 +241,9 @@ class Intake:
         ged = self.ged
         assert ged.started is not None
         took = self._steady() - ged.started.steady
-        if not ged.in_force:
+        if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
-            ged.unknown = dict.fromkeys(ged.unknown, "deposit")
+        ged.complete()
         ged.passed_from = ged.started.wall
         ged.watched = True
         ged.due = max(ged.started.steady + self._interval(), now.steady + PASS_SHARE * took)

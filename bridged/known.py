@@ -14,7 +14,7 @@ from typing import Final
 from bridged.model import Stamp
 
 KNOWN_SCHEMA: Final = """
-CREATE TABLE geds (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
+CREATE TABLE mounts (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
     fsid TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE folders (ged BLOB NOT NULL, pattern TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (ged, pattern))
     WITHOUT ROWID;
@@ -23,7 +23,7 @@ CREATE TABLE known (
     directory INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, document INTEGER, gone_at REAL,
     PRIMARY KEY (directory, name)) WITHOUT ROWID;
-CREATE INDEX known_by_inode ON known (inode);
+CREATE INDEX known_by_time ON known (mtime_ns, size);
 CREATE INDEX known_gone ON known (gone_at) WHERE gone_at IS NOT NULL;
 """
 
@@ -105,6 +105,11 @@ class Known:
         )
         return [_file(row) for row in rows]
 
+    def same_content(self, stamp: Stamp) -> list[KnownFile]:
+        """The same where inode numbers mean nothing."""
+        rows = self.sql.execute(_SELECT + "k.size = ? AND k.mtime_ns = ?", (stamp.size, stamp.mtime_ns))
+        return [_file(row) for row in rows]
+
     def gone(self, ged: bytes) -> list[KnownFile]:
         """Known files of a GED that were found gone."""
         found = "k.gone_at IS NOT NULL AND (d.path = ? OR (d.path >= ? AND d.path < ?))"
@@ -176,15 +181,23 @@ class Known:
         """The folder is no longer switched on."""
         self.sql.execute("DELETE FROM folders WHERE ged = ? AND pattern = ?", (ged, pattern))
 
-    def mounted(self, ged: bytes) -> Mounted | None:
-        """Where a GED was last seen."""
-        row = self.sql.execute("SELECT source, point, inode, fsid FROM geds WHERE path = ?", (ged,)).fetchone()
+    def mounted(self, path: bytes) -> Mounted | None:
+        """What was last seen mounted at a GED, or inside it."""
+        row = self.sql.execute("SELECT source, point, inode, fsid FROM mounts WHERE path = ?", (path,)).fetchone()
         return None if row is None else Mounted(*row)
 
-    def set_mounted(self, ged: bytes, mounted: Mounted) -> None:
-        """Record where a GED is."""
-        row = (ged, mounted.source, mounted.point, mounted.inode, mounted.fsid)
-        self.sql.execute("INSERT OR REPLACE INTO geds VALUES (?, ?, ?, ?, ?)", row)
+    def mounted_below(self, ged: bytes) -> list[bytes]:
+        """The directories in a GED on which something was seen mounted."""
+        return [row[0] for row in self.sql.execute("SELECT path FROM mounts WHERE path >= ? AND path < ?", below(ged))]
+
+    def forget_mounted(self, path: bytes) -> None:
+        """Nothing is expected to be mounted there any more."""
+        self.sql.execute("DELETE FROM mounts WHERE path = ?", (path,))
+
+    def set_mounted(self, path: bytes, mounted: Mounted) -> None:
+        """Record what is mounted there."""
+        row = (path, mounted.source, mounted.point, mounted.inode, mounted.fsid)
+        self.sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)
 
     def _directory(self, path: bytes) -> int:
         self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (path,))

@@ -12,14 +12,16 @@ from bridged.known import split
 from bridged.logs import say_document
 from bridged.model import Document, State, readable
 from bridged.patience import Patience
+from bridged.shares import Away, Shares
 
 
 class Marking:
     """The last step of every document. Thread-safe: senders mark what they sent, one loop sees to the rest."""
 
-    def __init__(self, journal: Journal, settings: Settings, patience: Patience) -> None:
+    def __init__(self, journal: Journal, settings: Settings, patience: Patience, shares: Shares) -> None:
         self._journal = journal
         self._patience = patience
+        self._shares = shares
         self._settings = settings
         self._told: dict[int, str] = {}
         self._lock = threading.Lock()
@@ -59,7 +61,7 @@ class Marking:
         say_document("document_validated", document, marker=readable(name))
 
     def _write(self, document: Document, now: float) -> bytes:
-        with files.root(document.ged) as root_fd:
+        with self._shares.at(document.ged, document.path) as root_fd:
             files.lstat(root_fd, document.relative)
             fd = files.open_directory(root_fd, document.relative.rpartition(b"/")[0])
             try:
@@ -91,7 +93,8 @@ class Marking:
     def _failed(self, document: Document, error: OSError, now: float) -> None:
         reason = error.strerror or str(error)
         path = readable(document.path)
-        if self._told.get(document.seq) != reason:
+        # A share that is away was told of as such, and its markers are written when it is back.
+        if self._told.get(document.seq) != reason and not isinstance(error, Away):
             self._told[document.seq] = reason
             say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
         again = now + self._settings.watch.sweep
@@ -112,7 +115,7 @@ class Marking:
         options = self._settings.marker
         below = len(document.ged) + 1
         with (
-            files.root(document.ged) as root_fd,
+            self._shares.at(document.ged, document.path) as root_fd,
             files.directories(root_fd, directory[below:], document.directory[below:]) as (old_fd, new_fd),
         ):
             return mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)

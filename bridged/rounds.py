@@ -19,6 +19,7 @@ from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
 from bridged.patience import HANGING, Call, Hanging, Patience
+from bridged.shares import Shares
 from bridged.watch import Hint
 
 HINTS: Final = 500  # in one step
@@ -62,6 +63,7 @@ class Rounds:
         self,
         journal: Journal,
         patience: Patience,
+        shares: Shares,
         wake: Callable[[], None],
         on_queued: Callable[[], None],
         clock: Callable[[], Instant],
@@ -69,6 +71,7 @@ class Rounds:
         """`wake` is called when `step` is worth calling earlier than it asked for; turns read the time by `clock`."""
         self._journal = journal
         self._patience = patience
+        self._shares = shares
         self._wake = wake
         self._on_queued = on_queued
         self._clock = clock
@@ -98,7 +101,7 @@ class Rounds:
         mounted = self._journal.read(lambda tx: tx.mounted(ged))
         self._patience.locate(ged, mounted.place if mounted is not None else ged)
         steady = lambda: self._clock().steady  # noqa: E731
-        seat = _Seat(Intake(ged, self._journal, self._patience, self._lookout, self._on_queued, steady))
+        seat = _Seat(Intake(ged, self._journal, self._patience, self._shares, self._lookout, self._on_queued, steady))
         self._seats[ged] = seat
         return seat
 

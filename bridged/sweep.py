@@ -58,9 +58,20 @@ class _Seen:
 class Sweep:
     """The directories of one GED as they were last read."""
 
-    def __init__(self, ged: bytes, in_force: Callable[[bytes], bool], watch: Callable[[bytes], None]) -> None:
-        """`in_force` tells whether the bridge is on for a directory; `watch` asks for hints from it."""
+    def __init__(
+        self,
+        ged: bytes,
+        in_force: Callable[[bytes], bool],
+        watch: Callable[[bytes], None],
+    ) -> None:
+        """`in_force` tells whether the bridge is on for a directory; `watch` asks for hints from it.
+
+        `arrived` is called for each directory that is on another file system than the one above it, or was; with its
+        descriptor, or -1 when there is no such directory. It says why nothing may be concluded (or nothing).
+        """
+        self.arrived: Callable[[bytes, int], str] = lambda *_: ""
         self.ged = ged
+        self.points: set[bytes] = set()
         self._in_force = in_force
         self._watch = watch
         self._seen: dict[bytes, _Seen] = {}
@@ -79,9 +90,14 @@ class Sweep:
 
     def forget_times(self) -> None:
         """Read everything at the next pass, and watch it again: the file system was away."""
-        for seen in self._seen.values():
-            seen.settled = False
-            seen.device = -1
+        self.forget_times_below(self.ged)
+
+    def forget_times_below(self, directory: bytes) -> None:
+        """The same for one directory and what is in it."""
+        prefix = directory + b"/"
+        for one, seen in self._seen.items():
+            if one == directory or one.startswith(prefix):
+                seen.settled, seen.device = False, -1
 
     def forget_below(self, directory: bytes) -> None:
         """A directory is gone: so is what was in it."""
@@ -94,7 +110,9 @@ class Sweep:
         roots: set[bytes] = set()
         for pattern in patterns:
             roots.update(self._expand(root_fd, self.ged, pattern))
-        for root in self._roots - roots:
+        # At the start nobody remembers a folder that is not there because what it is on is not mounted yet.
+        points = {point for point in self.points if not any(point == r or point.startswith(r + b"/") for r in roots)}
+        for root in sorted((self._roots - roots) | points):
             yield from self._gone(root)
         self._roots = roots
         for root in sorted(roots):
@@ -106,9 +124,13 @@ class Sweep:
         while stack:
             directory = stack.pop()
             if self._in_force(directory):
-                yield from self._look(root_fd, directory, now, full)
+                closed = False
+                for found in self._look(root_fd, directory, now, full):
+                    closed = isinstance(found, Unreadable)
+                    yield found
                 seen = self._seen.get(directory)
-                stack.extend(directory + b"/" + child for child in (seen.children if seen else ()))
+                if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
+                    stack.extend(directory + b"/" + child for child in seen.children)
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -122,11 +144,35 @@ class Sweep:
         if not stat.S_ISDIR(status.st_mode):
             yield from self._gone(directory)
             return
+        if directory in self.points or status.st_dev != self._device_above(root_fd, directory):
+            why = self._examined(root_fd, directory)
+            if why:
+                yield Unreadable(directory, why)
+                return
         before = self._seen.get(directory)
         if before is not None and before.device not in (-1, status.st_dev):
-            yield Unreadable(directory, "another file system is mounted there")
-        elif full or before is None or not before.settled or before.times != _times(status):
+            self.forget_times_below(directory)
+        if full or before is None or not before.settled or before.times != _times(status):
             yield from self._read(root_fd, directory, status, now)
+
+    def _device_above(self, root_fd: int, directory: bytes) -> int:
+        above = directory
+        while len(above) > len(self.ged):
+            above = above.rpartition(b"/")[0]
+            seen = self._seen.get(above)
+            if seen is not None and seen.device != -1:
+                return seen.device
+        return os.fstat(root_fd).st_dev
+
+    def _examined(self, root_fd: int, directory: bytes) -> str:
+        try:
+            fd = files.open_passage(root_fd, self._relative(directory))
+        except OSError as error:
+            return error.strerror or str(error)
+        try:
+            return self.arrived(directory, fd)
+        finally:
+            os.close(fd)
 
     def _read(self, root_fd: int, directory: bytes, status: os.stat_result, now: float) -> Iterator[Found]:
         self._watch(directory)  # before reading: what comes in between is told by a hint
@@ -151,6 +197,10 @@ class Sweep:
             yield from self._gone(directory + b"/" + child)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
+        why = self.arrived(directory, -1) if directory in self.points else ""
+        if why:
+            yield Unreadable(directory, why)
+            return
         self.forget_below(directory)
         yield GoneDirectory(directory)
 

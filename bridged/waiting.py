@@ -19,6 +19,7 @@ from bridged.known import split
 from bridged.logs import say, say_document
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.quiet import HEAD, TAIL, Calm, looks_whole
+from bridged.shares import Shares
 
 BATCH: Final = 500
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
@@ -47,9 +48,10 @@ class _Ready:
 class Waiting:
     """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
 
-    def __init__(self, ged: bytes, journal: Journal, on_queued: Callable[[], None]) -> None:
+    def __init__(self, ged: bytes, journal: Journal, shares: Shares, on_queued: Callable[[], None]) -> None:
         self._ged = ged
         self._journal = journal
+        self._shares = shares
         self._on_queued = on_queued
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
@@ -126,7 +128,7 @@ class Waiting:
     ) -> _Ready | None:
         deposit.due = now.steady + LOOK_AGAIN
         try:
-            with files.root(self._ged) as root_fd:
+            with self._shares.at(self._ged, deposit.path) as root_fd:
                 return self._observe(root_fd, deposit, deposit.path[len(self._ged) + 1 :], now)
         except PermissionError as error:
             self._unreadable(seq, deposit, error)

@@ -145,7 +145,7 @@ class Mounts:
         """`source` at `point` through bindfs or sshfs: what is written in `source`, no inotify of `point` tells."""
         require(kind, "fusermount3", "umount")
         if kind == "bindfs":
-            command = ["bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0", source, point]
+            command = ["bindfs", "-f", "-o", "nonempty", source, point]  # its own times are 1 s
         else:
             if not os.access(SFTP_SERVER, os.X_OK):
                 pytest.skip(f"{SFTP_SERVER} is not installed")
@@ -190,6 +190,16 @@ class Share(Bridge):
         self.relay.stop_listening()
         self.relay.cut_all()
 
+    def until_in_force(self) -> None:
+        """What another file system holds is existing, until all of it has been read; no line tells that instant."""
+
+        def sent() -> int:
+            (self.inbox / f"probe-{time.monotonic_ns()}.txt").write_text("is this a deposit yet?")
+            time.sleep(0.3)
+            return sum("probe" in name for name in self.sent())
+
+        until(sent, "a deposit on the other file system leaves")
+
     def rows(self) -> list[dict[str, Any]]:
         """What `bridged documents` lists."""
         return [json.loads(line) for line in self.run("documents", "--json").stdout.splitlines()]
@@ -224,12 +234,21 @@ def remains(what: Callable[[], Any], seconds: float) -> None:
 
 def use_up_bytes(directory: Path) -> list[Path]:
     """Fill a file system to the last block; what to delete to make room."""
-    filler = directory / "filler"
+    made: list[Path] = []
+    in_vain = 0
+    while in_vain < 5:  # what delayed allocation had set aside is free again after a sync
+        made.append(directory / f"filler{len(made)}")
+        in_vain = 0 if _use_up_in(made[-1]) else in_vain + 1
+        run("sync", "--file-system", directory)
+    return made
+
+
+def _use_up_in(filler: Path) -> int:
+    block = b"x" * os.statvfs(filler.parent).f_bsize  # mkfs takes 1 kB for so small a disk: no more than a marker
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         while True:
-            file.write(b"x" * 4096)
-    assert os.statvfs(directory).f_bavail == 0
-    return [filler]
+            file.write(block)
+    return filler.stat().st_size
 
 
 def use_up_inodes(directory: Path) -> list[Path]:

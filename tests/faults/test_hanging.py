@@ -208,6 +208,6 @@ def test_a_frozen_disk_delays_markers_and_nothing_else(tmp_path: Path, relay: Sc
             finally:
                 subprocess.run(["fsfreeze", "--unfreeze", point], check=True)
             pair.expect("a.txt", "first.txt", "second.txt", "third.txt")
-            until(lambda: (point / "Achats/a.txt.validated.json").exists(), "the marker")
+            until((point / "Achats/a.txt.validated.json").exists, "the marker")
         finally:
             pair.stop()

@@ -26,6 +26,7 @@ from bridged.model import Document, Instant, State
 from bridged.patience import Patience
 from bridged.retry import Line
 from bridged.rounds import Rounds
+from bridged.shares import Shares
 from tests.bridge import attachment
 from tests.relay import Received, ScriptedRelay
 
@@ -86,9 +87,10 @@ class Firm:
         settings.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.journal = MortalJournal(settings.state_dir)
         self.patience = Patience(time.monotonic)
-        self.marking = Marking(self.journal, settings, self.patience)
+        self.shares = Shares()
+        self.marking = Marking(self.journal, settings, self.patience, self.shares)
         self.line = Line(settings.retry, 1)
-        self.rounds = Rounds(self.journal, self.patience, lambda: None, lambda: None, self.now)
+        self.rounds = Rounds(self.journal, self.patience, self.shares, lambda: None, lambda: None, self.now)
         self.sender = Dispatch(
             self.journal,
             0,
@@ -96,6 +98,7 @@ class Firm:
             Turns(),
             self.marking,
             self.patience,
+            self.shares,
             lambda: 0.5,
             self.now,
             self.rounds.again,

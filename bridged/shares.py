@@ -1,0 +1,116 @@
+"""Which file systems the GEDs are on, as intake found them: whoever opens a document must find the very same ones.
+
+Between two looks of intake a share may go, and bare is what it was mounted on; or another one may come. Either can
+hold a file of the same name, whose bytes are none of ours.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from bridged import files
+
+
+class Away(OSError):
+    """The share is away, or another file system is there. Nothing may be concluded, and nothing be written."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EHOSTDOWN, "its share is away, or another file system is there")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    device: int
+    inode: int
+    fsid: int
+    settled: bool
+
+
+class Shares:
+    """The mount points of each GED: the GED itself, and what is mounted inside it. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._points: dict[bytes, dict[bytes, _Found | None]] = {}
+
+    def expect(self, ged: bytes, point: bytes) -> None:
+        """A file system belongs there, and has not been found yet."""
+        self._points.setdefault(ged, {}).setdefault(point, None)
+
+    def found(self, ged: bytes, point: bytes, fd: int, *, settled: bool) -> None:
+        """The file system of `fd` is there. Not `settled`: what is on it is not known yet, and nobody may send it."""
+        status = os.fstat(fd)
+        here = _Found(status.st_dev, status.st_ino, os.fstatvfs(fd).f_fsid, settled)
+        points = self._points.setdefault(ged, {})
+        before = points.get(point)
+        # What is not known yet does not become known by being found again.
+        if before is not None and not before.settled and replace(before, settled=True) == replace(here, settled=True):
+            here = before
+        points[point] = here
+
+    def settle(self, ged: bytes) -> None:
+        """What is on the file systems of a GED is known now."""
+        points = self._points.get(ged, {})
+        points.update({p: replace(found, settled=True) for p, found in points.items() if found is not None})
+
+    def forget(self, ged: bytes, point: bytes) -> None:
+        """Nothing belongs there any more."""
+        self._points.get(ged, {}).pop(point, None)
+
+    def lost(self, ged: bytes, point: bytes) -> None:
+        """The file system is away."""
+        self._points.setdefault(ged, {})[point] = None
+
+    @contextmanager
+    def at(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
+        """The GED's descriptor, for a touch of `path` in it; raises Away. Kept no longer: it would hinder an umount.
+
+        With `settled` only what intake has finished with is good enough; without, the file system's own id is not
+        compared either: a look that concludes something wrong is mended by the next.
+        """
+        points = self._points.get(ged, {})
+        above = sorted(p for p in list(points) if p == ged or path.startswith(p + b"/"))
+        device = -1
+        with _root(ged) as root_fd:
+            for point in above or [ged]:
+                device = self._require(points.get(point), root_fd, point[len(ged) + 1 :], settled=settled)
+            directory = path.rpartition(b"/")[0]
+            with suppress(FileNotFoundError, NotADirectoryError):  # the touch itself finds that out
+                fd = files.open_passage(root_fd, directory[len(ged) + 1 :])
+                try:
+                    if os.fstat(fd).st_dev != device:
+                        raise Away
+                finally:
+                    os.close(fd)
+            yield root_fd
+
+    def _require(self, found: _Found | None, root_fd: int, relative: bytes, *, settled: bool) -> int:
+        if found is None or (settled and not found.settled):
+            raise Away
+        try:
+            fd = files.open_passage(root_fd, relative)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Away from None
+        try:
+            status = os.fstat(fd)
+            same = (status.st_dev, status.st_ino) == (found.device, found.inode)
+            if not same or (settled and os.fstatvfs(fd).f_fsid != found.fsid):
+                raise Away
+        finally:
+            os.close(fd)
+        return status.st_dev
+
+
+@contextmanager
+def _root(ged: bytes) -> Iterator[int]:
+    try:
+        fd = files.open_root(ged)
+    except (FileNotFoundError, NotADirectoryError):
+        raise Away from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)

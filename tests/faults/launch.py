@@ -1,0 +1,99 @@
+"""`bridged`, really run, with one thing broken: `python tests/faults/launch.py FAULT run --config FILE`.
+
+A fault that strikes once does so when the kernel tells of a file named `.fault` (a hidden name: never a document).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from bridged import cli, daemon, intake, watch
+
+TRIGGER = b".fault"
+STALLED = 1.5  # seconds
+
+
+class Fault(Exception):
+    """What is thrown where nothing should ever be."""
+
+
+def reader_dies() -> None:
+    """The thread that reads the kernel's queue ends: its callback raises."""
+    usual, struck = watch.DirectoryEmitter.on_event, threading.Event()
+
+    def on_event(self, event):
+        if event.name == TRIGGER and not struck.is_set():
+            struck.set()
+            raise Fault
+        usual(self, event)
+
+    watch.DirectoryEmitter.on_event = on_event
+
+
+def emitter_dies() -> None:
+    """The emitter's own thread ends."""
+    on_event, queue_events, struck = watch.DirectoryEmitter.on_event, watch.DirectoryEmitter.queue_events, []
+
+    def noticing(self, event):
+        on_event(self, event)
+        if event.name == TRIGGER and not struck:
+            struck.append(self)
+
+    def raising(self, timeout):
+        if self in struck:
+            raise Fault
+        queue_events(self, timeout)
+
+    watch.DirectoryEmitter.on_event, watch.DirectoryEmitter.queue_events = noticing, raising
+
+
+def observer_dies() -> None:
+    """The thread that calls the handlers ends: one of them raises."""
+    usual, struck = watch._ToHints.dispatch, threading.Event()
+
+    def dispatch(self, event):
+        if os.path.basename(os.fsencode(event.src_path)) == TRIGGER and not struck.is_set():
+            struck.set()
+            raise Fault
+        usual(self, event)
+
+    watch._ToHints.dispatch = dispatch
+
+
+def observer_falls_silent() -> None:
+    """Every thread lives, and no hint comes out any more. The next observer is well."""
+    usual, deaf = watch.Watcher._put, []
+
+    def put(self, hint):
+        if hint.path.endswith(b"/" + TRIGGER) and not deaf:
+            deaf.append(self)
+        if self not in deaf:
+            usual(self, hint)
+
+    watch.Watcher._put = put
+
+
+def intake_stands_still() -> None:
+    """Its thread lives, but its step does not return while there is a file named `stall` beside the configuration."""
+    usual = intake.Intake.step
+    stall = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("stall")
+
+    def step(self, now):
+        while stall.exists():
+            time.sleep(0.05)
+        return usual(self, now)
+
+    intake.Intake.step = step
+    daemon.STALLED = STALLED
+
+
+FAULTS = {f.__name__: f for f in (reader_dies, emitter_dies, observer_dies, observer_falls_silent, intake_stands_still)}
+
+if __name__ == "__main__":
+    FAULTS[sys.argv.pop(1)]()
+    threading.excepthook = lambda _: None  # a thrown Fault needs no traceback between the log lines
+    cli.main()
