@@ -257,9 +257,10 @@ class Changes:
         return True
 
     def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes]) -> bool:
-        for candidate in self._tx.same_files(stamp):
-            if candidate.path in left:
-                self.renamed(candidate, path)
+        for former_path in left:
+            known = self._tx.known(former_path)
+            if known is not None:
+                self.renamed(known, path)
                 return True
         former = self._memory.replaced.pop(_identity(stamp), None)
         if former is None or self._switched.ged_of(former.away) != place.ged or former.away == path:

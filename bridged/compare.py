@@ -35,7 +35,7 @@ class Comparison:
         journal: Journal,
         settings: Settings,
         switched: SwitchedFolders,
-        untold: Callable[[Stamp], None],
+        untold: Callable[[bytes, Stamp], None],
     ) -> None:
         """`untold` hears of each deposit that a listing met first."""
         self._ged = ged
@@ -95,9 +95,6 @@ class Comparison:
         place = self._switched.place(directory)
         if place is None:
             return []
-        if directory in self._ged.troubled:
-            self._ged.troubled.remove(directory)
-            say("folder_recovered", client=self._ged.client.name, folder=directory[len(self._ged.path) + 1 :])
         return self._listed(place, found)
 
     def vanished(self) -> list[Difference]:
@@ -120,7 +117,7 @@ class Comparison:
         for entry in entries:
             before = known.get(entry.name)
             if before is None and entry.stamp is not None and not self._verdict(entry.name):
-                self._untold(entry.stamp)
+                self._untold(listing.directory + b"/" + entry.name, entry.stamp)
             if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
         for name in known.keys() - {e.name for e in entries}:
@@ -139,11 +136,33 @@ class Comparison:
         left = self._left(path, stamp)
         return [lambda changes: changes.found(place, path, stamp, unknown, left)]
 
-    def _left(self, path: bytes, stamp: Stamp) -> frozenset[bytes]:
+    def _left(self, path: bytes, stamp: Stamp) -> list[bytes]:
         """The known paths at which the very file that is now at `path` used to be."""
-        same = self._journal.read(lambda tx: tx.same_files(stamp))
-        others = (known for known in same if known.path != path and is_in(known.path, self._ged.path))
-        return frozenset(known.path for known in others if known.gone_at is not None or not self._still_there(known))
+        same = self._journal.read(lambda tx: tx.same_content(stamp) if self._ged.fuse else tx.same_files(stamp))
+        others = [known for known in same if known.path != path and is_in(known.path, self._ged.path)]
+        left = [known for known in others if known.gone_at is not None or not self._still_there(known)]
+        return [known.path for known in (self._likely(path, left) if self._ged.fuse else left)]
+
+    def _likely(self, path: bytes, left: list[KnownFile]) -> list[KnownFile]:
+        """Which of several it was, where only size and time speak: the one of that name, or the only one.
+
+        A document that was sent must have the very bytes: else a new one would be taken for it, and be lost.
+        """
+        named = [known for known in left if split(known.path)[1] == split(path)[1]]
+        likely = named or (left if len(left) == 1 else [])
+        return [known for known in likely if self._may_be(path, known)]
+
+    def _may_be(self, path: bytes, known: KnownFile) -> bool:
+        seq = known.document
+        document = None if seq is None else self._journal.read(lambda tx: tx.document(seq))
+        if document is None or not document.sha256:
+            return True
+        ged = self._ged
+        with (
+            ged.shares.at(ged.path, path, settled=False) as root_fd,
+            files.open_document(root_fd, path[len(ged.path) + 1 :]) as file,
+        ):
+            return files.sha256(file) == document.sha256
 
     def _is_gone(self, path: bytes) -> bool:
         try:
@@ -156,7 +175,8 @@ class Comparison:
             now = self._listed_file(known.path) if self._ged.polling else self._file(known.path)
         except PermissionError:
             return True
-        return now is not None and now.same_file(known.stamp)
+        same = Stamp.same_content if self._ged.fuse else Stamp.same_file
+        return now is not None and same(now, known.stamp)
 
     def _listed_file(self, path: bytes) -> Stamp | None:
         """As `_file`, where a server is behind it: a name that is gone may answer from a cache, but is not listed."""
@@ -204,9 +224,9 @@ class Comparison:
         return found
 
     def _remove_leftovers(self, listing: Listing) -> None:
-        """Temporary markers of a crash: the instance lock says that nobody is writing one before we are ready."""
+        """Temporary markers of a crash: until the first pass is over nobody of ours writes one."""
         ged = self._ged
-        if ged.in_force:
+        if not ged.starting:
             return
         for entry in listing.entries:
             if entry.stamp is not None and is_leftover(entry.name):
@@ -215,12 +235,22 @@ class Comparison:
 
     def _tell_unreadable(self, found: Unreadable) -> None:
         ged = self._ged
+        ged.unread.add(found.directory)
+        place = self._switched.place(found.directory)
+        kinds = ged.unknown.values() if place is None else [self._unknown(place, found.directory)]
+        kind = next((kind for kind in kinds if kind != "deposit"), None)
+        if kind is not None:  # what it held before it could be read is not new when it can be
+            ged.unseen[found.directory] = kind
         if found.directory not in ged.troubled:
             ged.troubled.add(found.directory)
             folder = found.directory[len(ged.path) + 1 :]
             say("folder_unreachable", client=ged.client.name, folder=folder, reason=found.why)
 
     def _unknown(self, place: Place, directory: bytes) -> Unknown:
+        unseen = (kind for unseen, kind in self._ged.unseen.items() if is_in(directory, unseen))
+        kind = next(unseen, None)
+        if kind is not None:
+            return kind
         return "existing" if self._ged.existing(directory) else self._ged.unknown.get(place.folder.path, "existing")
 
     def _verdict(self, name: bytes) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from bridged import __version__, control, logs, systemd
 from bridged.config import ConfigError, Settings, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
-from bridged.journal import Journal
+from bridged.journal import Journal, damaged
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
 from bridged.model import Instant
@@ -108,6 +109,7 @@ class Daemon:
         return 0
 
     def _signals(self) -> None:
+        threading.excepthook = lambda death: _tell_death(death.exc_value, death.thread)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         signal.signal(signal.SIGHUP, lambda *_: self._reload_wanted.set())
@@ -291,6 +293,11 @@ def _tell_mistake(error: Exception) -> None:
     say("state_failed", half="control", reason=f"{type(error).__name__}: {error}", exc_info=True)
 
 
+def _tell_death(error: BaseException | None, thread: threading.Thread | None) -> None:
+    """A thread has died, of watchdog's most likely: a bare traceback would be no log line."""
+    say("state_failed", half=thread.name if thread else "", reason=f"{type(error).__name__}: {error}")
+
+
 def _new_line(settings: Settings) -> Line:
     return Line(settings.retry, settings.smtp.connections, settings.smtp.rate)
 
@@ -305,6 +312,10 @@ def run(config_path: Path) -> int:
         journal = Journal(settings.state_dir)
         try:
             return Daemon(config_path, settings, journal).run()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise damaged(journal.path, error) from error
         finally:
             journal.close()
     finally:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
 from bridged import files
+from bridged.changes import ADOPTED
 from bridged.config import Settings, password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
@@ -27,16 +29,26 @@ from bridged.model import (
 )
 from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
-from bridged.retry import Line, given_up, next_due
+from bridged.retry import Line, next_due, tried_for
 from bridged.shares import Shares
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 SHARE_AWAY: Final = 15.0
-MISTAKE: Final = 60.0
+MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
+STATE_AWAY: Final = 5.0  # the same where the state disk has
+LONG_GAP: Final = 3600.0
 
 
 class Changed(Exception):
     """The document was overwritten while it was read: what was read may be half old, half new."""
+
+
+class Marked(Exception):
+    """The document's own marker stands beside it: it left, and a damaged journal has forgotten that."""
+
+    def __init__(self, relay_reply: str) -> None:
+        super().__init__(relay_reply)
+        self.relay_reply = relay_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,7 @@ class Dispatch:
         self._random = random
         self._clock = clock
         self._unrecorded: tuple[Document, Outcome] | None = None
+        self._stranded: tuple[Document, float] | None = None
         self._on_overwritten = on_overwritten
         self._relay = self._new_relay()
         self._stopping = threading.Event()
@@ -103,6 +116,8 @@ class Dispatch:
         line = self._route.line
         if self._unrecorded is not None:
             self._record(now)
+        if self._stranded is not None:
+            self._rescue(now)
         if self._stopping.is_set():
             return 1.0
         if self._number >= line.sessions_allowed:
@@ -121,9 +136,9 @@ class Dispatch:
         try:
             document = self._claim(now)
             outcome = self._send(document, now) if document is not None else None
-        except Exception:
+        except Exception as error:
             if document is not None:
-                self._rescue(document, now)
+                self._stranded = (document, STATE_AWAY if isinstance(error, sqlite3.OperationalError) else MISTAKE)
             raise
         finally:
             if outcome is None:
@@ -143,19 +158,25 @@ class Dispatch:
             self._conclude(replace(document, sha256=current.sha256), outcome, now)
         self._unrecorded = None
 
-    def _rescue(self, document: Document, now: Instant) -> None:
-        """A mistake of ours must not leave a document half-way until the next start: it goes back to the queue."""
+    def _rescue(self, now: Instant) -> None:
+        """What stopped the sending must not leave the document half-way until the next start: it is queued again.
+
+        Tried until it is in, since the disk that failed the sending fails this as well.
+        """
+        assert self._stranded is not None
+        document, wait = self._stranded
         current = self._journal.read(lambda tx: tx.document(document.seq))
         if current is not None and current.state is State.SENDING:
-            columns = {"due_at": now.wall + MISTAKE, "uncertain": current.uncertain + int(current.dotted)}
+            columns = {"due_at": now.wall + wait, "uncertain": current.uncertain + int(current.dotted)}
             self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0, **columns))
+        self._stranded = None
 
     def _idle(self, now: Instant, away: Collection[bytes]) -> float:
         due = self._journal.read(lambda tx: tx.next_due(away))
         return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
 
     def _horizon(self, now: Instant) -> float:
-        return now.wall + 2 * self._route.settings.retry.max + 3600
+        return now.wall + max(self._route.settings.retry.max, MISTAKE) + 1.0
 
     # -- claim
 
@@ -209,13 +230,20 @@ class Dispatch:
             with PatientFile(self._patience, document.ged, lambda: self._open(document)) as file:
                 return self._deliver(document, file, place, route)
         except Changed:
-            self._overwritten(document)
+            self._return(document, "overwritten before it was sent")
+        except Marked as marked:
+            self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
+        except PermissionError as error:
+            self._return(document, f"permission denied: {error.strerror}")  # intake tells of it, once
         except OSError as error:
             self._away(document, error, now)
         return None
 
     def _open(self, document: Document) -> BinaryIO:
         with self._shares.at(document.ged, document.path) as root_fd:
+            marker = self._marking.beside(root_fd, document)
+            if marker is not None:
+                raise Marked(marker.relay_reply)
             return files.open_document(root_fd, document.relative)
 
     def _deliver(self, document: Document, file: PatientFile, place: Place, route: Route) -> Outcome:
@@ -240,8 +268,8 @@ class Dispatch:
 
         return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
 
-    def _overwritten(self, document: Document) -> None:
-        reason = "overwritten before it was sent"
+    def _return(self, document: Document, reason: str) -> None:
+        """To intake, which waits until it can be sent."""
         self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, reason=reason))
         self._on_overwritten(document.seq, document.path)
 
@@ -249,8 +277,6 @@ class Dispatch:
         """Gone, renamed, or the share is away: intake finds out which; until then it waits and nothing is counted."""
         missing = isinstance(error, FileNotFoundError)
         wait = FILE_AWAY if missing else SHARE_AWAY
-        if isinstance(error, PermissionError):
-            say_document("document_deferred", document, reason=f"permission denied: {error.strerror}")
 
         def put_back(tx: Transaction) -> bool:
             known = tx.known(document.path)
@@ -285,13 +311,13 @@ class Dispatch:
         if event is not None:
             say(event.name, reason=event.detail, relay=self._relay_smtp.host)
 
-    def _accepted(self, document: Document, outcome: Accepted, now: Instant) -> None:
+    def _accepted(self, document: Document, outcome: Accepted, now: Instant, reason: str = "") -> None:
         attempts = document.attempts + 1
         again = now.wall + self._route.settings.watch.sweep
 
         def accept(tx: Transaction) -> Document | None:
             tx.attempt(document.seq, now.wall, "accepted", outcome.reply)
-            columns = {"attempts": attempts, "relay_reply": outcome.reply, "sent_at": now.wall, "reason": ""}
+            columns = {"attempts": attempts, "relay_reply": outcome.reply, "sent_at": now.wall, "reason": reason}
             tx.move(document.seq, State.SENDING, State.SENT, marker_due=again, **columns)
             return tx.document(document.seq)
 
@@ -311,9 +337,10 @@ class Dispatch:
 
     def _defer(self, document: Document, outcome: Deferred, now: Instant) -> None:
         retry = self._route.settings.retry
-        tried = [at for at, _, _ in self._journal.read(lambda tx: tx.attempts(document.seq))]
-        first = min((at for at in tried if at >= (document.queued_at or 0.0)), default=now.wall)
-        if given_up(first, now.wall, retry.give_up_after):
+        attempted = [at for at, _, _ in self._journal.read(lambda tx: tx.attempts(document.seq))]
+        since = document.queued_at or 0.0
+        tried = tried_for([at for at in attempted if at >= since], now.wall, retry.max + LONG_GAP)
+        if tried >= retry.give_up_after:
             self._hold(document, outcome, f"given up: {outcome.reply}", now)
             return
         attempts = document.attempts + 1

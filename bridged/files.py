@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import signal
@@ -173,6 +174,15 @@ def listing(directory_fd: int) -> list[Entry]:
     with os.scandir(directory_fd) as found:
         entries = [_entry(item) for item in found]
     return [entry for entry in entries if entry is not None]
+
+
+def sha256(document: BinaryIO) -> str:
+    """The digest of a whole document, read block by block."""
+    document.seek(0)
+    digest = hashlib.sha256()
+    while block := document.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def has_writer(fd: int) -> bool | None:

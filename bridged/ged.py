@@ -41,7 +41,11 @@ class Ged:
     full: bool = True
     in_force: bool = False  # every folder has had its first complete pass
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
-    troubled: set[bytes] = field(default_factory=set)
+    starting: bool = False  # until the first complete pass of the daemon
+    fuse: bool = False  # a server in between, which may make up inode numbers
+    troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
+    unread: set[bytes] = field(default_factory=set)  # unreadable in the pass under way
+    unseen: dict[bytes, Unknown] = field(default_factory=dict)  # never read yet: what is in it counts as this
     other: dict[bytes, bool] = field(default_factory=dict)  # where another file system has come; whether that is news
 
     def __post_init__(self) -> None:
@@ -51,6 +55,11 @@ class Ged:
         """Begin again at the next step, and read unchanged directories too."""
         self.end_pass()
         self.due, self.full = 0.0, True
+
+    def abandon_pass(self) -> None:
+        """What was found may not have been recorded: the next pass reads everything again."""
+        self.read_all()
+        self.sweep.forget_times()
 
     def end_pass(self) -> None:
         """Let go of the pass under way and of the GED's descriptor: an open one would make `umount` fail."""
@@ -71,6 +80,7 @@ class Ged:
         if before is not None and _left_behind(before, here):
             return self._away(_not_mounted(before))
         self.polling = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
+        self.fuse = fstype.startswith("fuse")
         self.patience.locate(self.path, here.place)
         if before is not None and not before.same(here):
             self.sweep.forget()
@@ -112,7 +122,11 @@ class Ged:
     def complete(self) -> None:
         """A pass has met everything: what is new from now on is a deposit."""
         self.unknown = dict.fromkeys(self.unknown, "deposit")
-        self.in_force = True
+        self.in_force, self.starting = True, False
+        self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
+        for directory in self.troubled - self.unread:
+            say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
+        self.troubled &= self.unread
         self.shares.settle(self.path)
         why = "another file system is there; what it holds is existing"
         for point in [point for point, news in self.other.items() if news]:
@@ -122,8 +136,10 @@ class Ged:
         self.other.clear()
 
     def _found(self, point: bytes, fd: int, before: Mounted | None, here: Mounted) -> None:
-        # A sender must not take a file of the same name on another file system for the one that was queued.
-        self.shares.found(self.path, point, fd, settled=before is not None and before.same(here))
+        # Nobody may send before a pass has met everything: on another file system a file of the same name is not the
+        # one that was queued, and after a stop it may go by another name.
+        same = before is not None and before.same(here)
+        self.shares.found(self.path, point, fd, settled=same and self.in_force)
         if before != here:
             self.journal.write(lambda tx: tx.set_mounted(point, here))
 

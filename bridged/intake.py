@@ -58,6 +58,7 @@ class Intake:
         self._memory = Memory()
         self._revisits: set[bytes] = set()
         self._some_gone = True
+        self._untold: dict[bytes, float] = {}
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
@@ -88,6 +89,7 @@ class Intake:
             self._switch_on(pattern, pattern not in recorded, start, now)
         self.waiting.configure(settings, switched)
         if start:
+            ged.starting = True
             self.waiting.resume()
 
     def _switch_on(self, pattern: str, new: bool, start: bool, now: Instant) -> None:
@@ -119,12 +121,20 @@ class Intake:
 
     def step(self, now: Instant) -> float:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
+        try:
+            return self._step(now)
+        except Exception:
+            self.ged.abandon_pass()  # what was read may not have got into the journal, and must be read again
+            raise
+
+    def _step(self, now: Instant) -> float:
         self._begin_anew()
         hints = self._follow_hints(now)
         swept = self._sweep(now)
         self._revisit(now)
         self.waiting.step(now, self._examine_now)
         self._bury(now)
+        self._accuse(now)
         return 0.0 if hints or swept else self._wake_in(now)
 
     def look_anew(self, *, watch: bool) -> None:
@@ -139,13 +149,15 @@ class Intake:
         anew, self._anew = self._anew, set()
         if anew:
             self.ged.read_all()
+            self._untold.clear()
         if "watch" in anew:
             self.ged.sweep.forget()
             self.ged.watched = False
 
     def _wake_in(self, now: Instant) -> float:
         wait = max(0.0, min(self.ged.due, self.waiting.due) - now.steady)
-        return min(wait, 0.5) if self._memory.tombstones or self._some_gone or self._revisits else wait
+        gone = self._some_gone and self.ged.state == "reachable"
+        return min(wait, 0.5) if self._memory.tombstones or gone or self._revisits or self._untold else wait
 
     # -- hints
 
@@ -153,6 +165,8 @@ class Intake:
         differences: list[Difference] = []
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
         for hint in hints:
+            for path in (hint.path, hint.dest):
+                self._untold.pop(path, None)
             differences += self._follow(hint, now)
         self._apply(differences, now)
         return bool(hints)
@@ -184,7 +198,7 @@ class Intake:
             return []
         differences: list[Difference] = []
         with files.root(ged.path) as root_fd:
-            for found in ged.sweep.below(root_fd, path, now.wall, full=False):
+            for found in ged.sweep.met(root_fd, path, now.wall):
                 differences += self._compare.of(found)
         return differences
 
@@ -207,7 +221,7 @@ class Intake:
             try:
                 self._continue_pass(now)
             except Away:  # in the middle of it: the next one finds out what has become of the share
-                ged.read_all()
+                ged.abandon_pass()
         return ged.running is not None
 
     def _interval(self) -> float:
@@ -221,6 +235,7 @@ class Intake:
             return
         ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
         ged.started = now
+        ged.unread.clear()
         patterns = [components(pattern) for pattern in ged.unknown]
         ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
 
@@ -253,12 +268,18 @@ class Intake:
         ged.full = False
         ged.end_pass()
 
-    def _note_untold(self, stamp: Stamp) -> None:
-        """A deposit that has been there for a while, and no hint came although its directory is watched."""
+    def _note_untold(self, path: bytes, stamp: Stamp) -> None:
+        """A sweep met a deposit that has been there for a while, and no hint came although its directory is watched."""
         ged = self.ged
-        started = ged.started.wall if ged.started is not None else 0.0
-        old = started - stamp.ctime_ns / 1e9 > HINT_LATE
-        if ged.running is not None and ged.in_force and not ged.polling and ged.watched and old:
+        if ged.running is None or ged.started is None or ged.polling or not (ged.in_force and ged.watched):
+            return
+        if ged.started.wall - stamp.ctime_ns / 1e9 > HINT_LATE:
+            self._untold.setdefault(path, self._steady())
+
+    def _accuse(self, now: Instant) -> None:
+        """The observer is silent, unless it is only behind: then the hint is still in a queue, and comes soon."""
+        if self._untold and not self.hints and now.steady - min(self._untold.values()) > HINT_LATE:
+            self._untold.clear()
             self._lookout.missed_one()
 
     # -- differences
@@ -302,6 +323,8 @@ class Intake:
     def _may_bury(self, known: KnownFile, now: Instant) -> bool:
         """No rename has explained it in time, and where only sweeps see renames, a whole one has been made since."""
         assert known.gone_at is not None
+        if self.ged.running is not None:
+            return False  # the pass under way may still meet it under its new name
         if 0 <= now.wall - known.gone_at < GONE_FOR:
             return False
         return not self.ged.polling or self.ged.passed_from > known.gone_at

@@ -107,18 +107,21 @@ class Transaction(Known):
         row = self.sql.execute(sql, tuple(away)).fetchone()
         return None if row[0] is None else float(row[0])
 
-    def markers_due(self, now: float, limit: int = 50) -> list[Document]:
-        """Sent documents whose marker is to be written and validated ones whose marker is to follow a rename."""
-        return list(self.documents("marker_due <= ?", (now,), limit))
+    def markers_due(self, now: float, horizon: float, limit: int = 50) -> list[Document]:
+        """Sent documents whose marker is to be written and validated ones whose marker is to follow a rename.
+
+        A time beyond `horizon` nobody has set: the clock jumped back, so it is due.
+        """
+        return list(self.documents("(marker_due <= ? OR marker_due > ?)", (now, horizon), limit))
 
     def counts(self) -> list[tuple[bytes, str, int]]:
         """(directory-bearing path, state) is too fine: (path, state, 1) rows are summed by the caller's folders."""
         return self.sql.execute("SELECT path, state, 1 FROM documents").fetchall()
 
-    def message_id_known(self, message_id: str) -> bool:
-        """Whether a document of this journal has that Message-ID."""
-        found = self.sql.execute("SELECT 1 FROM documents WHERE message_id = ?", (message_id,)).fetchone()
-        return found is not None
+    def message_id_known(self, message_id: str, but: int = 0) -> bool:
+        """Whether a document of this journal, `but` that one, has that Message-ID."""
+        known = "SELECT 1 FROM documents WHERE message_id = ? AND seq <> ?"
+        return self.sql.execute(known, (message_id, but)).fetchone() is not None
 
     def attempts(self, seq: int) -> list[tuple[float, str, str]]:
         """Every attempt at a document: when, what came of it, the relay's words."""
@@ -232,7 +235,8 @@ class Journal:
         self._readers = threading.local()
         self._busy_since: float | None = None
         with _sentences(self.path):
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            self._identity = self._on_disk()
             self._sql = self._connect()
             self._migrate()
 
@@ -268,11 +272,21 @@ class Journal:
         with self._lock:
             self._sql.close()
 
+    def _on_disk(self) -> tuple[int, int]:
+        status = os.stat(self.path)
+        return status.st_dev, status.st_ino
+
+    def _require_file(self) -> None:
+        """What is written to a deleted file is gone at the stop."""
+        if self._on_disk() != self._identity:
+            raise sqlite3.OperationalError(f"{self.path} was deleted or replaced: restart bridged")
+
     def _commit_all(self) -> None:
         with self._queue_lock:
             tickets, self._queue = self._queue, []
         self._busy_since = time.monotonic()
         try:
+            self._require_file()
             self._sql.execute("BEGIN IMMEDIATE")
             for ticket in tickets:
                 self._grant(ticket)
@@ -315,14 +329,19 @@ class Journal:
             self._sql.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
+def damaged(path: Path, error: Exception) -> JournalError:
+    """What to do about a journal that SQLite cannot read."""
+    return JournalError(
+        f"The journal {path} cannot be read ({error}). Move it aside and start again: what is in the folders"
+        " then counts as existing and is not sent, and valid markers still count."
+    )
+
+
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise JournalError(
-            f"The journal {path} cannot be read ({error}). Move it aside and start again: what is in the folders"
-            " then counts as existing and is not sent, and valid markers still count."
-        ) from error
+        raise damaged(path, error) from error
     except OSError as error:
         raise JournalError(f"The journal {path} cannot be opened: {error.strerror}.") from error

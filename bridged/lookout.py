@@ -24,6 +24,11 @@ class Lookout:
         self.limited = False
         self._watcher = self._observe()
 
+    @property
+    def watching(self) -> bool:
+        """Whether there is an observer at all."""
+        return self._watcher is not None
+
     def watch(self, directory: bytes) -> None:
         """Ask for hints from a directory. Where there can be none, the sweep is all there is."""
         watcher = self._watcher

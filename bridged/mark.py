@@ -65,7 +65,14 @@ class Marker:
             return None
         values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(cls)}
         right = all(type(values[field.name]).__name__ == field.type for field in fields(cls))
-        return cls(**values) if right else None
+        return cls(**values) if right and all(map(_storable, values.values())) else None
+
+
+def _storable(value: str | int) -> bool:
+    """Whoever may write in a GED may plant a marker: what SQLite would refuse must not get as far as there."""
+    if isinstance(value, int):
+        return 0 <= value < 1 << 63
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,8 @@ def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marke
     for _, name in _names(directory_fd, document, suffix, hidden):
         if not _exists(directory_fd, name):
             break
-        newest = _read(directory_fd, name) or newest
+        with contextlib.suppress(PermissionError):  # ours would be as readable as its document
+            newest = _read(directory_fd, name) or newest
     return newest
 
 

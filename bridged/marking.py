@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
 from bridged import __version__, files, mark
+from bridged.changes import MARKER_FOLLOWS
 from bridged.config import Settings
 from bridged.journal import Journal
 from bridged.known import split
@@ -32,7 +34,8 @@ class Marking:
 
     def step(self, now: float) -> float:
         """Write the markers that are still owed and move those that are to follow; seconds until the next look."""
-        due = self._journal.read(lambda tx: tx.markers_due(now))
+        horizon = now + max(self._settings.watch.sweep, MARKER_FOLLOWS) + 1.0
+        due = self._journal.read(lambda tx: tx.markers_due(now, horizon))
         for document in due:
             if document.state is State.SENT:
                 self.validate(document, now)
@@ -60,6 +63,13 @@ class Marking:
         self._told.pop(document.seq, None)
         say_document("document_validated", document, marker=readable(name))
 
+    def beside(self, root_fd: int, document: Document) -> mark.Marker | None:
+        """The marker of this very delivery, if it stands beside the document. Raises OSError."""
+        options = self._settings.marker
+        with files.directories(root_fd, document.relative.rpartition(b"/")[0]) as (fd,):
+            marker = mark.find(fd, document.name, options.suffix, options.hidden)
+        return marker if marker is not None and marker.message_id == document.message_id else None
+
     def _write(self, document: Document, now: float) -> bytes:
         with self._shares.at(document.ged, document.path) as root_fd:
             files.lstat(root_fd, document.relative)
@@ -67,6 +77,9 @@ class Marking:
             try:
                 options = self._settings.marker
                 written = mark.write(fd, document.name, self._marker(document, now), options.suffix, options.hidden)
+            except FileNotFoundError:
+                files.lstat(root_fd, document.relative)  # raises the same when it is the document that has left
+                raise OSError(errno.EAGAIN, "somebody removed the marker's temporary file") from None
             finally:
                 os.close(fd)
         if written.displaced:

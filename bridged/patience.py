@@ -78,6 +78,11 @@ class Patience:
         with self._lock:
             self._mounts[ged] = mount
 
+    def forget(self, ged: bytes) -> None:
+        """Nobody asks for this GED any more."""
+        with self._lock:
+            self._mounts.pop(ged, None)
+
     def silent_for(self, ged: bytes) -> float:
         """How long (seconds) the oldest call under way into the GED's mount has had no answer; 0 without one."""
         with self._lock:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random as _random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, Protocol
 
 from tenacity import RetryCallState, Retrying, wait_exponential
@@ -74,9 +75,10 @@ def next_due(retry: Schedule, attempts: int, now: float, random: Callable[[], fl
     return now + _wait(retry.first, retry.max, attempts, random)
 
 
-def given_up(first_try: float, now: float, give_up_after: float) -> bool:
-    """Whether a document that was first tried at `first_try` has been tried for long enough."""
-    return now - first_try >= give_up_after
+def tried_for(tries: Sequence[float], now: float, longest: float) -> float:
+    """How long (seconds) a document has been tried. A gap over `longest` no schedule makes: the clock jumped."""
+    times = [*sorted(tries), now]
+    return sum(min(later - earlier, longest) for earlier, later in pairwise(times) if later > earlier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ HINTS: Final = 500  # in one step
 ROUND: Final = 0.5  # seconds of turns before hints are looked at again
 UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
 AT_LEAST: Final = 1.0  # seconds between two steps without a hint
-AFTER_TROUBLE: Final = 1.0
+AFTER_TROUBLE: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,7 @@ class Rounds:
         clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched)
+            self._patience.forget(ged)  # its documents must not wait in the queue for a file system that hangs
         for ged in self._seats.keys() - clients.keys():
             self._left.append(self._seats.pop(ged))
         for ged, client in clients.items():
@@ -116,7 +117,7 @@ class Rounds:
             {
                 "ged": readable(ged),
                 "folder": pattern,
-                "watch_mode": "polling" if seat.intake.ged.polling else "inotify",
+                "watch_mode": "polling" if seat.intake.ged.polling or not self._lookout.watching else "inotify",
                 "reachable": seat.intake.ged.state == "reachable" and not seat.silent,
             }
             for ged, seat in list(self._seats.items())

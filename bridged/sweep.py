@@ -76,6 +76,7 @@ class Sweep:
         self._watch = watch
         self._seen: dict[bytes, _Seen] = {}
         self._roots: set[bytes] = set()
+        self._blocked: list[Unreadable] = []
 
     def __contains__(self, directory: bytes) -> bool:
         return directory in self._seen
@@ -108,8 +109,10 @@ class Sweep:
     def whole(self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool) -> Iterator[Found]:
         """One pass over the switched folders; `full` reads unchanged directories too."""
         roots: set[bytes] = set()
+        self._blocked.clear()
         for pattern in patterns:
             roots.update(self._expand(root_fd, self.ged, pattern))
+        yield from self._blocked
         # At the start nobody remembers a folder that is not there because what it is on is not mounted yet.
         points = {point for point in self.points if not any(point == r or point.startswith(r + b"/") for r in roots)}
         for root in sorted((self._roots - roots) | points):
@@ -120,6 +123,13 @@ class Sweep:
 
     def below(self, root_fd: int, top: bytes, now: float, full: bool) -> Iterator[Found]:
         """The same for one directory and what is in it."""
+        return self._walk(root_fd, top, now, full=full, everything=True)
+
+    def met(self, root_fd: int, top: bytes, now: float) -> Iterator[Found]:
+        """The same for one directory and what nobody has seen yet below it: the others tell of themselves by hints."""
+        return self._walk(root_fd, top, now, full=False, everything=False)
+
+    def _walk(self, root_fd: int, top: bytes, now: float, *, full: bool, everything: bool) -> Iterator[Found]:
         stack = [top]
         while stack:
             directory = stack.pop()
@@ -130,7 +140,8 @@ class Sweep:
                     yield found
                 seen = self._seen.get(directory)
                 if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
-                    stack.extend(directory + b"/" + child for child in seen.children)
+                    below = [directory + b"/" + child for child in seen.children]
+                    stack.extend(below if everything else (child for child in below if child not in self._seen))
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -211,16 +222,14 @@ class Sweep:
             return
         self._watch(directory)
         try:
-            fd = files.open_directory(root_fd, self._relative(directory))
+            with files.directories(root_fd, self._relative(directory)) as (fd,):
+                children = [e.name for e in files.listing(fd) if e.kind == "directory"]
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError:  # unreadable is not absent: what was found there before stays switched on
+        except OSError as error:  # unreadable is not absent: what was found there before stays switched on
+            self._blocked.append(Unreadable(directory, error.strerror or str(error)))
             yield from (root for root in self._roots if root.startswith(directory + b"/"))
             return
-        try:
-            children = [e.name for e in files.listing(fd) if e.kind == "directory"]
-        finally:
-            os.close(fd)
         for child in children:
             if matches(pattern[:1], [child]):
                 yield from self._expand(root_fd, directory + b"/" + child, pattern[1:])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from bridged.shares import Shares
 BATCH: Final = 500
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
 MARKER_AT_MOST: Final = 65_536
-BLOCK: Final = 1 << 20
 
 
 @dataclass(slots=True)
@@ -99,9 +97,14 @@ class Waiting:
         if self.due > now.steady:
             return
         ready: dict[int, _Ready] = {}
+        mistakes: list[Exception] = []
         for seq, deposit in list(self._deposits.items()):
             if deposit.due <= now.steady and len(ready) < BATCH:
-                verdict = self._look(seq, deposit, now, examine)
+                try:
+                    verdict = self._look(seq, deposit, now, examine)
+                except Exception as error:  # noqa: BLE001 - raised below: one deposit must not stop the others
+                    mistakes.append(error)
+                    continue
                 if verdict is not None:
                     ready[seq] = verdict
         if ready:
@@ -111,6 +114,8 @@ class Waiting:
         dues = [d.due for d in self._deposits.values()]
         dues += [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
         self.due = min(dues, default=float("inf"))
+        if mistakes:
+            raise mistakes[0]
 
     def _take_returned(self) -> None:
         try:
@@ -129,7 +134,7 @@ class Waiting:
         deposit.due = now.steady + LOOK_AGAIN
         try:
             with self._shares.at(self._ged, deposit.path) as root_fd:
-                return self._observe(root_fd, deposit, deposit.path[len(self._ged) + 1 :], now)
+                return self._observe(root_fd, seq, deposit, deposit.path[len(self._ged) + 1 :], now)
         except PermissionError as error:
             self._unreadable(seq, deposit, error)
         except OSError:  # gone, replaced by a link, or the share is away: intake finds out which
@@ -137,7 +142,7 @@ class Waiting:
             self._drop_if_over(seq)
         return None
 
-    def _observe(self, root_fd: int, deposit: _Deposit, relative: bytes, now: Instant) -> _Ready | None:
+    def _observe(self, root_fd: int, seq: int, deposit: _Deposit, relative: bytes, now: Instant) -> _Ready | None:
         watch = self._settings.watch
         stamp = files.stamp_of(files.lstat(root_fd, relative))
         deposit.calm = (deposit.calm or Calm(stamp, now.steady)).observe(stamp, now.steady)
@@ -151,15 +156,14 @@ class Waiting:
             unfinished = _unfinished(document, relative, stamp)
             if unfinished and calm_for < watch.quiet_limit:
                 return None
-            return self._recognise(root_fd, relative, document, stamp, unfinished)
+            if stamp.size <= MARKER_AT_MOST and looks_like_marker(_head(document)):
+                return _Ready(stamp, ignored="it is a copy of a marker")
+            return _Ready(stamp, unfinished, marker=self._own_marker(root_fd, seq, relative, document, stamp))
 
-    def _recognise(self, root_fd: int, relative: bytes, document: BinaryIO, stamp: Stamp, warning: str) -> _Ready:
-        if stamp.size <= MARKER_AT_MOST and looks_like_marker(_head(document)):
-            return _Ready(stamp, ignored="it is a copy of a marker")
-        return _Ready(stamp, warning, marker=self._own_marker(root_fd, relative, document, stamp))
-
-    def _own_marker(self, root_fd: int, relative: bytes, document: BinaryIO, stamp: Stamp) -> mark.Marker | None:
-        """A valid marker without a row, beside the very bytes it speaks of: they were sent, the journal was lost."""
+    def _own_marker(
+        self, root_fd: int, seq: int, relative: bytes, document: BinaryIO, stamp: Stamp
+    ) -> mark.Marker | None:
+        """A valid marker beside the very bytes it speaks of, without a row of its own: the journal was lost."""
         directory, _, name = relative.rpartition(b"/")
         options = self._settings.marker
         fd = files.open_directory(root_fd, directory)
@@ -169,9 +173,9 @@ class Waiting:
             os.close(fd)
         if marker is None or marker.size != stamp.size:
             return None
-        if self._journal.read(lambda tx: tx.message_id_known(marker.message_id)):
+        if self._journal.read(lambda tx: tx.message_id_known(marker.message_id, but=seq)):
             return None
-        return marker if _sha256(document) == marker.sha256 else None
+        return marker if files.sha256(document) == marker.sha256 else None
 
     def _unreadable(self, seq: int, deposit: _Deposit, error: PermissionError) -> None:
         if "permission" in deposit.told:
@@ -273,11 +277,3 @@ def _head(document: BinaryIO) -> bytes:
 def _tail(document: BinaryIO, size: int) -> bytes:
     document.seek(max(0, size - TAIL))
     return document.read(TAIL)
-
-
-def _sha256(document: BinaryIO) -> str:
-    document.seek(0)
-    digest = hashlib.sha256()
-    while block := document.read(BLOCK):
-        digest.update(block)
-    return digest.hexdigest()

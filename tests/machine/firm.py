@@ -168,7 +168,9 @@ class Firm:
 
     def look(self, until: Callable[[], bool] = lambda: True, seconds: float = 6.0) -> None:
         """Let intake work for some seconds of the bridge's time, and further until a condition holds."""
-        time.sleep(0.01)  # a file's times are as coarse as 4 ms: what comes next must not share them
+        # A file's times are as coarse as 4 ms: what comes next must not share them. And a hint takes its real time,
+        # 50 ms where the other half of a rename is waited for, while our seconds pass in no time.
+        time.sleep(0.01 if self.mode == "polling" else 0.12)
         deadline, end = time.monotonic() + 20, self.now().steady + seconds
         while self.now().steady < end or not until():
             assert time.monotonic() < deadline, "intake does not come to an end"

@@ -18,7 +18,7 @@ from bridged.model import (
     Throttled,
     Uncertain,
 )
-from bridged.retry import Line, LineEvent, given_up, next_due
+from bridged.retry import Line, LineEvent, next_due, tried_for
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)
 DOWN, HALT, SLOW, OK = RelayDown("gone"), Misconfigured("535 no"), Throttled("451 slow"), Accepted("250 ok")
@@ -50,8 +50,13 @@ def test_jitter_is_at_most_a_fifth_and_never_goes_beyond_the_longest_wait(attemp
 
 
 def test_a_document_is_given_up_when_its_time_is_over_and_not_before():
-    assert not given_up(100.0, 199.9, 100.0)
-    assert given_up(100.0, 200.0, 100.0)
+    assert tried_for([100.0, 150.0], 199.9, 3600.0) == pytest.approx(99.9)
+    assert tried_for([], 199.9, 3600.0) == 0.0
+
+
+def test_a_clock_that_jumped_has_not_tried_a_document_for_a_year():
+    assert tried_for([100.0, 130.0], 31_536_000.0, 3600.0) == pytest.approx(3630.0)
+    assert tried_for([100.0, 130.0], 40.0, 3600.0) == pytest.approx(30.0)
 
 
 # -- the line

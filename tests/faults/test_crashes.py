@@ -1,0 +1,585 @@
+"""The process: killed at every step and at random, stopped in mid-message, doubled, out of time and descriptors."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bridge import Bridge, until
+from tests.faults.process import (
+    descriptors,
+    ended,
+    launch,
+    leftovers,
+    mails_of,
+    marker_of,
+    needs_strace,
+    once_each,
+    proc,
+    ready_or_ended,
+    rows,
+    states,
+    strace,
+)
+from tests.faults.sink import Sink, sinking
+from tests.relay import Late, Say, Stall
+
+pytestmark = pytest.mark.timeout(300)
+one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
+
+# -- 1. kill -9 at every durable step
+
+# From a plain trace of one document: the intake thread commits twice (seen, quiet); the sender commits the claim,
+# speaks to the relay, commits the dot before it, and the acceptance after it, writes the marker, and commits that.
+# The least number of crashes of each walk: with fewer the injection has not reached the whole way.
+MOST = 60
+QUEUED_STEPS = {"pwrite64": 9, "fdatasync": 6, "sendto": 7, "fchmod": 1, "fsync": 2, "linkat": 1, "unlinkat": 1}
+DEPOSIT_STEPS = {"pwrite64": 8, "fdatasync": 4}
+WALK = [("queued", *step) for step in QUEUED_STEPS.items()] + [("deposit", *step) for step in DEPOSIT_STEPS.items()]
+
+
+@one_mode
+@needs_strace
+@pytest.mark.parametrize(("way", "syscall", "least"), WALK)
+def test_a_kill_at_each_step_of_a_document_loses_nothing(bridge: Bridge, way: str, syscall: str, least: int) -> None:
+    """Killed at the n-th such system call, for every n there is: validated after the restart, its marker whole.
+
+    `queued` by `bridged send`, so that all of them are the sender's; of a `deposit` the first are intake's.
+    """
+    # Without it, what was not journaled before the crash is missed.
+    bridge.extra = "catch_up: true" if way == "deposit" else ""
+    documents = [bridge.inbox / f"{way}-{n}.txt" for n in range(1, MOST + 1)]
+    for document in documents if way == "queued" else ():
+        document.write_text(document.name)
+    (bridge.inbox / "existing.txt").write_text("existing")
+    bridge.start()
+    bridge.stop()
+    stride = 2 if syscall == "pwrite64" else 1  # a frame of the WAL is two writes, its header and its page
+    kills = next(i for i, d in enumerate(documents) if not _crash_at(bridge, way, d, syscall, 1 + i * stride))
+    assert kills >= least, f"{kills} crashes at {syscall}"
+    left = [document.name for document in documents[: kills + 1]]
+    bridge.start()
+    bridge.settle()
+    once_each(bridge, left, lambda _: 2)
+    assert {n: s for n, s in states(bridge).items() if not n.startswith("probe-")} == dict.fromkeys(left, "validated")
+    assert leftovers(bridge.ged) == []
+
+
+def _crash_at(bridge: Bridge, way: str, document: Path, syscall: str, n: int) -> bool:
+    """Let one document go its way with a kill at the n-th call, then restart and judge it. False if none came."""
+    if way == "queued":
+        assert bridge.run("send", document).returncode == 0
+    ready = bridge.count("daemon_ready")
+    launch(bridge, strace(bridge.base / "trace", **{syscall: f"signal=KILL:when={n}"}))
+    if way == "deposit":
+        ready_or_ended(bridge, ready)
+        document.write_text(document.name)
+    until(lambda: ended(bridge) or _validated(bridge, document), f"the end of {document.name}, or of the daemon")
+    killed = ended(bridge)
+    if killed:
+        assert bridge.process is not None
+        assert bridge.process.returncode == -signal.SIGKILL
+        certain = _told(bridge, "document_sent", document)
+        bridge.start()
+        # By its state: killed in the very last commit, it may be validated already, and no line says so again.
+        validated = lambda: states(bridge)[document.name] == "validated"  # noqa: E731
+        until(validated, f"{document.name} validated after a kill at {syscall} {n}")
+        count = len(mails_of(bridge, document.name))
+        assert count == 1 or (count == 2 and not certain), f"{count} mails after a kill at {syscall} {n}"
+    assert bridge.stop() == 0
+    marker = marker_of(document)
+    assert marker["message_id"].encode() in mails_of(bridge, document.name)[0]
+    assert leftovers(bridge.ged) == [], f"after a kill at {syscall} {n}"
+    return killed
+
+
+def _told(bridge: Bridge, event: str, document: Path) -> bool:
+    return any(line["document"] == f"Achats/{document.name}" for line in bridge.lines(event))
+
+
+def _validated(bridge: Bridge, document: Path) -> bool:
+    return _told(bridge, "document_validated", document)
+
+
+@one_mode
+@needs_strace
+@pytest.mark.parametrize("extra", ["", "catch_up: true"])
+def test_a_temporary_marker_of_a_crash_is_removed_at_the_next_start(bridge: Bridge, extra: str) -> None:
+    """Killed with the temporary file written: gone once the next start is ready, the marker in its place."""
+    bridge.extra = extra
+    bridge.start()
+    bridge.stop()
+    ready = bridge.count("daemon_ready")
+    launch(bridge, strace(bridge.base / "trace", linkat="signal=KILL:when=1"))
+    assert ready_or_ended(bridge, ready)
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: ended(bridge), "the kill")
+    assert leftovers(bridge.ged)
+    bridge.start()
+    bridge.expect("a.txt")
+    marker_of(bridge.inbox / "a.txt")
+    until(lambda: not leftovers(bridge.ged), "the temporary file is removed", 5)
+
+
+@one_mode
+@needs_strace
+def test_a_marker_being_written_during_the_first_pass_is_not_taken_for_a_leftover(bridge: Bridge) -> None:
+    """Sent when the daemon was killed, and the disk is slow at the restart: it is validated, and has its marker.
+
+    The first pass over the folders removes what a crash has left; the marker's own temporary file is there as well.
+    """
+    bridge.start()
+    bridge.stop()
+    ready = bridge.count("daemon_ready")
+    launch(bridge, strace(bridge.base / "trace", fchmod="signal=KILL:when=1"))
+    assert ready_or_ended(bridge, ready)
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: ended(bridge), "the kill")
+    launch(bridge, strace(bridge.base / "trace", fsync="delay_enter=1500000"))
+    bridge.expect("a.txt")
+    assert states(bridge)["a.txt"] == "validated"
+    marker_of(bridge.inbox / "a.txt")
+    until(lambda: not leftovers(bridge.ged), "the temporary files are gone")  # also that of the probe
+
+
+# -- 2. kill -9 at random
+
+WRITER = """
+import os, random, shutil, sys, time
+folder, outside, count, seed = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+r = random.Random(seed)
+for i in range(count):
+    name, content = f"{i:03}.txt", os.urandom(r.randrange(1, 4_000))
+    way = r.choice(("cp", "rename", "slow"))
+    path = os.path.join(folder, name)
+    if way == "cp":
+        open(os.path.join(outside, name), "wb").write(content)
+        shutil.copy(os.path.join(outside, name), path)
+    elif way == "rename":
+        open(path + ".part", "wb").write(content)
+        os.rename(path + ".part", path)
+    else:
+        with open(path, "wb", buffering=0) as file:
+            for start in range(0, len(content), 1 + len(content) // 3):
+                file.write(content[start:start + 1 + len(content) // 3])
+                time.sleep(0.05)
+    time.sleep(r.random() * 0.08)
+"""
+
+
+@one_mode
+@pytest.mark.parametrize(("extra", "seed"), [("", 1), ("catch_up: true", 2)])
+def test_random_kills_under_a_stream_of_documents(bridge: Bridge, extra: str, seed: int) -> None:
+    """Twelve kills over 200 files: each validated or, without catch_up, missed; a repetition is identical."""
+    bridge.extra = extra
+    chance = random.Random(seed)
+    bridge.start()
+    arguments = [bridge.inbox, bridge.outside, "200", str(seed)]
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, *map(str, arguments)])
+    try:
+        for _ in range(12):
+            time.sleep(chance.uniform(0.05, 1.2))
+            bridge.stop(signal.SIGKILL)
+            bridge.start()
+        assert writer.wait(60) == 0
+    finally:
+        writer.kill()
+        writer.wait()
+    bridge.settle()
+    files = {path.name: path.read_bytes() for path in bridge.inbox.glob("[0-9]*.txt")}
+    assert len(files) == 200
+    found = {name: state for name, state in states(bridge).items() if name in files}
+    assert set(found) == set(files)
+    assert set(found.values()) <= ({"validated"} if extra else {"validated", "missed"})
+    sent = [name for name, state in found.items() if state == "validated"]
+    assert len(sent) > 50
+    once_each(bridge, sent, lambda _: 4)
+    for name, content in bridge.arrived():
+        assert name not in files or content == files[name]
+    for name in sent:
+        marker_of(bridge.inbox / name)
+    assert leftovers(bridge.ged) == []
+
+
+# -- 3. SIGTERM in mid-message
+
+
+@one_mode
+def test_a_stop_in_mid_upload_gives_the_message_up_and_sends_it_once_after_the_start(bridge: Bridge) -> None:
+    """Part of 12 MB is on its way: exit 0 within ten seconds, nothing accepted, one mail later."""
+    content = os.urandom(12_000_000)
+    bridge.relay.script("UPLOAD", Stall(after=2_000_000))
+    bridge.start()
+    (bridge.inbox / "big.bin").write_bytes(content)
+    until(lambda: bridge.relay.stalled, "the upload is going")
+    began = time.monotonic()
+    assert bridge.stop() == 0
+    assert time.monotonic() - began < 10
+    assert not bridge.relay.mails
+    bridge.start()
+    bridge.wait_for("document_validated")
+    assert bridge.arrived() == [("big.bin", content)]
+    assert states(bridge) == {"big.bin": "validated"}
+
+
+@one_mode
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_stop_after_the_dot_while_the_reply_is_late(bridge: Bridge, answered: bool) -> None:
+    """Answered in time: one mail, validated. Not answered: exit 0 all the same, then again under its Message-ID."""
+    bridge.relay.script("DOT", Late() if answered else Stall(keep=True))
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: bridge.relay.stalled, "the relay has read the dot")
+    assert bridge.process is not None
+    began = time.monotonic()
+    bridge.process.send_signal(signal.SIGTERM)
+    if answered:
+        bridge.wait_for("daemon_stopping")
+        bridge.relay.go_on()
+    assert bridge.process.wait(12) == 0
+    assert time.monotonic() - began < 10
+    assert bridge.lines()[-1]["event"] == "daemon_stopped"
+    bridge.start()
+    bridge.wait_for("document_validated")
+    bridge.settle()
+    assert states(bridge)["a.txt"] == "validated"
+    mails = mails_of(bridge, "a.txt")
+    assert len(mails) == (1 if answered else 2)
+    assert len(set(mails)) == 1
+
+
+# -- 4. two instances
+
+
+@one_mode
+def test_a_second_instance_ends_with_75_and_does_not_disturb_the_first(bridge: Bridge) -> None:
+    """A sentence that names the state directory; the first goes on sending and answering."""
+    bridge.start()
+    (bridge.inbox / "before.txt").write_text("before")
+    bridge.wait_for("document_validated")
+    second = bridge.run("run")
+    assert second.returncode == 75
+    assert f"{bridge.base}/state" in second.stderr
+    assert "Traceback" not in second.stderr
+    (bridge.inbox / "after.txt").write_text("after")
+    bridge.expect("before.txt", "after.txt")
+    told = json.loads(bridge.run("status", "--json").stdout.splitlines()[0])
+    assert bridge.process is not None
+    assert told["pid"] == bridge.process.pid
+    assert bridge.stop() == 0
+
+
+@one_mode
+def test_of_several_instances_started_while_the_first_is_killed_one_takes_over(bridge: Bridge) -> None:
+    """The lock goes with the process: one gets it, the others end with 75, and each document leaves once."""
+    bridge.start()
+    bridge.relay.stop_listening()
+    names = [f"{i}.txt" for i in range(5)]
+    for name in names:
+        (bridge.inbox / name).write_text(name)
+    bridge.wait_for("document_queued", 5)
+    first = bridge.process
+    assert first is not None
+    heirs: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(4):
+            heirs.append(launch(bridge))
+            time.sleep(0.1)
+        first.kill()
+        first.wait(12)
+        bridge.relay.listen_again()
+        until(lambda: sum(heir.poll() is None for heir in heirs) <= 1, "one is left, or none")
+        alive = [heir for heir in heirs if heir.poll() is None]
+        assert all(heir.returncode == 75 for heir in heirs if heir not in alive)
+        if alive:
+            bridge.process = alive[0]
+        else:
+            bridge.start()
+        bridge.expect(*names)
+    finally:
+        for process in (first, *heirs):
+            if process.poll() is None and process is not bridge.process:
+                process.kill()
+                process.wait()
+
+
+# -- 5. the clock jumps
+
+HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
+CLOCK = str(Path(__file__).with_name("clock.py"))
+
+
+def _with_clock(bridge: Bridge, offset: Path) -> None:
+    ready = bridge.count("daemon_ready")
+    launch(bridge, [sys.executable, CLOCK, str(offset)])
+    assert ready_or_ended(bridge, ready)
+
+
+@pytest.mark.parametrize("jump", [HOUR, -HOUR, -DAY, YEAR, -YEAR])
+def test_a_jump_of_the_clock_stalls_nothing_and_sends_nothing_twice(bridge: Bridge, tmp_path: Path, jump: int) -> None:
+    """A document waits, one is deferred, one has just come: after the jump they leave as if nothing had happened."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    bridge.relay.always("RCPT", Say("450 4.1.1 not now"))
+    (bridge.inbox / "existing.txt").write_text("existing")
+    _with_clock(bridge, offset)
+    (bridge.inbox / "cut.pdf").write_bytes(b"%PDF-1.4\n")
+    (bridge.inbox / "deferred.txt").write_text("deferred")
+    bridge.wait_for("document_deferred", 2)
+    (bridge.inbox / "quiet.txt").write_text("not quiet yet")
+    until(lambda: any(row["document"] == "Achats/quiet.txt" for row in rows(bridge)), "it is seen")
+    offset.write_text(str(jump))
+    bridge.wait_for("document_deferred", bridge.count("document_deferred") + 1)
+    bridge.relay.always("RCPT")
+    (bridge.inbox / "cut.pdf").write_bytes(b"%PDF-1.4\n%%EOF\n")
+    (bridge.inbox / "after.txt").write_text("after the jump")
+    bridge.expect("cut.pdf", "deferred.txt", "quiet.txt", "after.txt")
+    assert bridge.count("document_held") == 0
+    assert bridge.count("document_withdrawn") == 0
+
+
+@one_mode
+def test_what_the_relay_defers_leaves_soon_after_a_jump_back_of_an_hour(bridge: Bridge, tmp_path: Path) -> None:
+    """The due time lies an hour away by the new clock, which no schedule of one second has made."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    bridge.relay.always("RCPT", Say("450 4.1.1 not now"))
+    _with_clock(bridge, offset)
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_deferred", 2)
+    offset.write_text(str(-HOUR))
+    bridge.relay.always("RCPT")
+    bridge.expect("a.txt")
+
+
+@one_mode
+@pytest.mark.parametrize("jump", [-HOUR, -DAY])
+def test_a_deleted_document_is_withdrawn_after_a_jump_back(bridge: Bridge, tmp_path: Path, jump: int) -> None:
+    """Found gone just before the jump: the two seconds for a rename to explain it do not last a day."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    bridge.relay.always("RCPT", Say("450 4.1.1 not now"))
+    _with_clock(bridge, offset)
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_deferred", 2)
+    (bridge.inbox / "a.txt").unlink()
+    time.sleep(0.5)  # within the two seconds, and enough for the hint or the poll
+    offset.write_text(str(jump))
+    bridge.wait_for("document_withdrawn")
+    bridge.relay.always("RCPT")
+    bridge.expect()
+
+
+@one_mode
+def test_a_marker_that_could_not_be_written_is_tried_again_after_a_jump_back(bridge: Bridge, tmp_path: Path) -> None:
+    """At each sweep, whatever the clock says: not a day later."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    bridge.relay.script("DOT", Late())
+    _with_clock(bridge, offset)
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: bridge.relay.stalled, "the mail is there")
+    with immutable(bridge.inbox):
+        bridge.relay.go_on()
+        bridge.wait_for("marker_failed")
+        offset.write_text(str(-DAY))
+    until(lambda: bridge.count("document_validated"), "the marker is written within a few sweeps", 10)
+    bridge.expect("a.txt")
+    marker_of(bridge.inbox / "a.txt")
+
+
+@contextlib.contextmanager
+def immutable(directory: Path) -> Iterator[None]:
+    """Nothing can be created in a directory for a while, not by root either."""
+    done = subprocess.run(["chattr", "+i", directory], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"chattr +i does not work here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["chattr", "-i", directory], check=True)
+
+
+# -- 6. out of descriptors
+
+
+@contextlib.contextmanager
+def few_descriptors(bridge: Bridge, spare: int) -> Iterator[None]:
+    """The running daemon may open no more than `spare` further descriptors."""
+    assert bridge.process is not None
+    pid = bridge.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + spare, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def _too_many(bridge: Bridge) -> bool:
+    return any("Too many open files" in str(line.get("reason")) for line in bridge.lines())
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2, 3])
+def test_what_comes_while_no_descriptor_is_free_leaves_once_when_there_are_some(bridge: Bridge, spare: int) -> None:
+    """EMFILE while looking, sending or marking: said, nothing concluded, everything sent once afterwards."""
+    (bridge.inbox / "existing.txt").write_text("existing")
+    bridge.start()
+    with few_descriptors(bridge, spare):
+        for i in range(6):
+            (bridge.inbox / f"{i}.txt").write_text(str(i))
+        with contextlib.suppress(AssertionError):  # with a few to spare it may get through
+            until(lambda: _too_many(bridge) or len(bridge.relay.mails) == 6, "EMFILE", 6)
+        assert spare >= 2 or _too_many(bridge)
+        time.sleep(2.5)  # so that the directory is no longer young when they are free again
+    bridge.expect(*(f"{i}.txt" for i in range(6)))
+    assert set(states(bridge).values()) == {"validated"}
+
+
+@one_mode
+def test_control_clients_that_take_every_descriptor_stop_nothing_for_good(bridge: Bridge) -> None:
+    """Sixty clients that say nothing: EMFILE for the daemon; when they have gone, everything leaves and it answers."""
+    bridge.start()
+    stop = threading.Event()
+
+    def pester() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as channel:
+                channel.settimeout(2)
+                channel.connect(os.fspath(bridge.base / "state/control.sock"))
+                stop.wait(3)
+
+    clients = [threading.Thread(target=pester) for _ in range(60)]
+    with few_descriptors(bridge, 8):
+        for client in clients:
+            client.start()
+        try:
+            assert bridge.process is not None
+            full = resource.prlimit(bridge.process.pid, resource.RLIMIT_NOFILE)[0]
+            until(lambda: len(descriptors(bridge)) >= full - 1, "every descriptor is taken")
+            for i in range(6):
+                (bridge.inbox / f"{i}.txt").write_text(str(i))
+            until(lambda: _too_many(bridge), "EMFILE")
+        finally:
+            stop.set()
+            for client in clients:
+                client.join()
+    bridge.expect(*(f"{i}.txt" for i in range(6)))
+
+
+def test_two_hundred_documents_leave_no_descriptor_behind(bridge: Bridge) -> None:
+    """As many are open after them as before, once the relay's sessions are the same."""
+    bridge.start()
+    (bridge.inbox / "first.txt").write_text("first")
+    bridge.wait_for("document_validated")
+    for batch in range(2):  # the first opens what is opened once: sessions, a connection for each thread
+        for i in range(100):
+            (bridge.inbox / f"{batch}-{i}.txt").write_text(str(i))
+        bridge.wait_for("document_validated", 101 + 100 * batch)
+        bridge.run("status")
+        if batch == 0:
+            before = sorted(descriptors(bridge))
+    until(lambda: len(descriptors(bridge)) <= len(before), f"no more than {before}, got {descriptors(bridge)}")
+    assert sum(bridge.sent().values()) == 201
+
+
+# -- what the first look must not get wrong
+
+
+@needs_strace
+@pytest.mark.parametrize("error", ["EIO", "EMFILE"])
+@pytest.mark.parametrize("where", ["ged", "inbox"])
+def test_a_directory_that_cannot_be_read_for_an_instant_at_the_first_start_is_not_mailed(
+    bridge: Bridge, where: str, error: str
+) -> None:
+    """One failed listing during the baseline: what was there before the start is existing all the same."""
+    for i in range(10):
+        (bridge.inbox / f"existing-{i}.txt").write_text(str(i))
+    directory = bridge.ged if where == "ged" else bridge.inbox
+    trace = bridge.base / "trace"
+    launch(bridge, [*strace(trace, getdents64=f"error={error}:when=1"), "-P", os.fspath(directory)])
+    until(lambda: trace.exists() and "INJECTED" in trace.read_text(), "the failure")
+    until(lambda: bridge.count("daemon_ready"), "daemon_ready")
+    bridge.expect()
+    (bridge.inbox / "later.txt").write_text("later")
+    bridge.expect("later.txt")
+
+
+@needs_strace
+def test_a_directory_that_cannot_be_read_for_an_instant_at_a_start_is_missed_not_mailed(bridge: Bridge) -> None:
+    """The same after a stop: what came meanwhile is not retroactive because of one failed listing."""
+    bridge.start()
+    bridge.stop()
+    for i in range(10):
+        (bridge.inbox / f"meanwhile-{i}.txt").write_text(str(i))
+    trace = bridge.base / "trace"
+    launch(bridge, [*strace(trace, getdents64="error=EIO:when=1"), "-P", os.fspath(bridge.inbox)])
+    until(lambda: trace.exists() and "INJECTED" in trace.read_text(), "the failure")
+    bridge.expect()
+    assert set(states(bridge).values()) - {"validated"} == {"missed"}
+
+
+# -- 7. large files
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with sinking() as sink:
+        yield sink
+
+
+@one_mode
+def test_two_gigabytes_for_a_relay_of_25_megabytes_are_held_unread(bridge: Bridge) -> None:
+    """Held with a reason that names the size; neither memory nor reads grow with it; others go on."""
+    bridge.relay.size = 25_000_000
+    bridge.start()
+    (bridge.inbox / "small.txt").write_text("small")
+    bridge.wait_for("document_validated")
+    before = proc(bridge, "io")["rchar"]
+    with (bridge.inbox / "huge.bin").open("wb") as file:
+        file.truncate(2_000_000_000)
+    (held,) = bridge.wait_for("document_held")
+    assert held["document"] == "Achats/huge.bin"
+    assert "25000000" in held["reason"]
+    assert proc(bridge, "io")["rchar"] - before < 10_000_000
+    assert proc(bridge, "status")["VmHWM"] < 120_000
+    (bridge.inbox / "other.txt").write_text("other")
+    bridge.expect("small.txt", "other.txt")
+    assert states(bridge)["huge.bin"] == "held"
+    assert proc(bridge, "io")["rchar"] - before < 20_000_000
+
+
+@one_mode
+def test_three_hundred_megabytes_are_streamed_in_bounded_memory(bridge: Bridge, sink: Sink) -> None:
+    """The peak of resident memory is that of small documents; the bytes arrive unchanged."""
+    bridge.relay.port = sink.port
+    bridge.start()
+    (bridge.inbox / "small.txt").write_text("small")
+    bridge.wait_for("document_validated")
+    before = proc(bridge, "status")["VmHWM"]
+    digest = hashlib.sha256()
+    with (bridge.outside / "big.bin").open("wb") as file:
+        for _ in range(30):
+            block = os.urandom(10_000_000)
+            digest.update(block)
+            file.write(block)
+    (bridge.outside / "big.bin").rename(bridge.inbox / "big.bin")
+    until(lambda: bridge.count("document_validated") == 2, "it is validated", 100)
+    assert digest.hexdigest() in sink.digests
+    assert proc(bridge, "status")["VmHWM"] - before < 30_000
+    assert json.loads((bridge.inbox / "big.bin.validated.json").read_text())["sha256"] == digest.hexdigest()
