@@ -139,3 +139,13 @@ def test_the_readme_lists_every_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert group.commands
     assert sorted(name for name in group.commands if f"| `{name}" not in readme) == []
+
+
+def test_the_guarantees_name_tests_that_exist():
+    page = (ROOT / "docs/guarantees.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", page))
+    written = {
+        name for file in ROOT.glob("tests/**/test_*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    assert named
+    assert sorted(named - written) == []
