@@ -123,7 +123,7 @@ class Dispatch:
         if self._number >= line.sessions_allowed:
             self._relay.close()
             return 1.0
-        away = self._patience.hanging()
+        away = self._away_now()
         if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now), away)):
             return self._idle(now, away)
         if not line.may_send(now.steady):
@@ -175,6 +175,10 @@ class Dispatch:
         due = self._journal.read(lambda tx: tx.next_due(away))
         return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
 
+    def _away_now(self) -> tuple[bytes, ...]:
+        """The GEDs whose documents wait without being tried."""
+        return self._shares.away() + self._patience.hanging()
+
     def _horizon(self, now: Instant) -> float:
         return now.wall + max(self._route.settings.retry.max, MISTAKE) + 1.0
 
@@ -192,7 +196,7 @@ class Dispatch:
     def _next(
         self, tx: Transaction, route: Route, now: Instant, refused: list[tuple[str, Document, str]]
     ) -> Document | None:
-        document = tx.due_after(self._turns.last, now.wall, self._horizon(now), self._patience.hanging())
+        document = tx.due_after(self._turns.last, now.wall, self._horizon(now), self._away_now())
         if document is None:
             return None
         self._turns.last = document.client

@@ -89,7 +89,8 @@ class Rounds:
         clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched)
-            self._patience.forget(ged)  # its documents must not wait in the queue for a file system that hangs
+            self._patience.forget(ged)  # what is left of it in the queue must not wait for a share that is away
+            self._shares.forget(ged, ged)
         for ged in self._seats.keys() - clients.keys():
             self._left.append(self._seats.pop(ged))
         for ged, client in clients.items():
@@ -101,6 +102,7 @@ class Rounds:
     def _new_seat(self, ged: bytes) -> _Seat:
         mounted = self._journal.read(lambda tx: tx.mounted(ged))
         self._patience.locate(ged, mounted.place if mounted is not None else ged)
+        self._shares.expect(ged, ged)
         steady = lambda: self._clock().steady  # noqa: E731
         seat = _Seat(Intake(ged, self._journal, self._patience, self._shares, self._lookout, self._on_queued, steady))
         self._seats[ged] = seat

@@ -36,6 +36,11 @@ class Shares:
     def __init__(self) -> None:
         self._points: dict[bytes, dict[bytes, _Found | None]] = {}
 
+    def away(self) -> tuple[bytes, ...]:
+        """The GEDs nothing can be sent from now."""
+        roots = [(ged, points.get(ged)) for ged, points in list(self._points.items())]
+        return tuple(ged for ged, root in roots if root is None or not root.settled)
+
     def expect(self, ged: bytes, point: bytes) -> None:
         """A file system belongs there, and has not been found yet."""
         self._points.setdefault(ged, {}).setdefault(point, None)
@@ -57,8 +62,11 @@ class Shares:
         points.update({p: replace(found, settled=True) for p, found in points.items() if found is not None})
 
     def forget(self, ged: bytes, point: bytes) -> None:
-        """Nothing belongs there any more."""
-        self._points.get(ged, {}).pop(point, None)
+        """Nothing belongs there any more. Of a GED itself: it is no longer one."""
+        if point == ged:
+            self._points.pop(ged, None)
+        else:
+            self._points.get(ged, {}).pop(point, None)
 
     def lost(self, ged: bytes, point: bytes) -> None:
         """The file system is away."""
