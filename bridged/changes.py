@@ -100,10 +100,16 @@ class Changes:
         if known is not None and known.stamp == SPECIAL:
             self._tx.forget(path)
             known = None
-        if known is not None:
+        if known is not None and not self._taken(known, stamp, left):
             self._known_again(place, known, stamp, unknown)
         elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp, left):
             self._unknown(place, path, stamp, unknown)
+
+    def _taken(self, known: KnownFile, stamp: Stamp, left: Collection[bytes]) -> bool:
+        """Another known file was renamed to the path of a document that has not left: it stays what it was."""
+        document = self._document(known.document)
+        unsent = document is not None and document.state in NOT_SENT_YET
+        return unsent and bool(left) and known.stamp.inode != stamp.inode
 
     def special(self, path: bytes, kind: str, unknown: Unknown) -> None:
         """A link, FIFO, socket or device is at `path`: never followed, never opened, one warning."""
