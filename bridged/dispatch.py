@@ -61,10 +61,11 @@ class Route:
 
 
 class Turns:
-    """Whose turn it is: clients take turns, whichever session sends."""
+    """What all sessions' senders share: whose turn it is, since clients take turns, and what was told already."""
 
     def __init__(self) -> None:
         self.last = ""
+        self.unreadable: set[int] = set()
 
 
 class Dispatch:
@@ -237,8 +238,6 @@ class Dispatch:
             self._return(document, "overwritten before it was sent")
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
-        except PermissionError as error:
-            self._return(document, f"permission denied: {error.strerror}")  # intake tells of it, once
         except OSError as error:
             self._away(document, error, now)
         return None
@@ -251,6 +250,7 @@ class Dispatch:
             return files.open_document(root_fd, document.relative)
 
     def _deliver(self, document: Document, file: PatientFile, place: Place, route: Route) -> Outcome:
+        self._turns.unreadable.discard(document.seq)
         _check_unchanged(file, document)
         sender = place.client.sender or route.settings.smtp.sender
         mail = compose(
@@ -281,6 +281,10 @@ class Dispatch:
         """Gone, renamed, or the share is away: intake finds out which; until then it waits and nothing is counted."""
         missing = isinstance(error, FileNotFoundError)
         wait = FILE_AWAY if missing else SHARE_AWAY
+        if isinstance(error, PermissionError) and document.seq not in self._turns.unreadable:
+            self._turns.unreadable.add(document.seq)
+            why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
+            say_document("document_deferred", document, reason=why)
 
         def put_back(tx: Transaction) -> bool:
             known = tx.known(document.path)

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, intake, watch
+from bridged import cli, daemon, rounds, watch
 
 TRIGGER = b".fault"
 STALLED = 1.5  # seconds
@@ -79,7 +79,7 @@ def observer_falls_silent() -> None:
 
 def intake_stands_still() -> None:
     """Its thread lives, but its step does not return while there is a file named `stall` beside the configuration."""
-    usual = intake.Intake.step
+    usual = rounds.Rounds.step
     stall = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("stall")
 
     def step(self, now):
@@ -87,7 +87,7 @@ def intake_stands_still() -> None:
             time.sleep(0.05)
         return usual(self, now)
 
-    intake.Intake.step = step
+    rounds.Rounds.step = step
     daemon.STALLED = STALLED
 
 
