@@ -19,7 +19,17 @@ import pytest
 
 from tests.bridge import COMMAND, Bridge, attachment, until
 from tests.faults.images import Disk, disk, needs_images
-from tests.faults.process import ended, launch, leftovers, mails_of, marker_of, needs_root, once_each, states
+from tests.faults.process import (
+    ended,
+    launch,
+    leftovers,
+    mails_of,
+    marker_of,
+    needs_root,
+    once_each,
+    standing_still,
+    states,
+)
 from tests.relay import Late
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.parametrize("bridge", ["inotify"], indirect=True)]
@@ -75,7 +85,8 @@ def test_what_the_relay_accepted_before_a_power_cut_is_in_the_journal(
     writer.start()
     until(lambda: len(bridge.relay.mails) >= after, f"{after} mails")
     accepted = _names(bridge)
-    state_disk.cut()
+    with standing_still(bridge):
+        state_disk.cut()
     bridge.wait_for("state_failed")
     stop.set()
     writer.join()
@@ -120,7 +131,8 @@ def test_markers_survive_a_power_cut_of_the_geds_disk_or_are_written_again(bridg
                 _deposit(bridge.inbox / name, name.encode())
             bridge.wait_for("document_validated", 5)
             told = [line["document"].removeprefix("Achats/") for line in bridge.lines("document_validated")]
-            ged.cut()
+            with standing_still(bridge):
+                ged.cut()
             bridge.stop(signal.SIGKILL)
             ged.umount()
             ged.mount()
