@@ -135,6 +135,7 @@ class Firm:
             self.kills += 1
             self.journal.dead = True
             self.sender.abort()
+            self.sender.close()
             self._end()
         return self.alive
 

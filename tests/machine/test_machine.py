@@ -102,16 +102,18 @@ class Life(RuleBasedStateMachine):
         before = self._sent(file)
         if not self.firm.alive:
             # Where a queued document was when the bridge died, another file is taken for it, overwritten.
-            file.may = before + (file.path in self.vacated)
+            file.may = max(file.may, before + (file.path in self.vacated))
             return
         file.may = before + 1
         survived = self.firm.mortal(self.firm.look)
         file.must = before + 1 if survived else file.must
 
     def _left(self, file: File) -> None:
-        """It is in no switched folder any more: what has not left by now never will."""
+        """It is in no switched folder any more: what has not left by now never will, unless it is back at the start."""
         self._looked()
-        file.must = file.may = self._sent(file)
+        file.must = self._sent(file)
+        if self.firm.alive:
+            file.may = file.must
 
     def _looked(self) -> None:
         if self.firm.alive:
@@ -231,8 +233,9 @@ class Life(RuleBasedStateMachine):
             self.vacated.add(file.path)
             file.path.rename(target)
             file.path = target
-            before = self._sent(file)
-            file.must = file.may = before
+            file.must = self._sent(file)
+            if self.firm.alive:
+                file.may = file.must
             self._deposited(file)
 
     @rule(data=st.data())
