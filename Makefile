@@ -4,6 +4,8 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+# The tests wait more than they compute. For one of them: make test PYTEST_ARGS="-k name"
+PYTEST_ARGS ?= --numprocesses=3 --dist=worksteal
 CODE := bridged tests
 
 .PHONY: demo test lint types imports check lock clean

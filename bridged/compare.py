@@ -236,6 +236,7 @@ class Comparison:
     def _tell_unreadable(self, found: Unreadable) -> None:
         ged = self._ged
         ged.unread.add(found.directory)
+        ged.failed = ged.failed or found.passing
         place = self._switched.place(found.directory)
         kinds = ged.unknown.values() if place is None else [self._unknown(place, found.directory)]
         kind = next((kind for kind in kinds if kind != "deposit"), None)

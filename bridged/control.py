@@ -118,7 +118,7 @@ class ControlServer:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # a disk that has turned read-only must not end the stop half-way
             (self._state_dir / SOCKET).unlink()
 
     def _serve(self) -> None:

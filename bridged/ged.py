@@ -44,6 +44,8 @@ class Ged:
     starting: bool = False  # until the first complete pass of the daemon
     fuse: bool = False  # a server in between, which may make up inode numbers
     troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
+    failed: bool = False  # something in the pass under way was no lack of rights: worth another try
+    tries: int = 0
     unread: set[bytes] = field(default_factory=set)  # unreadable in the pass under way
     unseen: dict[bytes, Unknown] = field(default_factory=dict)  # never read yet: what is in it counts as this
     other: dict[bytes, bool] = field(default_factory=dict)  # where another file system has come; whether that is news
@@ -122,7 +124,7 @@ class Ged:
     def complete(self) -> None:
         """A pass has met everything: what is new from now on is a deposit."""
         self.unknown = dict.fromkeys(self.unknown, "deposit")
-        self.in_force, self.starting = True, False
+        self.in_force, self.starting, self.tries = True, False, 0
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
         for directory in self.troubled - self.unread:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])

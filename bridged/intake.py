@@ -31,6 +31,8 @@ PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
 FULL_SHARE: Final = 200  # nor, where hints tell of saves, a full one within 200
 FULL_AT_MOST: Final = 600.0
 HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
+TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
+TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
 
 
@@ -236,6 +238,7 @@ class Intake:
         ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
         ged.started = now
         ged.unread.clear()
+        ged.failed = False
         patterns = [components(pattern) for pattern in ged.unknown]
         ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
 
@@ -255,6 +258,11 @@ class Intake:
     def _complete_pass(self, now: Instant) -> None:
         ged = self.ged
         assert ged.started is not None
+        if not ged.in_force and ged.failed and ged.tries < TRIES:
+            ged.tries += 1  # not in force yet: what comes before a folder has been read could not be told from the rest
+            ged.read_all()
+            ged.due = now.steady + TRY_AGAIN
+            return
         took = self._steady() - ged.started.steady
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)

@@ -7,6 +7,7 @@ over it, cannot be mistaken for the GED.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -38,10 +39,14 @@ class GoneDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A directory that cannot be read; nothing may be concluded about what is in it."""
+    """A directory that cannot be read; nothing may be concluded about what is in it.
+
+    `passing`: no lack of rights but a failure (too many open files, a disk's error) that the next try may not meet.
+    """
 
     directory: bytes
     why: str
+    passing: bool = False
 
 
 Found = Listing | GoneDirectory | Unreadable
@@ -150,7 +155,7 @@ class Sweep:
             yield from self._gone(directory)
             return
         except OSError as error:
-            yield Unreadable(directory, error.strerror or str(error))
+            yield _unreadable(directory, error)
             return
         if not stat.S_ISDIR(status.st_mode):
             yield from self._gone(directory)
@@ -190,12 +195,12 @@ class Sweep:
         try:
             fd = files.open_directory(root_fd, self._relative(directory))
         except OSError as error:
-            yield Unreadable(directory, error.strerror or str(error))
+            yield _unreadable(directory, error)
             return
         try:
             entries = files.listing(fd)
         except OSError as error:
-            yield Unreadable(directory, error.strerror or str(error))
+            yield _unreadable(directory, error)
             return
         finally:
             os.close(fd)
@@ -227,7 +232,7 @@ class Sweep:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:  # unreadable is not absent: what was found there before stays switched on
-            self._blocked.append(Unreadable(directory, error.strerror or str(error)))
+            self._blocked.append(_unreadable(directory, error))
             yield from (root for root in self._roots if root.startswith(directory + b"/"))
             return
         for child in children:
@@ -236,6 +241,10 @@ class Sweep:
 
     def _relative(self, directory: bytes) -> bytes:
         return directory[len(self.ged) :].lstrip(b"/")
+
+
+def _unreadable(directory: bytes, error: OSError) -> Unreadable:
+    return Unreadable(directory, error.strerror or str(error), error.errno not in (errno.EACCES, errno.EPERM))
 
 
 def _times(status: os.stat_result) -> tuple[int, int, int]:

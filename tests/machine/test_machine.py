@@ -242,11 +242,13 @@ class Life(RuleBasedStateMachine):
     def delete(self, data: st.DataObject) -> None:
         file = self._pick(data)
         if file is not None:
+            was_on = self._on(file.path)
             self.vacated.add(file.path)
             file.path.unlink()
+            file.path = self.firm.base / "deleted"
             self.files.remove(file)
             self.gone.append(file)
-            if self._on(file.path):
+            if was_on:
                 self._left(file)
 
     @rule(client=st.sampled_from(tuple(CLIENTS)))
