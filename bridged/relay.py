@@ -1,8 +1,8 @@
 """One SMTP conversation at a time with the relay, and what it came to.
 
-smtplib greets, starts TLS and asks the first questions; the transaction is our own, because it must know what
-smtplib forgets: whether the final dot was on its way when the line broke. Lost before the dot is RelayDown
-and certain; lost after it is Uncertain. Nothing here raises for what a relay or a line does.
+All of it is our own, because it must know what smtplib forgets: whether the final dot was on its way when the line
+broke, and since when a reply that never ends is awaited. Lost before the dot is RelayDown and certain; lost after it
+is Uncertain. Nothing here raises for what a relay or a line does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ipaddress
-import smtplib
+import re
 import socket
 import ssl
 import threading
@@ -44,17 +44,24 @@ class _Ended(Exception):
 
 
 class _Session:
-    """An open conversation: greeted, in TLS, authenticated; `smtp` keeps what the relay said it can do."""
+    """An open conversation: its wire, what the relay said it can do, and what was found on the way, for people."""
 
-    def __init__(self, smtp: smtplib.SMTP, sock: socket.socket, told: list[str]) -> None:
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
         self.wire = Wire(sock)
-        self.told = told
+        self.told: list[str] = []
         self.used_at = time.monotonic()
-        features = smtp.esmtp_features
-        self.pipelining = "pipelining" in features
-        self.sizes = "size" in features
-        declared = features.get("size", "").strip()
-        self.limit = int(declared) if declared.isdecimal() else 0  # 0 is "no fixed limit" (RFC 1870)
+        self.learn("")
+
+    def learn(self, text: str) -> None:
+        """Take what an EHLO reply offers in the place of all that was known."""
+        features = _features(text)
+        self.starttls = "STARTTLS" in features
+        self.pipelining = "PIPELINING" in features
+        self.mechanisms = features.get("AUTH", "").upper().split()
+        self.sizes = "SIZE" in features
+        declared = features.get("SIZE", "")
+        self.limit = int(declared) if declared.isdecimal() and len(declared) < 20 else 0  # 0 is none (RFC 1870)
 
 
 class Relay:
@@ -202,6 +209,13 @@ class Relay:
         session.used_at = time.monotonic()
         return self._classified(Phase.DOT, reply)
 
+    def _asked(self, session: _Session, command: bytes) -> Reply:
+        """Send a command (nothing when it was pipelined) and take the whole reply, within smtp.timeout."""
+        session.wire.send(command, self._smtp.timeout)
+        reply = session.wire.reply(self._smtp.timeout)
+        session.used_at = time.monotonic()
+        return reply
+
     def _judged(
         self,
         session: _Session,
@@ -209,13 +223,15 @@ class Relay:
         command: bytes,
         wanted: range | set[int],
         *,
-        reusable: bool,
+        reusable: bool = False,
         shared: bool = True,
     ) -> None:
-        """Send a command (nothing when it was pipelined) and go on if the reply is `wanted`; else the end."""
-        session.wire.send(command, self._smtp.timeout)
-        reply = session.wire.reply(self._smtp.timeout)
-        session.used_at = time.monotonic()
+        """Ask, and go on if the reply is `wanted`; else the end."""
+        self._require(phase, self._asked(session, command), wanted, reusable=reusable, shared=shared)
+
+    def _require(
+        self, phase: Phase, reply: Reply, wanted: range | set[int], *, reusable: bool = False, shared: bool = True
+    ) -> None:
         if reply.code not in wanted:
             raise _Ended(self._classified(phase, reply, shared=shared), reusable=reusable)
 
@@ -234,29 +250,23 @@ class Relay:
         try:
             context = None if smtp.security == "plain" else self._context()
             sock = connected(smtp.host, smtp.port, smtp.timeout, self._hold)
-            talk = smtplib.SMTP(local_hostname=_our_name(sock), timeout=smtp.timeout)
-            try:
-                return self._introduced(talk, sock, context)
-            finally:
-                _let_go(talk)
+            return self._introduced(sock, context)
         except ssl.SSLCertVerificationError as error:
             words = f"The certificate of {smtp.host} is not trusted: {error.verify_message}. Set smtp.ca_file"
             raise _Ended(Misconfigured(words)) from error
-        except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        except (OSError, Lost, UnicodeError) as error:
             raise _Ended(RelayDown(self._line(f"could not be opened: {why(error)}"))) from error
 
-    def _introduced(self, talk: smtplib.SMTP, sock: socket.socket, context: ssl.SSLContext | None) -> _Session:
-        told = [f"Connected to {self._smtp.host}:{self._smtp.port}."]
+    def _introduced(self, sock: socket.socket, context: ssl.SSLContext | None) -> _Session:
         if context is not None and self._smtp.security == "tls":
             sock = self._encrypted(context, sock)
-        talk.sock = sock
-        self._answered(Phase.BANNER, talk.getreply(), 220)
-        self._hello(talk)
+        session = _Session(sock)
+        self._judged(session, Phase.BANNER, b"", {220})
+        self._hello(session)
         if context is not None and self._smtp.security == "starttls":
-            sock = self._started_tls(talk, context, sock)
-        told += [_tls_told(sock, self._smtp.host), self._authenticated(talk, sock)]
-        session = _Session(talk, sock, told)
-        told.append(_size_told(session))
+            session = self._started_tls(session, context)
+        told = [f"Connected to {self._smtp.host}:{self._smtp.port}.", _tls_told(session.sock, self._smtp.host)]
+        session.told = [*told, self._authenticated(session), _size_told(session)]
         return session
 
     def _hold(self, sock: socket.socket) -> None:
@@ -283,41 +293,44 @@ class Relay:
         return context
 
     def _encrypted(self, context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+        sock.settimeout(self._smtp.timeout)  # a handshake blocks, and has so long for all of it
         wrapped = context.wrap_socket(sock, server_hostname=self._smtp.host, do_handshake_on_connect=False)
         self._hold(wrapped)
         wrapped.do_handshake()
         return wrapped
 
-    def _hello(self, talk: smtplib.SMTP) -> None:
-        code, text = talk.ehlo()
-        if code in (500, 502) and self._smtp.security == "plain":
-            code, text = talk.helo()
-        self._answered(Phase.EHLO, (code, text), 250)
+    def _hello(self, session: _Session) -> None:
+        name = _our_name(session.sock).encode("ascii")
+        reply = self._asked(session, b"EHLO %s\r\n" % name)
+        if reply.code == 250:
+            session.learn(reply.text)
+        elif reply.code in (500, 502) and self._smtp.security == "plain":
+            reply = self._asked(session, b"HELO %s\r\n" % name)
+        self._require(Phase.EHLO, reply, {250})
 
-    def _started_tls(self, talk: smtplib.SMTP, context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
-        if not talk.has_extn("starttls"):
+    def _started_tls(self, session: _Session, context: ssl.SSLContext) -> _Session:
+        """A new session in the place of this one: what was read or learnt before TLS, anybody may have said."""
+        if not session.starttls:
             words = f"{self._smtp.host}:{self._smtp.port} offers no STARTTLS, and nothing is sent without TLS"
             raise _Ended(Misconfigured(f"{words}. Set smtp.port, or smtp.security to tls"))
-        self._answered(Phase.STARTTLS, talk.docmd("STARTTLS"), 220)
-        _let_go(talk)  # and forget what was read: before TLS anybody may have said it
-        talk.sock = wrapped = self._encrypted(context, sock)
-        self._hello(talk)
-        return wrapped
+        self._judged(session, Phase.STARTTLS, b"STARTTLS\r\n", {220})
+        session = _Session(self._encrypted(context, session.sock))
+        self._hello(session)
+        return session
 
-    def _authenticated(self, talk: smtplib.SMTP, sock: socket.socket) -> str:
+    def _authenticated(self, session: _Session) -> str:
         """Log in by one mechanism, once: a second try with the same password only locks the account."""
-        user = self._smtp.username
+        user, offered = self._smtp.username, session.mechanisms
         if user is None:
             return "No authentication is configured."
-        offered = talk.esmtp_features.get("auth", "").upper().split()
         mechanism = next((m for m in ("PLAIN", "LOGIN") if m in offered), None)
-        if not isinstance(sock, ssl.SSLSocket) and not _loopback(sock):
+        if not isinstance(session.sock, ssl.SSLSocket) and not _loopback(session.sock):
             words = "smtp.security is plain and the relay is elsewhere: the password is not sent in clear"
             raise _Ended(Misconfigured(f"{words}. Set smtp.security to starttls or tls"))
         if mechanism is None:
             words = f"The relay offers no AUTH PLAIN or LOGIN (it offers: {' '.join(offered) or 'none'})"
             raise _Ended(Misconfigured(f"{words}. Set smtp.port, or leave out smtp.username"))
-        self._log_in(talk, mechanism, user, self._secret())
+        self._log_in(session, mechanism, user, self._secret())
         return f"Authenticated as {user} by {mechanism}."
 
     def _secret(self) -> str:
@@ -330,22 +343,16 @@ class Relay:
             raise _Ended(Misconfigured(words))
         return secret
 
-    def _log_in(self, talk: smtplib.SMTP, mechanism: str, user: str, secret: str) -> None:
+    def _log_in(self, session: _Session, mechanism: str, user: str, secret: str) -> None:
         both = _base64(f"\0{user}\0{secret}")
         self._secrets = (both, _base64(secret), secret)
         if mechanism == "PLAIN":
-            answer = talk.docmd("AUTH", f"PLAIN {both}")
+            last = f"AUTH PLAIN {both}"
         else:
-            answer = talk.docmd("AUTH", "LOGIN")
-            for words in (user, secret):
-                self._answered(Phase.AUTH, answer, 334)
-                answer = talk.docmd(_base64(words))
-        self._answered(Phase.AUTH, answer, 235)
-
-    def _answered(self, phase: Phase, answer: tuple[int, bytes], wanted: int) -> None:
-        code, text = answer
-        if code != wanted:
-            raise _Ended(self._classified(phase, Reply(code, text.decode("utf-8", "replace"))))
+            last = _base64(secret)
+            for words in ("AUTH LOGIN", _base64(user)):
+                self._judged(session, Phase.AUTH, words.encode("ascii") + b"\r\n", {334})
+        self._judged(session, Phase.AUTH, last.encode("ascii") + b"\r\n", {235})
 
     def _line(self, happened: str) -> str:
         by_us = " (abandoned by us)" if self._aborted else ""
@@ -368,11 +375,13 @@ def _stuffed(chunk: bytes, before: bytes) -> bytes:
     return b"." + stuffed if chunk.startswith(b".") and before.endswith(b"\n") else stuffed
 
 
-def _let_go(talk: smtplib.SMTP) -> None:
-    """Let smtplib read no more: its open file would keep the socket open however often we close it."""
-    if talk.file is not None:
-        talk.file.close()
-        talk.file = None
+def _features(text: str) -> dict[str, str]:
+    """What an EHLO reply offers: keyword to parameters. Old relays write `AUTH=LOGIN`, some beside `AUTH PLAIN`."""
+    features: dict[str, str] = {}
+    for line in text.split("\n")[1:]:
+        keyword, *rest = re.split("[ =]", line.strip(), maxsplit=1)
+        features[keyword.upper()] = " ".join([features.get(keyword.upper(), ""), *rest]).strip()
+    return features
 
 
 def _our_name(sock: socket.socket) -> str:

@@ -8,9 +8,11 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from bridged.answers import Reply, sentence, take_reply
+
+_LONGEST: Final = 64 * 1024  # of what a relay said and nobody has taken yet
 
 
 class Lost(Exception):
@@ -62,21 +64,31 @@ class Wire:
         deadline = time.monotonic() + timeout
         while (reply := take_reply(self._buffer)) is None:
             try:
-                if not self._read():
-                    self._wait(select.POLLIN, deadline)
+                self._more(deadline)
             except Lost:
                 if not self._spoken():
                     raise
                 self._buffer += b"\r\n"
         return reply
 
+    def _more(self, deadline: float) -> None:
+        """Read what comes before the deadline, which holds for a line that is never silent as well."""
+        if time.monotonic() > deadline:
+            raise Lost("no answer in time")
+        if not self._read():
+            self._wait(select.POLLIN, deadline)
+            self._read()
+
     def interrupted(self) -> bool:
         """Whether anything has arrived that nobody asked for."""
         return bool(self._buffer) or self._read()
 
     def _read(self) -> bool:
+        room = _LONGEST - len(self._buffer)
+        if room <= 0:
+            raise Lost("the relay's reply does not end")
         try:
-            data = self._sock.recv(65536)
+            data = self._sock.recv(room)
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return False
         except OSError as error:

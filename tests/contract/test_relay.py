@@ -24,6 +24,7 @@ from bridged.model import (
     UserError,
 )
 from bridged.relay import Relay
+from tests import relay as scripted
 from tests.relay import OK, Action, Cut, CutAfter, Late, Say, ScriptedRelay, Stall
 
 SENDER, TO = "invoices@firm.example", "Martin@collect.example"
@@ -183,6 +184,55 @@ def test_a_relay_that_falls_silent_before_the_dot_is_given_up_after_the_timeout(
     outcome = send(make(server, timeout=0.2))
     assert isinstance(outcome, RelayDown)
     assert "time" in outcome.detail
+
+
+class Endless(scripted._Session):
+    """Has `reply[0]` as the phase in which it says `reply[1]` again and again, every `reply[2]` seconds."""
+
+    reply = ("", b"", 0.0)
+
+    def say(self, reply: str) -> None:
+        """The challenges of AUTH LOGIN are no phase."""
+        self.babble(reply[:3])
+        super().say(reply)
+
+    def answer(self, phase: str, usual: str) -> bool:
+        if phase != "EHLO" or self.encrypted:
+            self.babble(phase)
+        return super().answer(phase, usual)
+
+    def babble(self, phase: str) -> None:
+        while phase == self.reply[0] and not self.relay._go_on.wait(self.reply[2]):
+            self.sock.sendall(self.reply[1])
+
+
+ENDLESS = [(phase, piece) for phase, code in [
+    ("CONNECT", b"220"), ("EHLO", b"250"), ("STARTTLS", b"220"), ("334", b"334"), ("AUTH", b"235"),
+    ("MAIL", b"250"), ("DATA", b"354"),
+] for piece in (b"x", code + b"-more\r\n")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("phase", "piece"), ENDLESS, ids=str)
+@pytest.mark.parametrize("every", [0.02, 0.0], ids=["a dribble", "a flood"])
+def test_a_reply_that_never_ends_is_given_up_after_the_timeout_or_64_kb(make, monkeypatch, phase, piece, every):
+    """It is never silent: a time-out for each read would never come, and memory would be all there is."""
+    monkeypatch.setattr(scripted, "_Session", Endless)
+    monkeypatch.setattr(Endless, "reply", (phase, piece if every else piece * 5000, every))
+    with ScriptedRelay(tls="starttls", users={"us": SECRET}, mechanisms=["LOGIN"]) as server:
+        away = Away(make(server, username="us", timeout=10.0 if not every else 0.5))
+        outcome = away.outcome()
+        assert isinstance(outcome, RelayDown)
+        assert ("no answer in time" if every else "does not end") in outcome.detail
+        server.go_on()
+
+
+@pytest.mark.parametrize("end", ["", "250 2.0.0 Ok"])
+def test_an_answer_to_the_dot_that_is_longer_than_64_kb_is_uncertain(make, server, end):
+    """Neither believed nor collected."""
+    server.script("DOT", Say("250-2.0.0 Ok\r\n" * 6000 + end))
+    assert send(make(server)) == Uncertain(f"The line to {server.host}:{server.port} was lost after the final dot: "
+                                           "the relay's reply does not end")  # fmt: skip
+    assert isinstance(send(make(server)), Accepted)
 
 
 def test_a_relay_that_stops_reading_the_upload_is_given_up_after_the_timeout(make):
@@ -404,6 +454,64 @@ def test_a_mail_larger_than_size_is_refused_before_it_is_announced(make):
 def test_a_size_of_zero_or_none_is_no_limit(make, size):
     with ScriptedRelay(size=size) as server:
         assert isinstance(send(make(server)), Accepted)
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "0x10", "ten", "-1"])
+def test_a_size_that_is_no_number_of_bytes_is_no_limit(make, size):
+    """Python refuses to read thousands of digits: an exception would be no outcome."""
+    with ScriptedRelay(extensions=[f"SIZE {size}"]) as server:
+        assert isinstance(send(make(server)), Accepted)
+
+
+@pytest.mark.parametrize(
+    ("lines", "mechanisms"),
+    [
+        ("auth plain", ["PLAIN"]),
+        ("AUTH=LOGIN PLAIN", ["LOGIN", "PLAIN"]),
+        ("AUTH PLAIN\nAUTH=LOGIN", ["PLAIN", "LOGIN"]),
+        ("XAUTH PLAIN", []),
+        ("SIZE 10\nAUTH", []),
+        ("", []),
+    ],
+)
+def test_the_mechanisms_are_told_from_what_ehlo_says(lines, mechanisms):
+    """In any case, and as relays older than the standard write them; the first line is a greeting."""
+    assert edge._features(f"AUTH CRAM-MD5\n{lines}").get("AUTH", "").upper().split() == mechanisms
+
+
+def test_a_relay_that_knows_no_ehlo_is_greeted_with_helo_where_no_tls_is_wanted(make, server):
+    """What it cannot do is then not used."""
+    server.script("EHLO", Say("502 5.5.2 what?"))
+    assert isinstance(send(make(server)), Accepted)
+    assert [line.partition(" ")[0] for _, line in server.commands][:3] == ["EHLO", "HELO", "MAIL"]
+
+
+def test_what_a_relay_offers_before_tls_is_not_believed(make):
+    """Anybody on the way may have said it: here a login that is offered in clear text only."""
+
+    class Offering(scripted._Session):
+        def do_ehlo(self, rest: str) -> None:
+            if self.encrypted:
+                super().do_ehlo(rest)
+            else:
+                self.say("250-relay.example\r\n250-AUTH PLAIN\r\n250-SIZE 5\r\n250 STARTTLS")
+
+    with pytest.MonkeyPatch.context() as patch, ScriptedRelay(tls="starttls", users={"us": SECRET}) as server:
+        patch.setattr(scripted, "_Session", Offering)
+        server.mechanisms = ("XOAUTH2",)
+        assert "XOAUTH2" in str(send(make(server, username="us")))
+        server.mechanisms = ("LOGIN",)
+        assert isinstance(send(make(server, username="us")), Accepted)
+        assert [mechanism for mechanism, _, _ in server.logins] == ["LOGIN"]
+
+
+@pytest.mark.parametrize("injected", ["250 injected", "250-relay.example\r\n250 AUTH PLAIN"])
+def test_an_answer_that_is_sent_along_with_the_one_to_starttls_is_forgotten(make, injected):
+    """Else what somebody on the way has put there would be taken for the answer to the first EHLO in TLS."""
+    with ScriptedRelay(tls="starttls", users={"us": SECRET}) as server:
+        server.script("STARTTLS", Say(f"220 go\r\n{injected}"))
+        assert isinstance(send(make(server, username="us")), Accepted)
+        assert [line.partition(" ")[0] for _, line in server.commands][:4] == ["EHLO", "STARTTLS", "EHLO", "AUTH"]
 
 
 def test_a_relay_that_throttles_after_some_mails_says_so(make):
