@@ -124,13 +124,19 @@ class ControlServer:
     def _serve(self) -> None:
         while True:
             try:
-                channel, _ = self._socket.accept()
-            except OSError:
-                # Too many open files pass; only close() ends the service, or a full moment would end it for good.
+                self._accept()
+            except (OSError, RuntimeError, MemoryError):
+                # Too many open files or threads pass; only close() ends the service, or a full moment would for good.
                 if self._closed.wait(_BREATH):
                     return
-                continue
+
+    def _accept(self) -> None:
+        channel, _ = self._socket.accept()
+        try:
             threading.Thread(target=self._attend, args=(channel,), name="control-request", daemon=True).start()
+        except BaseException:
+            channel.close()  # no thread could be had: whoever asked must not wait for an answer
+            raise
 
     def _attend(self, channel: socket.socket) -> None:
         with channel:

@@ -263,6 +263,46 @@ def test_a_moment_without_free_descriptors_does_not_end_the_service(state_dir, s
     assert not server._thread.is_alive()
 
 
+THREADLESS = """
+import os, pathlib, resource, sys, threading
+from bridged import control
+
+def room(most):
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+
+state = pathlib.Path(sys.argv[1])
+server = control.ControlServer(state, lambda _: {"ok": True})
+server.start()
+print(control.ask(state, {}, 5.0))
+threading.stack_size(256 * 2**20)  # more than there will be, while all else has its memory
+used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+room(used + 64 * 2**20)
+try:
+    threading.Thread(target=int).start()
+    sys.exit("a thread could be had")
+except RuntimeError:
+    pass
+try:
+    control.ask(state, {}, 60.0)
+    sys.exit("it was answered")
+except control.UserError as refused:
+    print(refused)
+room(resource.RLIM_INFINITY)
+print(control.ask(state, {}, 5.0))
+"""
+
+
+def test_a_moment_without_free_threads_does_not_end_the_service(state_dir):
+    """Whoever asks in it is let go of, long before they would give up by themselves; later ones are answered."""
+    command = [sys.executable, "-c", THREADLESS, str(state_dir)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr
+    refused = "The daemon did not answer in time: see its log."
+    assert done.stdout.splitlines() == ["{'ok': True}", refused, "{'ok': True}"]
+    assert not done.stderr
+
+
 def test_a_daemon_that_does_not_answer_in_time_is_a_sentence(state_dir, serve):
     """Not None: there is one, and it is stuck."""
     goes_on = threading.Event()
