@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from bridged.model import UserError
 from bridged.patience import Patience
-from bridged.yaml_lines import Lines, Problem, Where, read, shown
+from bridged.yaml_lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
@@ -103,7 +103,12 @@ def _plain_path(text: str) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a file system could know it. YAML's escapes can write a NUL or half of a character."""
+    """Whether a file system could know it. The parents of a path of 1 MB fill the memory."""
+    return _is_utf8(text) and len(text) < 4096
+
+
+def _is_utf8(text: str) -> bool:
+    """YAML's escapes, and the environment, can write a NUL or half of a character."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
@@ -330,18 +335,18 @@ def find_config(option: Path | None) -> Path:
 
 
 def load(path: Path) -> Settings:
-    """The settings in a file. Raises ConfigError with every problem at once."""
+    """The settings in a file. Raises ConfigError with every problem at once, or the first hundred of them."""
     lines = read(_content(path), str(path))
     if not isinstance(lines.value, dict) and not lines.problems:
         lines.add((), "The file holds no configuration.", "Begin with smtp: and clients:.")
     if not isinstance(lines.value, dict):
-        raise ConfigError(lines.problems)
+        raise ConfigError(lines.found())
     _as_written(lines)
     _passwords(lines)
     settings = _validated(lines)
     _conflicts(lines)
     if lines.problems or settings is None:
-        raise ConfigError(sorted(lines.problems, key=lambda p: p.line))
+        raise ConfigError(lines.found())
     return settings
 
 
@@ -401,7 +406,9 @@ def _validated(lines: Lines) -> Settings | None:
     try:
         return Settings.model_validate(lines.value)
     except ValidationError as error:
-        for one in error.errors(include_url=False, include_input=True):
+        errors = error.errors(include_url=False, include_input=True)
+        lines.more += len(errors[MOST_PROBLEMS:])
+        for one in errors[:MOST_PROBLEMS]:
             where: Where = tuple(part for part in one["loc"] if not _is_ours(part))
             if one["type"] != "missing" and where[-1:] == ("path",) and where not in lines.lines:
                 where = where[:-1]  # a bare string is the path
@@ -486,10 +493,10 @@ def _conflicts(lines: Lines) -> None:
 
 def _state_in_ged(lines: Lines) -> None:
     state = str(lines.value.get("state_dir") or "")
-    clients = lines.value.get("clients")
+    clients = lines.value.get("clients") if state.startswith("/") and _is_path(state) else []
     for client in clients if isinstance(clients, list) else []:
         ged = str(client.get("ged", "")) if isinstance(client, dict) else ""
-        if ged.startswith("/") and state.startswith("/") and os.path.commonpath([ged, state]) == os.path.normpath(ged):
+        if ged.startswith("/") and os.path.commonpath([ged, state]) == os.path.normpath(ged):
             lines.add(
                 ("state_dir",), "The journal would lie inside a GED.", "Keep it in a directory of the daemon's own."
             )
@@ -525,20 +532,18 @@ def _same_names(lines: Lines, entries: Entries) -> None:
 
 
 def _overlapping_geds(lines: Lines, entries: Entries) -> None:
-    """A link does not hide an overlap. One look per directory above, so that thousands of clients are no matter."""
-    geds: dict[str, int] = {}
-    above: dict[str, int] = {}
+    """A link does not hide an overlap. In order of their parts, what lies in a GED follows it: one look for each."""
     texts = [(i, str(client.get("ged"))) for i, client in entries]
     absolute = [(i, text) for i, text in texts if text.startswith("/") and _is_path(text)]
-    for (i, _), ged in zip(absolute, _resolved([text for _, text in absolute]), strict=True):
-        parents = [str(parent) for parent in Path(ged).parents]
-        other = next((geds[path] for path in (ged, *parents) if path in geds), above.get(ged))
-        if other is not None:
-            message = f"This GED overlaps with the one on line {lines.line(('clients', other, 'ged'))}."
-            lines.add(("clients", i, "ged"), message, "Give each client a directory of its own.")
-        geds.setdefault(ged, i)
-        for parent in parents:
-            above.setdefault(parent, i)
+    real = _resolved([text for _, text in absolute])
+    outer: tuple[str, ...] = ()
+    owner = -1
+    for parts, i in sorted((Path(ged).parts, i) for (i, _), ged in zip(absolute, real, strict=True)):
+        if owner < 0 or parts[: len(outer)] != outer:
+            outer, owner = parts, i
+            continue
+        message = f"This GED overlaps with the one on line {lines.line(('clients', min(i, owner), 'ged'))}."
+        lines.add(("clients", max(i, owner), "ged"), message, "Give each client a directory of its own.")
 
 
 def _resolved(geds: Sequence[str]) -> Iterator[str]:
@@ -607,7 +612,7 @@ def password(smtp: Smtp) -> str | None:
         secret = os.environ.get(smtp.password_env, "")
         if not secret:
             raise UserError(f"{place} is not set: set it.")
-        if not _is_path(secret):
+        if not _is_utf8(secret):
             raise UserError(f"{place} is not UTF-8: set it again.")
         return secret
     return _secret_file(smtp.password_file) if smtp.password_file else None

@@ -8,8 +8,11 @@ from typing import Any, Final
 
 import yaml
 
-_MOST_NODES: Final = 200_000  # an alias bomb unfolds to billions
+MOST_PROBLEMS: Final = 100  # a person cannot read more, and making a sentence of each may take a minute
+_MOST_NODES: Final = 80_000  # an alias bomb unfolds to billions; 2000 clients with 5 folders each have 28,000
+_MOST_TEXT: Final = 2_000_000  # a name of 1 MB that is meant by alias a thousand times would be looked at as often
 _DEEPEST: Final = 50
+_LONGEST_NUMBER: Final = 100  # 59:59:59:... is a number to YAML, and 100,000 of its parts take a minute to compute
 _SHOWN: Final = 80  # characters of what stands in the file: a value may be the whole file, and be meant many times
 
 Where = tuple[str | int, ...]
@@ -42,7 +45,9 @@ class Lines:
     lines: dict[Where, int] = field(default_factory=dict)
     texts: dict[Where, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    more: int = 0
     nodes: int = 0
+    text: int = 0
 
     def line(self, where: Where) -> int:
         """The line of a value, or of the nearest one around it."""
@@ -50,13 +55,44 @@ class Lines:
             where = where[:-1]
         return self.lines.get(where, 1)
 
-    def add(self, where: Where, message: str, remedy: str) -> None:
-        """Note a problem at a place."""
-        self.problems.append(Problem(self.file, self.line(where), dotted(where), message, remedy))
+    def add(self, where: Where, message: str, remedy: str, line: int | None = None) -> None:
+        """Note a problem at a place; of very many, that there is one more."""
+        if len(self.problems) < MOST_PROBLEMS:
+            line = self.line(where) if line is None else line
+            self.problems.append(Problem(self.file, line, dotted(where), message, remedy))
+        else:
+            self.more += 1
+
+    def found(self) -> list[Problem]:
+        """The problems by line; where they were very many, how many more there are."""
+        found = sorted(self.problems, key=lambda p: p.line)
+        if self.more:
+            message = f"More problems that are not shown: {self.more}."
+            found.append(Problem(self.file, found[-1].line, "", message, "Correct these first, then check again."))
+        return found
+
+    def count(self, node: yaml.Node) -> None:
+        """Note one more node and its text, as often as aliases mean it."""
+        self.nodes += 1
+        self.text += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
+        if self.nodes > _MOST_NODES or self.text > _MOST_TEXT:
+            raise _TooMuch
 
 
 class _TooMuch(Exception):
-    """More nodes than any real configuration has."""
+    """More nodes, or more text, than any real configuration has."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Gives up a file of tiny nodes while it reads: 1 MB of them takes PyYAML 20 s."""
+
+    _nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._nodes += 1
+        if self._nodes > _MOST_NODES:
+            raise _TooMuch
+        return super().compose_node(parent, index)
 
 
 def shown(value: Any) -> str:
@@ -83,7 +119,7 @@ def read(text: str, file: str) -> Lines:
     """Parse safely: no tags are constructed, duplicate keys are problems."""
     result = Lines(file)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         message = f"This is not YAML: the character U+{ord(text[error.position]):04X} must not stand in it."
@@ -95,8 +131,9 @@ def read(text: str, file: str) -> Lines:
     except yaml.MarkedYAMLError as error:
         result.problems.append(_not_yaml(file, error))
     except (_TooMuch, RecursionError):
-        message = "The file unfolds to far too many values."
-        result.problems.append(Problem(file, 1, "", message, "Remove the nested aliases (`*name`)."))
+        message = "The file holds far too many values, or unfolds to them."
+        remedy = "Remove the nested aliases (`*name`), and what is no configuration of bridged."
+        result.problems.append(Problem(file, 1, "", message, remedy))
     finally:
         loader.dispose()
     return result
@@ -111,8 +148,8 @@ def _not_yaml(file: str, error: yaml.MarkedYAMLError) -> Problem:
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, where: Where, result: Lines) -> Any:
-    result.nodes += 1
-    if result.nodes > _MOST_NODES or len(where) > _DEEPEST:
+    result.count(node)
+    if len(where) > _DEEPEST:
         raise _TooMuch
     result.lines.setdefault(where, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
@@ -126,23 +163,27 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, where: Where, result: Lines
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+        return str(node.value)
     try:
-        value = loader.construct_object(node)
-        str(value)  # Python refuses to write a number of thousands of digits
+        return loader.construct_object(node)
     except (ValueError, OverflowError):  # 2026-02-30 looks like a date and 0b_ like a number; neither is one
         return str(node.value)
-    return value
+
+
+_NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, where: Where, result: Lines) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        result.count(key_node)  # also of a key that stands here again: 20,000 of them, 20,000 times, took a minute
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
         inner = (*where, key)
         if key in values:
             line = key_node.start_mark.line + 1
             message = f"The key {shown(key)} stands here a second time (first on line {result.line(inner)})."
-            result.problems.append(Problem(result.file, line, dotted(inner), message, "Remove one of the two."))
+            result.add(inner, message, "Remove one of the two.", line)
             continue
         result.lines[inner] = key_node.start_mark.line + 1
         values[key] = _value(loader, value_node, inner, result)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
+import resource
 import time
 from pathlib import Path
 
@@ -457,6 +460,108 @@ def test_a_file_that_is_a_bomb_is_refused_before_it_unfolds(problems, text):
     began = time.monotonic()
     assert problems(text)
     assert time.monotonic() - began < 30
+
+
+def clients(count, of):
+    """A configuration of so many clients."""
+    return SMALL.partition("clients:")[0] + "clients:\n" + "".join(of(i) for i in range(count))
+
+
+def many(item, count, separator=", "):
+    return separator.join([item] * count)
+
+
+HARM = {
+    "duplicate keys by alias": lambda: f"x: &x {{{many('a: 1', 20_000)}}}\ny: [{many('*x', 20_000)}]\n",
+    "a sum of sixties": lambda: f"x: {many('59', 300_000, ':')}\n",
+    "clients by alias": lambda: (
+        f"c: &c {{name: A, ged: /a, collection_email: a@b.example}}\nx: [{many('*c', 30_000)}]\n"
+    ),
+    "a long name by alias": lambda: f"n: &n {'x' * 600_000}\nclients: [{many('{name: *n}', 10_000)}]\n",
+    "a long key by alias": lambda: f"n: &n {'x' * 600_000}\nclients: [{many('{*n : 1}', 10_000)}]\n",
+    "a flood of small values": lambda: f"x: [{many('a', 300_000)}]\n",
+    "a flood of dashes": lambda: "x:\n" + "- - - - - - - - - -\n" * 49_000,
+    "a GED of 800 kB": lambda: SMALL.replace("/srv/ged/martin", "/a" * 400_000),
+    "a state_dir of 500 kB beside 6000 clients": lambda: (
+        f"state_dir: {'/a' * 250_000}\n" + clients(6000, lambda i: client(f"C{i}", f"/b/{i}", f"a{i}@b.example"))
+    ),
+    "unknown keys": lambda: SMALL + "".join(f"client{i}:\n" for i in range(39_000)),
+    "empty clients": lambda: f"clients: [{many('{}', 70_000)}]\n",
+    "one folder 75,000 times": lambda: SMALL.replace("[Achats]", f"[{many('A', 75_000)}]"),
+}
+
+
+@pytest.mark.parametrize("text", HARM.values(), ids=HARM)
+def test_no_megabyte_takes_minutes_or_the_memory(problems, text):
+    """Each of them took between 10 s and no end, or some GB. The machine may be busy: in itself, 1 to 4 s."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    found = problems(text())
+    assert time.process_time() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 1024
+    assert len(found) <= 102
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_as_many_clients_as_fit_into_the_largest_file_are_taken(settings, full):
+    """2000 clients of 5 folders each, and 1400 with all that a folder can have, are below every limit."""
+    folder = (
+        "      - path: Exercice 2026/F{n}\n        collection_email: c{i}-{n}@collecte.example\n        exclude: [B]\n"
+    )
+    bare = "      - Exercice 2026/Folder {n}\n"
+
+    def one(i):
+        about = (
+            f"  - name: Client number {i}\n    ged: /srv/ged/client-{i}\n    collection_email: c{i}@collecte.example\n"
+        )
+        folders = "".join((folder if full else bare).format(i=i, n=n) for n in range(5))
+        return f"{about}    switched_folders:\n{folders}"
+
+    count = 1400 if full else 2000
+    assert len(settings(clients(count, one)).clients) == count
+
+
+MANY = {
+    "keys twice": lambda n: SMALL + "catch_up: true\n" + "catch_up: true\n" * n,
+    "unknown keys": lambda n: SMALL + "".join(f"k{i}: 1\n" for i in range(n)),
+    "folders twice": lambda n: SMALL.replace("[Achats]", f"[A, {many('A', n)}]"),
+}
+
+
+@pytest.mark.parametrize("count", [99, 100, 101, 3000])
+@pytest.mark.parametrize("of", MANY)
+def test_of_very_many_problems_the_first_hundred_are_told_and_how_many_more_there_are(problems, of, count):
+    """30,000 problems are 18 MB, which nobody reads, and the log and the answer to a reload have them too."""
+    found = problems(MANY[of](count))
+    assert len(found) == min(count, 100) + (count > 100)
+    assert [p.line for p in found] == sorted(p.line for p in found)
+    assert ("not shown" in found[-1].message) == (count > 100)
+    if count > 100:
+        assert found[-1].message == f"More problems that are not shown: {count - 100}."
+
+
+def test_a_number_of_endless_digits_is_text(tmp_path):
+    """What is computed of it is thousands of digits long, which Python refuses to write."""
+    for text in ("0x" + "f" * 5000, "9" * 5000, many("59", 5000, ":"), "9" * 5000 + ".5", "-" + "9" * 5000):
+        assert config.read(f"a: {text}\n", "x").value == {"a": text}
+    assert config.read("a: 0x10\nb: 1:30\nc: 1.5\n", "x").value == {"a": 16, "b": 90, "c": 1.5}
+
+
+PLACES = ["/a", "/a/b", "/a/b/c", "/a-b", "/a/bc", "/a.b/c", "/a/", "/b"]
+
+
+def test_geds_overlap_exactly_when_one_lies_in_the_other():
+    """Each one in another, and no other, whatever the order; every client concerned is named."""
+    for geds in itertools.permutations(PLACES, 3):
+        parsed = config.read(clients(3, lambda i, g=geds: client(f"C{i}", g[i], f"a{i}@b.example")), "x")
+        config._conflicts(parsed)
+        below = [f"{ged.rstrip('/')}/" for ged in geds]
+        nested = {(i, j) for i, j in itertools.permutations(range(3), 2) if below[i].startswith(below[j])}
+        pairs = {(max(pair), min(pair)) for pair in nested}
+        lines = {parsed.line(("clients", i)): i for i in range(3)}
+        said = {(lines[p.line], lines[int(re.search(r"line (\d+)", p.message)[1])]) for p in parsed.problems}
+        assert said <= pairs, geds
+        assert set(itertools.chain(*said)) == set(itertools.chain(*pairs)), geds
 
 
 def test_a_thousand_clients_are_compared_without_each_meeting_each(tmp_path, settings):
