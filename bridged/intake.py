@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -60,6 +60,7 @@ class Intake:
         self._memory = Memory()
         self._revisits: set[bytes] = set()
         self._some_gone = True
+        self._missed: Counter[str] = Counter()
         self._untold: dict[bytes, float] = {}
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
@@ -267,6 +268,7 @@ class Intake:
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
         ged.complete()
+        self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True
         ged.due = max(ged.started.steady + self._interval(), now.steady + PASS_SHARE * took)
@@ -275,6 +277,12 @@ class Intake:
             ged.full_due = now.steady + min(FULL_AT_MOST, share * took)
         ged.full = False
         ged.end_pass()
+
+    def _tell_missed(self) -> None:
+        for pattern, count in self._missed.items():
+            why = "deposited while the daemon was stopped"
+            say("document_missed", client=self.ged.client.name, folder=pattern, count=count, reason=why)
+        self._missed.clear()
 
     def _note_untold(self, path: bytes, stamp: Stamp) -> None:
         """A sweep met a deposit that has been there for a while, and no hint came although its directory is watched."""
@@ -310,9 +318,7 @@ class Intake:
                 say(event, **fields)
             else:
                 say_document(event, document, **fields)
-        for pattern, count in effects.missed.items():
-            why = "deposited while the daemon was stopped"
-            say("document_missed", client=self.ged.client.name, folder=pattern, count=count, reason=why)
+        self._missed.update(effects.missed)
         self._revisits |= effects.revisit
         self._some_gone = self._some_gone or effects.some_gone
         self.waiting.add(effects, now)

@@ -529,9 +529,11 @@ def test_a_directory_that_cannot_be_read_for_an_instant_at_a_start_is_missed_not
         (bridge.inbox / f"meanwhile-{i}.txt").write_text(str(i))
     trace = bridge.base / "trace"
     launch(bridge, [*strace(trace, getdents64="error=EIO:when=1"), "-P", os.fspath(bridge.inbox)])
-    until(lambda: trace.exists() and "INJECTED" in trace.read_text(), "the failure")
+    bridge.wait_for("daemon_ready", 2)
+    assert "INJECTED" in trace.read_text()
     bridge.expect()
     assert set(states(bridge).values()) - {"validated"} == {"missed"}
+    assert [line["count"] for line in bridge.lines("document_missed")] == [10]
 
 
 # -- 7. large files
