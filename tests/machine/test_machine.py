@@ -66,6 +66,8 @@ class Life(RuleBasedStateMachine):
         self.count = 0
         self.lost_replies = 0
         self.vacated: set[Path] = set()  # since the bridge died
+        self.saved: set[int] = set()  # the files that got other bytes since then
+        self.moved: set[int] = set()  # and those that got another path
 
     def teardown(self) -> None:
         try:
@@ -118,8 +120,18 @@ class Life(RuleBasedStateMachine):
     def _looked(self) -> None:
         if self.firm.alive:
             self.vacated.clear()
+            self.saved.clear()
+            self.moved.clear()
         if self.firm.alive:
             self.firm.mortal(self.firm.look)
+
+    def _changed(self, file: File, what: set[int]) -> None:
+        """Saved or moved. Both while the bridge was dead: it is no longer known by anything, and is missed."""
+        if not self.firm.alive:
+            what.add(id(file))
+            if id(file) in self.saved & self.moved:
+                file.must = self._sent(file)
+        self._looked()
 
     def _pick(self, data: st.DataObject, *, on: bool | None = None) -> File | None:
         found = [f for f in self.files if on is None or self._on(f.path) == on]
@@ -182,7 +194,7 @@ class Life(RuleBasedStateMachine):
             temporary = file.path.with_name(".save.tmp")
             temporary.write_bytes(file.tokens[-1])
             temporary.rename(file.path)
-        self._looked()
+        self._changed(file, self.saved)
 
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
@@ -195,7 +207,7 @@ class Life(RuleBasedStateMachine):
             self.vacated.add(file.path)
             file.path.rename(target)
             file.path = target
-            self._looked()
+            self._changed(file, self.moved)
 
     @rule(data=st.data())
     def move_out(self, data: st.DataObject) -> None:
