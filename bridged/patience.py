@@ -140,7 +140,11 @@ class PatientFile:
         self._left = False
 
     def __enter__(self) -> Self:
-        self._patience.call(self._ged, self._open)
+        try:
+            self._patience.call(self._ged, self._open)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
