@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -10,45 +9,38 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.faults import mounts
+
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
-TOOLS = ("mkfs.ext4", "e2fsck", "losetup", "mount", "umount")
 
 needs_images = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.path.exists("/dev/loop-control") or any(shutil.which(tool) is None for tool in TOOLS),
+    os.geteuid() != 0
+    or not os.path.exists("/dev/loop-control")
+    or any(shutil.which(tool) is None for tool in ("e2fsck", *mounts.LOOPS)),
     reason="needs root, loop devices and e2fsprogs",
 )
 
 
-def _run(*command: str | Path) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise OSError(f"{command}: {done.stderr.strip()}")
-    return done.stdout.strip()
-
-
 class Disk:
-    """An image `file`, mounted at `at`, always on the same loop device."""
+    """A disk that belongs `at` one place, and always has the same loop device."""
 
-    def __init__(self, file: Path, at: Path, megabytes: int) -> None:
-        self.file, self.at = file, at
-        with file.open("wb") as image:
-            image.truncate(megabytes << 20)
-        _run("mkfs.ext4", "-q", "-F", "-m", "0", file)
+    def __init__(self, image: mounts.Disk, at: Path) -> None:
+        self.image, self.at = image, at
         at.mkdir(parents=True, exist_ok=True)
-        self.loop = _run("losetup", "--find", "--show", file)
 
     def mount(self) -> None:
         """Put it in its place; a broken one is checked before, as at a boot."""
-        subprocess.run(["e2fsck", "-p", self.loop], capture_output=True, check=False)
-        _run("mount", "-o", "errors=remount-ro", self.loop, self.at)
+        subprocess.run(["e2fsck", "-p", self.image.device], capture_output=True, check=False)
+        self.image.mounts.mount(self.at, "-o", "errors=remount-ro", self.image.device)
 
     def umount(self) -> None:
         """Take it away; who uses it must have ended."""
-        _run("umount", self.at)
+        self.image.mounts.unmount(self.at)
 
     def cut(self) -> None:
         """The power fails: what was not synced is lost, and nothing works any more."""
@@ -60,7 +52,7 @@ class Disk:
 
     def break_down(self) -> None:
         """The kernel meets an error in the file system and turns it read-only."""
-        Path(f"/sys/fs/ext4/{os.path.basename(self.loop)}/trigger_fs_error").write_text("a test\n")
+        Path(f"/sys/fs/ext4/{os.path.basename(self.image.device)}/trigger_fs_error").write_text("a test\n")
 
     def fill(self, spare: int = 0) -> None:
         """Take all the room there is, but for `spare` bytes."""
@@ -82,16 +74,10 @@ class Disk:
             (self.at / name).unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def disk(file: Path, at: Path, megabytes: int = 32) -> Iterator[Disk]:
-    """A mounted disk, taken apart at the end whatever has happened; who uses it must have ended by then."""
-    made = Disk(file, at, megabytes)
-    try:
+@contextmanager
+def disk(directory: Path, at: Path) -> Iterator[Disk]:
+    """A mounted disk whose image is in `directory`; taken apart at the end, when whoever uses it must have ended."""
+    with mounts.Mounts(directory) as all_of_it:
+        made = Disk(all_of_it.disk(), at)
         made.mount()
         yield made
-    finally:
-        with contextlib.suppress(OSError):
-            made.umount()
-        if os.path.ismount(at):
-            _run("umount", "--lazy", at)
-        _run("losetup", "-d", made.loop)

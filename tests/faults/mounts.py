@@ -50,7 +50,7 @@ class Disk:
         self.mounts, self.image, self.options = mounts, image, options
         self.device = ""
         with image.open("wb") as file:
-            file.truncate(16 << 20)
+            file.truncate(32 << 20)
         self.format()
         self.attach()
 

@@ -39,7 +39,7 @@ LOST = {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}
 @pytest.fixture
 def state_disk(bridge: Bridge) -> Iterator[Disk]:
     """The state directory is a disk of its own."""
-    with disk(bridge.base / "state.image", bridge.base / "state") as made:
+    with disk(bridge.base, bridge.base / "state") as made:
         yield made
         _end(bridge)
 
@@ -84,8 +84,8 @@ def test_what_the_relay_accepted_before_a_power_cut_is_in_the_journal(
     writer = threading.Thread(target=stream)
     writer.start()
     until(lambda: len(bridge.relay.mails) >= after, f"{after} mails")
-    accepted = _names(bridge)
     with standing_still(bridge):
+        accepted = _names(bridge)
         state_disk.cut()
     bridge.wait_for("state_failed")
     stop.set()
@@ -120,7 +120,7 @@ def _journal(bridge: Bridge) -> dict[str, tuple[str, int, str]]:
 @needs_images
 def test_markers_survive_a_power_cut_of_the_geds_disk_or_are_written_again(bridge: Bridge) -> None:
     """What was told as validated has its marker after the cut; none is half, none is missing in the end."""
-    with disk(bridge.base / "ged.image", bridge.ged) as ged:
+    with disk(bridge.base, bridge.ged) as ged:
         try:
             for folder in ("Achats", "Notes"):
                 (bridge.ged / folder).mkdir()
