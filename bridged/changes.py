@@ -100,16 +100,26 @@ class Changes:
         if known is not None and known.stamp == SPECIAL:
             self._tx.forget(path)
             known = None
-        if known is not None and not self._taken(known, stamp, left):
+        if known is not None and left and not known.stamp.same_file(stamp):
+            self._displaced(known)
+            self._followed(place, path, stamp, left)
+        elif known is not None:
             self._known_again(place, known, stamp, unknown)
         elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp, left):
             self._unknown(place, path, stamp, unknown)
 
-    def _taken(self, known: KnownFile, stamp: Stamp, left: Collection[bytes]) -> bool:
-        """Another known file was renamed to the path of a document that has not left: it stays what it was."""
-        document = self._document(known.document)
-        unsent = document is not None and document.state in NOT_SENT_YET
-        return unsent and bool(left) and known.stamp.inode != stamp.inode
+    def _displaced(self, known: KnownFile) -> None:
+        """Another known file was renamed to its path. It may have been renamed itself, and be found further on.
+
+        Until it is, or is buried, its row stands as gone at a path that no file can have.
+        """
+        limbo = _limbo(known.path)
+        before = self._tx.known(limbo)
+        if before is not None:
+            self.bury(before)
+        self._tx.forget(known.path)
+        self._tx.know(limbo, known.stamp, known.document)
+        self.missing(limbo)
 
     def special(self, path: bytes, kind: str, unknown: Unknown) -> None:
         """A link, FIFO, socket or device is at `path`: never followed, never opened, one warning."""
@@ -264,10 +274,10 @@ class Changes:
 
     def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes]) -> bool:
         for former_path in left:
-            known = self._tx.known(former_path)
-            if known is not None:
-                self.renamed(known, path)
-                return True
+            for known in (self._tx.known(former_path), self._tx.known(_limbo(former_path))):
+                if known is not None and known.stamp.same_content(stamp):  # it may be another file's by now
+                    self.renamed(known, path)
+                    return True
         former = self._memory.replaced.pop(_identity(stamp), None)
         if former is None or self._switched.ged_of(former.away) != place.ged or former.away == path:
             return False
@@ -334,6 +344,10 @@ class Changes:
             client = self._switched.client_of(path)
             fields |= {"client": client.name if client else "", "document": readable(path[len(ged) + 1 :])}
         self.effects.lines.append((event, document, fields))
+
+
+def _limbo(path: bytes) -> bytes:
+    return path + b"/"
 
 
 def _identity(stamp: Stamp) -> tuple[int, int, int]:

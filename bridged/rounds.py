@@ -130,7 +130,7 @@ class Rounds:
         """A queued document was overwritten: it must be quiet again."""
         seat = self._seats.get(self._switched.ged_of(path) or b"")
         if seat is not None:
-            seat.intake.waiting.again(seq, path)
+            seat.intake.waiting.again(seq)
             seat.due = 0.0
             self._wake()
 

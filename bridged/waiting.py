@@ -54,7 +54,7 @@ class Waiting:
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
         self._saves: dict[bytes, Calm] = {}
-        self._returned: SimpleQueue[tuple[int, bytes]] = SimpleQueue()
+        self._returned: SimpleQueue[int] = SimpleQueue()
         self.due = 0.0
 
     def configure(self, settings: Settings, switched: SwitchedFolders) -> None:
@@ -73,9 +73,9 @@ class Waiting:
                 self._deposits[document.seq] = _Deposit(document.path)
                 say_document("document_resumed", document, state="waiting")
 
-    def again(self, seq: int, path: bytes) -> None:
+    def again(self, seq: int) -> None:
         """A queued document was overwritten: it must be quiet again."""
-        self._returned.put((seq, path))
+        self._returned.put(seq)
         self.due = 0.0
 
     def add(self, effects: Effects, now: Instant) -> None:
@@ -120,8 +120,10 @@ class Waiting:
     def _take_returned(self) -> None:
         try:
             while True:
-                seq, path = self._returned.get_nowait()
-                self._deposits.setdefault(seq, _Deposit(path))
+                seq = self._returned.get_nowait()
+                document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
+                if document is not None and document.state is State.WAITING:
+                    self._deposits.setdefault(seq, _Deposit(document.path))  # it may have been renamed since
                 self.due = 0.0
         except Empty:
             return

@@ -253,3 +253,25 @@ def test_a_document_deleted_while_it_is_on_its_way_is_sent_once_and_leaves_no_or
     row = next(row for row in rows if row["document"] == "Achats/gone.txt")
     assert row["relay_reply"].startswith("250 ")
     assert row["state"] != "withdrawn"
+
+
+def test_a_queued_document_renamed_over_the_place_of_one_that_left_it_is_sent(bridge: Bridge) -> None:
+    """Both renames fall between two looks, or into a stop: each stays what it was, and nothing is taken for a save."""
+    bridge.start()
+    (bridge.inbox / "sent.txt").write_text("sent")
+    bridge.wait_for("document_validated")
+    bridge.relay.stop_listening()
+    bridge.relay.cut_all()
+    (bridge.inbox / "queued.txt").write_text("queued, and not yet sent")
+    bridge.wait_for("document_queued", 2)
+    bridge.stop()
+    (bridge.inbox / "sent.txt").rename(bridge.ged / "Notes/archived.txt")
+    (bridge.inbox / "queued.txt").rename(bridge.inbox / "sent.txt")
+    bridge.relay.listen_again()
+    bridge.start()
+    until(lambda: len(bridge.sent()) == 1 and bridge.sent()["sent.txt"] == 2, "the queued one, under its new name")
+    bridge.settle()
+    assert dict(bridge.arrived())["sent.txt"] == b"queued, and not yet sent"
+    assert bridge.count("document_withdrawn") == 0
+    assert bridge.count("document_missed") == 0
+    assert bridge.count("document_changed") == 0
