@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from bridged import files
 from bridged.admit import verdict
@@ -116,7 +117,7 @@ class Comparison:
         differences: list[Difference] = []
         for entry in entries:
             before = known.get(entry.name)
-            if before is None and entry.stamp is not None and not self._verdict(entry.name):
+            if before is None and entry.stamp is not None and not self.ignores(entry.name):
                 self._untold(listing.directory + b"/" + entry.name, entry.stamp)
             if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
@@ -128,12 +129,17 @@ class Comparison:
 
     def _difference(self, place: Place, path: bytes, entry: files.Entry) -> list[Difference]:
         unknown = self._unknown(place, split(path)[0])
+        if self._ged.former is not None and self._ged.former.ignores(entry.name):
+            unknown = "existing"
         if entry.stamp is None:
-            if entry.kind == "file" or self._verdict(entry.name):
+            if entry.kind == "file" or self.ignores(entry.name):
                 return []  # a file that cannot be looked at: nothing is concluded
             return [lambda changes: changes.special(path, entry.kind.removeprefix("other:"), unknown)]
         stamp = entry.stamp
-        left = self._left(path, stamp)
+        try:
+            left = self._left(path, stamp)
+        except OSError:  # it cannot be told which file it is: judged when it can
+            return []
         return [lambda changes: changes.found(place, path, stamp, unknown, left)]
 
     def _left(self, path: bytes, stamp: Stamp) -> list[bytes]:
@@ -167,13 +173,13 @@ class Comparison:
     def _is_gone(self, path: bytes) -> bool:
         try:
             return self.lstat(path) is None
-        except PermissionError:  # a directory that may not be searched any more says nothing of what is in it
+        except OSError:  # a directory that may not be searched any more says nothing of what is in it
             return False
 
     def _still_there(self, known: KnownFile) -> bool:
         try:
             now = self._listed_file(known.path) if self._ged.polling else self._file(known.path)
-        except PermissionError:
+        except OSError:
             return True
         same = Stamp.same_content if self._ged.fuse else Stamp.same_file
         return now is not None and same(now, known.stamp)
@@ -199,7 +205,7 @@ class Comparison:
 
     def _baseline(self, place: Place, directory: bytes, entries: Sequence[files.Entry]) -> list[Difference]:
         """Everything is existing. Written in bulk, since there may be a million."""
-        names = [(e.name, e.stamp or SPECIAL) for e in entries if not self._verdict(e.name)]
+        names = [(e.name, e.stamp or SPECIAL) for e in entries if not self.ignores(e.name)]
         if not names:
             return []
         adopted = self._adopted(place, directory, entries)
@@ -217,7 +223,7 @@ class Comparison:
             for entry in entries:
                 stamp, path = entry.stamp, directory + b"/" + entry.name
                 marker = None
-                if stamp is not None and not self._verdict(entry.name):
+                if stamp is not None and not self.ignores(entry.name):
                     marker = find(fd, entry.name, options.suffix, options.hidden)
                 if stamp is not None and marker is not None and marker.size == stamp.size:
                     found[entry.name] = lambda changes, p=path, s=stamp, m=marker: changes.adopt(place, p, s, m)  # type: ignore[misc]
@@ -230,7 +236,7 @@ class Comparison:
             return
         for entry in listing.entries:
             if entry.stamp is not None and is_leftover(entry.name):
-                with files.root(ged.path) as root_fd:
+                with suppress(OSError), files.root(ged.path) as root_fd:  # it may be anybody's, or the disk read-only
                     files.remove(root_fd, (listing.directory + b"/" + entry.name)[len(ged.path) + 1 :])
 
     def _tell_unreadable(self, found: Unreadable) -> None:
@@ -240,7 +246,7 @@ class Comparison:
         place = self._switched.place(found.directory)
         kinds = ged.unknown.values() if place is None else [self._unknown(place, found.directory)]
         kind = next((kind for kind in kinds if kind != "deposit"), None)
-        if kind is not None:  # what it held before it could be read is not new when it can be
+        if kind is not None and not found.away:  # what it held before it could be read is not new when it can be
             ged.unseen[found.directory] = kind
         if found.directory not in ged.troubled:
             ged.troubled.add(found.directory)
@@ -252,8 +258,12 @@ class Comparison:
         kind = next(unseen, None)
         if kind is not None:
             return kind
-        return "existing" if self._ged.existing(directory) else self._ged.unknown.get(place.folder.path, "existing")
+        former = self._ged.former
+        if self._ged.existing(directory) or (former is not None and former.switched.place(directory) is None):
+            return "existing"
+        return self._ged.unknown.get(place.folder.path, "existing")
 
-    def _verdict(self, name: bytes) -> str | None:
+    def ignores(self, name: bytes) -> str | None:
+        """Why a name is no document's; None where it is."""
         marker = self._settings.marker
         return verdict(name, extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)

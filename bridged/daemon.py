@@ -29,6 +29,7 @@ from bridged.yaml_lines import Problem
 TICK: Final = 0.2
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
+ABANDON_WITHIN: Final = 2.0
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
 
@@ -158,7 +159,7 @@ class Daemon:
         for sender, loop in self._senders:
             if loop.is_alive():
                 sender.abort()
-                loop.join(2.0)
+                loop.join(ABANDON_WITHIN)
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
@@ -204,8 +205,15 @@ class Daemon:
             loop.start()
         while len(self._senders) > self._settings.smtp.connections:
             sender, loop = self._senders.pop()
-            loop.stop()
-            loop.join(FINISH_WITHIN)
+            self._dismiss(sender, loop)
+
+    def _dismiss(self, sender: Dispatch, loop: Loop) -> None:
+        loop.stop()
+        loop.join(FINISH_WITHIN)
+        if loop.is_alive():
+            sender.abort()
+            loop.join(ABANDON_WITHIN)
+        if not loop.is_alive():
             sender.close()
 
     # -- reload

@@ -6,6 +6,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Final
 
@@ -35,6 +36,7 @@ from bridged.shares import Shares
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 SHARE_AWAY: Final = 15.0
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
+REPLACED: Final = "deleted before it was sent; another document has its path"
 STATE_AWAY: Final = 5.0  # the same where the state disk has
 LONG_GAP: Final = 3600.0
 
@@ -109,7 +111,12 @@ class Dispatch:
         self._relay.abort()
 
     def close(self) -> None:
-        """Take leave of the relay."""
+        """Take leave of the relay. Only when no step is under way: it would speak in the middle of a mail."""
+        with suppress(sqlite3.Error, OSError):  # else the next start finds it as it is
+            if self._unrecorded is not None:
+                self._record(self._clock())
+            if self._stranded is not None:
+                self._rescue(self._clock())
         self._relay.close()
 
     def step(self, now: Instant) -> float:
@@ -205,6 +212,14 @@ class Dispatch:
         if place is None:
             tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason="switched_off")
             refused.append(("document_withdrawn", document, "switched_off"))
+            return None
+        owner = tx.owner(document.path)
+        if owner != document.seq and tx.owner(document.path + b"/") == document.seq:
+            tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)  # renamed, and not found again yet
+            return None
+        if owner is not None and owner != document.seq:  # deleted while it was being sent, and another one deposited
+            tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=REPLACED)
+            refused.append(("document_withdrawn", document, REPLACED))
             return None
         address = place.collection_email
         tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)

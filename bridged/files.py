@@ -218,6 +218,14 @@ def is_mounted(point: bytes) -> bool:
         return any(_mount(line).point == point for line in table)
 
 
+def mounts_below(root_fd: int) -> list[bytes]:
+    """Where something is mounted below a directory, as paths relative to it."""
+    top = os.readlink(f"/proc/self/fd/{root_fd}".encode()).rstrip(b"/") + b"/"
+    with open("/proc/self/mountinfo", "rb") as table:
+        points = [_mount(line).point for line in table]
+    return [point[len(top) :] for point in points if point.startswith(top)]
+
+
 def is_local(fstype: str) -> bool:
     """Whether every change on this type of file system goes through this kernel, so that inotify sees it."""
     return fstype in _LOCAL

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridged import files
 from bridged.changes import Unknown
 from bridged.config import Client
+from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
 from bridged.known import Mounted
 from bridged.logs import say
@@ -17,6 +19,18 @@ from bridged.model import Instant, readable
 from bridged.patience import Patience
 from bridged.shares import Shares
 from bridged.sweep import Found, Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """The configuration before the one in force: what it left out was there before, and is existing."""
+
+    switched: SwitchedFolders
+    ignores: Callable[[bytes], str | None]
+
+
+class Retired(OSError):
+    """The GED is no longer configured."""
 
 
 @dataclass(slots=True)
@@ -38,9 +52,12 @@ class Ged:
     passed_from: float = 0.0  # wall time at which the last complete pass began
     due: float = 0.0
     full_due: float = 0.0
+    took: float = 0.0  # seconds of work in the pass under way
     full: bool = True
     in_force: bool = False  # every folder has had its first complete pass
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
+    retired: bool = False  # no longer configured: a turn under way must conclude nothing any more
+    former: Former | None = None  # what the configuration before excluded, until a pass has met what that held
     starting: bool = False  # until the first complete pass of the daemon
     fuse: bool = False  # a server in between, which may make up inode numbers
     troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
@@ -73,6 +90,7 @@ class Ged:
     def reach(self, mode: str) -> bool:
         """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
         self.end_pass()
+        self.require_configured()
         try:
             self.root_fd = files.open_root(self.path)
             here, fstype = _identity(self.root_fd)
@@ -92,6 +110,8 @@ class Ged:
             self.other[self.path] = True
         self._found(self.path, self.root_fd, before, here)
         self._expect_inner()
+        # A bind mount of the same file system shows in nothing but the mount table.
+        self.sweep.points |= {self.path + b"/" + relative for relative in files.mounts_below(self.root_fd)}
         if self.state == "unreachable":
             self.full, self.watched = True, False
             self.sweep.forget_times()
@@ -117,12 +137,18 @@ class Ged:
         self.sweep.points.add(directory)
         return ""
 
+    def require_configured(self) -> None:
+        """Raises Retired when the client was removed meanwhile."""
+        if self.retired:
+            raise Retired(errno.ECANCELED, "its client is no longer configured")
+
     def existing(self, directory: bytes) -> bool:
         """Whether what is unknown there is existing, since another file system has come."""
         return any(is_in(directory, point) for point in self.other)
 
     def complete(self) -> None:
         """A pass has met everything: what is new from now on is a deposit."""
+        self.require_configured()
         self.unknown = dict.fromkeys(self.unknown, "deposit")
         self.in_force, self.starting, self.tries = True, False, 0
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
@@ -130,6 +156,7 @@ class Ged:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
         self.troubled &= self.unread
         self.shares.settle(self.path)
+        self.former = None
         why = "another file system is there; what it holds is existing"
         for point in [point for point, news in self.other.items() if news]:
             folder = point[len(self.path) + 1 :]

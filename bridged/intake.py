@@ -5,14 +5,14 @@ from __future__ import annotations
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from typing import Final
+from typing import Final, Literal
 
 from bridged import files
 from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.config import Client, Settings
 from bridged.folders import SwitchedFolders, components
-from bridged.ged import Ged
+from bridged.ged import Former, Ged
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
@@ -65,7 +65,7 @@ class Intake:
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
-        self.waiting = Waiting(path, journal, shares, on_queued)
+        self.waiting = Waiting(path, journal, shares, on_queued, patience.beat)
 
     # -- configuration
 
@@ -80,9 +80,10 @@ class Intake:
         start: bool,
     ) -> None:
         """Put a configuration in force. Folders new to the journal (not `recorded`) hold existing files only."""
+        ged = self.ged
+        self._remember_former(client, settings, start=start)
         self._settings = settings
         self._switched = switched
-        ged = self.ged
         ged.client = client
         self._compare = Comparison(ged, self._journal, settings, switched, self._note_untold)
         patterns = [folder.path for folder in client.switched_folders]
@@ -90,10 +91,21 @@ class Intake:
         ged.unknown = {pattern: kind for pattern, kind in ged.unknown.items() if pattern in patterns}
         for pattern in patterns:
             self._switch_on(pattern, pattern not in recorded, start, now)
+        withdraw_off(self._journal, ged.path, switched)
         self.waiting.configure(settings, switched)
         if start:
             ged.starting = True
             self.waiting.resume()
+
+    def _remember_former(self, client: Client, settings: Settings, *, start: bool) -> None:
+        """What an exclusion or an ignored name kept out until now is not new when that is lifted."""
+        if start or self.ged.state == "new":
+            return
+        before = {folder.path: folder.exclude for folder in self.ged.client.switched_folders}
+        now = {folder.path: folder.exclude for folder in client.switched_folders}
+        if self._settings.ignore != settings.ignore or any(before[p] != now[p] for p in before.keys() & now.keys()):
+            self.ged.former = Former(self._switched, self._compare.ignores)
+            self.ged.read_all()
 
     def _switch_on(self, pattern: str, new: bool, start: bool, now: Instant) -> None:
         ged = self.ged
@@ -140,9 +152,9 @@ class Intake:
         self._accuse(now)
         return 0.0 if hints or swept else self._wake_in(now)
 
-    def look_anew(self, *, watch: bool) -> None:
-        """Hints were lost: read everything at the next step; with `watch`, ask for hints from everywhere again."""
-        self._anew |= {"read", "watch"} if watch else {"read"}
+    def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
+        """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""
+        self._anew.add(how)
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -150,11 +162,13 @@ class Intake:
 
     def _begin_anew(self) -> None:
         anew, self._anew = self._anew, set()
-        if anew:
+        if "soon" in anew:
+            self.ged.due = 0.0
+        if anew - {"soon"}:
             self.ged.read_all()
             self._untold.clear()
         if "watch" in anew:
-            self.ged.sweep.forget()
+            self.ged.sweep.forget_times()
             self.ged.watched = False
 
     def _wake_in(self, now: Instant) -> float:
@@ -168,6 +182,7 @@ class Intake:
         differences: list[Difference] = []
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
         for hint in hints:
+            self.ged.patience.beat()
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
             differences += self._follow(hint, now)
@@ -182,7 +197,7 @@ class Intake:
             gone = self._compare.gone(hint.path) if hint.kind == "gone" else []
             return gone + self._look(hint.path, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
-            self.ged.due = 0.0
+            self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return []
 
     def _look(self, path: bytes, now: Instant) -> list[Difference]:
@@ -240,6 +255,7 @@ class Intake:
         ged.started = now
         ged.unread.clear()
         ged.failed = False
+        ged.took = 0.0
         patterns = [components(pattern) for pattern in ged.unknown]
         ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
 
@@ -247,14 +263,16 @@ class Intake:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
-        while self._steady() - began < SLICE and len(differences) < BATCH:
+        ended = False
+        while not ended and self._steady() - began < SLICE and len(differences) < BATCH:
+            self.ged.patience.beat()
             found = next(self.ged.running, None)
-            if found is None:
-                self._apply(differences, now)
-                self._complete_pass(now)
-                return
-            differences += self._compare.of(found)
+            ended = found is None
+            differences += self._compare.of(found) if found is not None else []
+        self.ged.took += self._steady() - began
         self._apply(differences, now)
+        if ended:
+            self._complete_pass(now)
 
     def _complete_pass(self, now: Instant) -> None:
         ged = self.ged
@@ -264,17 +282,16 @@ class Intake:
             ged.read_all()
             ged.due = now.steady + TRY_AGAIN
             return
-        took = self._steady() - ged.started.steady
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
         ged.complete()
         self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True
-        ged.due = max(ged.started.steady + self._interval(), now.steady + PASS_SHARE * took)
+        ged.due = max(ged.started.steady + self._interval(), now.steady + min(FULL_AT_MOST, PASS_SHARE * ged.took))
         if ged.full:
             share = PASS_SHARE if ged.polling else FULL_SHARE
-            ged.full_due = now.steady + min(FULL_AT_MOST, share * took)
+            ged.full_due = now.steady + min(FULL_AT_MOST, share * ged.took)
         ged.full = False
         ged.end_pass()
 
@@ -302,11 +319,13 @@ class Intake:
 
     def _apply(self, differences: list[Difference], now: Instant) -> None:
         for start in range(0, len(differences), BATCH):
+            self.ged.patience.beat()
             part = differences[start : start + BATCH]
             effects = self._journal.write(lambda tx, p=part: self._decide(tx, p, now))  # type: ignore[misc]
             self._follow_up(effects, now)
 
     def _decide(self, tx: Transaction, differences: list[Difference], now: Instant) -> Effects:
+        self.ged.require_configured()
         changes = Changes(tx, self._settings, self._switched, self._memory, now)
         for difference in differences:
             difference(changes)
@@ -358,6 +377,16 @@ def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedF
     for directory in tx.directories_below(ged):
         if switched.place(directory) is None:
             tx.forget_in(directory)
+    return _withdrawn_off(tx, ged, switched)
+
+
+def withdraw_off(journal: Journal, ged: bytes, switched: SwitchedFolders) -> None:
+    """Withdraw what has not left and lies where the bridge is off now."""
+    for document in journal.write(lambda tx: _withdrawn_off(tx, ged, switched)):
+        say_document("document_withdrawn", document, reason="switched_off")
+
+
+def _withdrawn_off(tx: Transaction, ged: bytes, switched: SwitchedFolders) -> list[Document]:
     withdrawn = []
     for state in (State.WAITING, State.QUEUED):
         for document in list(tx.documents("state = ? AND ged = ?", (state.value, ged))):

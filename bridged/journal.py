@@ -112,7 +112,8 @@ class Transaction(Known):
 
         A time beyond `horizon` nobody has set: the clock jumped back, so it is due.
         """
-        return list(self.documents("(marker_due <= ? OR marker_due > ?)", (now, horizon), limit))
+        sql = f"SELECT {_COLUMNS} FROM documents WHERE marker_due IS NOT NULL AND (marker_due <= ? OR marker_due > ?)"  # noqa: S608
+        return list(map(_document, self.sql.execute(sql + " ORDER BY marker_due LIMIT ?", (now, horizon, limit))))
 
     def counts(self) -> list[tuple[bytes, str, int]]:
         """(directory-bearing path, state) is too fine: (path, state, 1) rows are summed by the caller's folders."""
@@ -232,7 +233,7 @@ class Journal:
         self._lock = threading.Lock()
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
-        self._readers = threading.local()
+        self._readers: list[sqlite3.Connection] = []
         self._busy_since: float | None = None
         with _sentences(self.path):
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
@@ -257,10 +258,14 @@ class Journal:
 
     def read(self, wish: Callable[[Transaction], T]) -> T:
         """Run `wish` against the last commit, without waiting for a writer."""
-        sql = getattr(self._readers, "sql", None)
-        if sql is None:
-            sql = self._readers.sql = self._connect()
-        return wish(Transaction(sql))
+        try:
+            sql = self._readers.pop()
+        except IndexError:  # as many as there are readers at a time, whatever threads come and go
+            sql = self._connect()
+        try:
+            return wish(Transaction(sql))
+        finally:
+            self._readers.append(sql)
 
     def busy_for(self) -> float:
         """How long (seconds) the commit under way has been going on; 0 when there is none."""
@@ -268,9 +273,11 @@ class Journal:
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
-        """Close the writer's connection; the readers' go with their threads."""
+        """Close every connection that nobody uses."""
         with self._lock:
             self._sql.close()
+        while self._readers:
+            self._readers.pop().close()
 
     def _on_disk(self) -> tuple[int, int]:
         status = os.stat(self.path)
@@ -292,13 +299,14 @@ class Journal:
                 self._grant(ticket)
             self._sql.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - the disk's own trouble is every ticket's; each raises it
-            if self._sql.in_transaction:
-                self._sql.execute("ROLLBACK")
             for ticket in tickets:
                 ticket.error = ticket.error or error
-        self._busy_since = None
-        for ticket in tickets:
-            ticket.done = True
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
+        finally:
+            self._busy_since = None
+            for ticket in tickets:
+                ticket.done = True
 
     def _grant(self, ticket: _Ticket) -> None:
         self._sql.execute("SAVEPOINT wish")

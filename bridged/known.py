@@ -92,6 +92,11 @@ class Known:
         row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", split(path)).fetchone()
         return None if row is None else _file(row)
 
+    def owner(self, path: bytes) -> int | None:
+        """The document that a path stands for; None for an existing file, or where nothing is known."""
+        known = self.known(path)
+        return None if known is None else known.document
+
     def known_in(self, directory: bytes) -> dict[bytes, KnownFile]:
         """The known files of one directory, by name."""
         rows = self.sql.execute(_SELECT + "d.path = ?", (directory,))

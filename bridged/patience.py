@@ -29,7 +29,8 @@ class Hanging(OSError):
 class Call(Generic[T]):
     """One call under way. `wait` may be asked again; the result stays until it is taken."""
 
-    def __init__(self, work: Callable[[], T], mount: Hashable, began: float) -> None:
+    def __init__(self, work: Callable[[], T], ged: bytes, mount: Hashable, began: float) -> None:
+        self.ged = ged
         self.mount = mount
         self.began = began
         self._work = work
@@ -71,6 +72,7 @@ class Patience:
         self._lock = threading.Lock()
         self._mounts: dict[bytes, Hashable] = {}
         self._running: set[Call[Any]] = set()
+        self._current = threading.local()
         self._idle: list[SimpleQueue[Call[Any]]] = []
 
     def locate(self, ged: bytes, mount: Hashable) -> None:
@@ -86,20 +88,20 @@ class Patience:
     def silent_for(self, ged: bytes) -> float:
         """How long (seconds) the oldest call under way into the GED's mount has had no answer; 0 without one."""
         with self._lock:
-            mount = self._mounts.get(ged, ged)
-            return self._steady() - min((c.began for c in self._running if c.mount == mount), default=self._steady())
+            mount, now = self._mounts.get(ged, ged), self._steady()
+            return now - min((c.began for c in self._running if mount in self._mounts_of(c)), default=now)
 
     def hanging(self) -> tuple[bytes, ...]:
         """The GEDs that `locate` has named and whose file system hangs."""
         with self._lock:
             since = self._steady() - HANGING
-            mounts = {call.mount for call in self._running if call.began <= since}
+            mounts = {m for call in self._running if call.began <= since for m in self._mounts_of(call)}
             return tuple(ged for ged, mount in self._mounts.items() if mount in mounts) if mounts else ()
 
     def start(self, ged: bytes, work: Callable[[], T]) -> Call[T]:
         """Begin a call, whatever the mount is like."""
         with self._lock:
-            call = Call(work, self._mounts.get(ged, ged), self._steady())
+            call = Call(work, ged, self._mounts.get(ged, ged), self._steady())
             self._running.add(call)
             queue = self._idle.pop() if self._idle else None
         if queue is None:
@@ -107,6 +109,12 @@ class Patience:
             threading.Thread(target=self._work, args=(queue,), name="patience", daemon=True).start()
         queue.put(call)
         return call
+
+    def beat(self) -> None:
+        """Said from within a long call: the file system does answer, there is only much to do."""
+        call: Call[Any] | None = getattr(self._current, "call", None)
+        if call is not None:
+            call.began = self._steady()
 
     def call(self, ged: bytes, work: Callable[[], T]) -> T:
         """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time."""
@@ -117,10 +125,16 @@ class Patience:
             raise Hanging
         return call.result()
 
+    def _mounts_of(self, call: Call[Any]) -> tuple[Hashable, Hashable]:
+        """Where the GED was when the call began, and where it has been found to be since."""
+        return call.mount, self._mounts.get(call.ged, call.ged)
+
     def _work(self, queue: SimpleQueue[Call[Any]]) -> None:
         while True:
             call = queue.get()
+            self._current.call = call
             call.run()
+            self._current.call = None
             with self._lock:
                 self._running.discard(call)
                 self._idle.append(queue)

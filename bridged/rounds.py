@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from bridged.config import Client, Settings
 from bridged.folders import SwitchedFolders
@@ -87,6 +87,8 @@ class Rounds:
         for ged, pattern in self._journal.read(lambda tx: tx.folders()):
             recorded.setdefault(ged, set()).add(pattern)
         clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
+        for ged in self._seats.keys() - clients.keys():
+            self._seats[ged].intake.ged.retired = True  # before it is switched off: a turn under way must not undo that
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched)
             self._patience.forget(ged)  # what is left of it in the queue must not wait for a share that is away
@@ -96,7 +98,8 @@ class Rounds:
         for ged, client in clients.items():
             seat = self._seats.get(ged) or self._new_seat(ged)
             seat.client = client.name
-            seat.order = _Order(client, settings, self._switched, frozenset(recorded.get(ged, ())), start)
+            starting = start or (seat.order is not None and seat.order.start)  # an order that was never taken
+            seat.order = _Order(client, settings, self._switched, frozenset(recorded.get(ged, ())), starting)
             seat.due = 0.0
 
     def _new_seat(self, ged: bytes) -> _Seat:
@@ -111,7 +114,10 @@ class Rounds:
     @property
     def ready(self) -> bool:
         """Every reachable switched folder is being watched by the configuration in force, its existing files known."""
-        return all(seat.silent or (seat.order is None and seat.intake.ready) for seat in list(self._seats.values()))
+        return all(
+            seat.silent or seat.trouble.told or (seat.order is None and seat.intake.ready)
+            for seat in list(self._seats.values())
+        )
 
     def status(self) -> list[dict[str, Any]]:
         """Per switched folder: how it is watched and whether it is reachable."""
@@ -150,19 +156,20 @@ class Rounds:
             self._hand_out(hint)
         if self._lookout.renew(now.steady):
             for seat in self._seats.values():
-                self._look_anew(seat, watch=True)
+                self._look_anew(seat, "watch")
         self._give_turns(now)
         for ged, seat in self._seats.items():
             self._tell_silence(ged, seat)
         self._dismiss()
-        dues = [seat.due for seat in self._seats.values() if seat.turn is None]
+        waiting = [(ged, seat) for ged, seat in self._seats.items() if seat.turn is None]
+        dues = [seat.due for ged, seat in waiting if self._patience.silent_for(ged) < UNHURRIED]
         return 0.0 if hints else max(0.0, min([AT_LEAST, *(due - self._clock().steady for due in dues)]))
 
     def _hand_out(self, hint: Hint) -> None:
         if hint.kind == "lost":
             say("hints_lost", reason="the kernel's queue overflowed; a sweep is reading the folders instead")
             for seat in self._seats.values():
-                self._look_anew(seat, watch=False)
+                self._look_anew(seat, "whole")
             return
         source, dest = self._switched.ged_of(hint.path), self._switched.ged_of(hint.dest)
         if hint.kind == "moved" and source != dest:  # out of one GED, into another: neither knows of the other
@@ -171,8 +178,8 @@ class Rounds:
         else:
             self._hand_to(source, hint)
 
-    def _look_anew(self, seat: _Seat, *, watch: bool) -> None:
-        seat.intake.look_anew(watch=watch)
+    def _look_anew(self, seat: _Seat, how: Literal["soon", "whole", "watch"]) -> None:
+        seat.intake.look_anew(how)
         seat.due = 0.0
 
     def _hand_to(self, ged: bytes | None, hint: Hint) -> None:
@@ -226,8 +233,8 @@ class Rounds:
         if silent == seat.silent:
             return
         seat.silent = silent
-        if not silent:  # the time that a pass spent waiting would put off the next one
-            self._look_anew(seat, watch=False)
+        if not silent:  # the time that a pass spent waiting has put off the next one
+            self._look_anew(seat, "soon")
         if silent and seat.intake.ged.state != "unreachable":
             seat.told = True
             say("folder_unreachable", client=seat.client, ged=readable(ged), reason=Hanging().strerror)

@@ -47,6 +47,7 @@ class Unreadable:
     directory: bytes
     why: str
     passing: bool = False
+    away: bool = False  # what is mounted there is not
 
 
 Found = Listing | GoneDirectory | Unreadable
@@ -119,7 +120,8 @@ class Sweep:
             roots.update(self._expand(root_fd, self.ged, pattern))
         yield from self._blocked
         # At the start nobody remembers a folder that is not there because what it is on is not mounted yet.
-        points = {point for point in self.points if not any(point == r or point.startswith(r + b"/") for r in roots)}
+        met = roots | {found.directory for found in self._blocked}
+        points = {point for point in self.points if not any(point == r or point.startswith(r + b"/") for r in met)}
         for root in sorted((self._roots - roots) | points):
             yield from self._gone(root)
         self._roots = roots
@@ -163,7 +165,7 @@ class Sweep:
         if directory in self.points or status.st_dev != self._device_above(root_fd, directory):
             why = self._examined(root_fd, directory)
             if why:
-                yield Unreadable(directory, why)
+                yield Unreadable(directory, why, away=True)
                 return
         before = self._seen.get(directory)
         if before is not None and before.device not in (-1, status.st_dev):
@@ -207,15 +209,16 @@ class Sweep:
         children = tuple(e.name for e in entries if e.kind == "directory")
         before = self._seen.get(directory)
         settled = now - max(status.st_mtime, status.st_ctime) > YOUNG
-        self._seen[directory] = _Seen(_times(status), status.st_dev, settled, children)
         yield Listing(directory, entries)
         for child in set(before.children if before else ()) - set(children):
             yield from self._gone(directory + b"/" + child)
+        # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
+        self._seen[directory] = _Seen(_times(status), status.st_dev, settled, children)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""
         if why:
-            yield Unreadable(directory, why)
+            yield Unreadable(directory, why, away=True)
             return
         self.forget_below(directory)
         yield GoneDirectory(directory)

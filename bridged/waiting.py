@@ -21,6 +21,7 @@ from bridged.quiet import HEAD, TAIL, Calm, looks_whole
 from bridged.shares import Shares
 
 BATCH: Final = 500
+REPLACED: Final = "deleted before it was sent; another document has its path"
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
 MARKER_AT_MOST: Final = 65_536
 
@@ -46,7 +47,11 @@ class _Ready:
 class Waiting:
     """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
 
-    def __init__(self, ged: bytes, journal: Journal, shares: Shares, on_queued: Callable[[], None]) -> None:
+    def __init__(
+        self, ged: bytes, journal: Journal, shares: Shares, on_queued: Callable[[], None], beat: Callable[[], None]
+    ) -> None:
+        """`beat` is called for each deposit that is looked at: many are no hanging file system."""
+        self._beat = beat
         self._ged = ged
         self._journal = journal
         self._shares = shares
@@ -100,6 +105,7 @@ class Waiting:
         mistakes: list[Exception] = []
         for seq, deposit in list(self._deposits.items()):
             if deposit.due <= now.steady and len(ready) < BATCH:
+                self._beat()
                 try:
                     verdict = self._look(seq, deposit, now, examine)
                 except Exception as error:  # noqa: BLE001 - raised below: one deposit must not stop the others
@@ -203,6 +209,11 @@ class Waiting:
         document = tx.document(seq)
         if document is None or document.state is not State.WAITING or document.path != self._deposits[seq].path:
             return
+        if tx.owner(document.path + b"/") == seq:
+            return  # renamed, and not found again yet: what is at its path is another one
+        if tx.owner(document.path) not in (None, seq):  # deleted while it was being sent, and another one deposited
+            tx.move(seq, State.WAITING, State.WITHDRAWN, reason=REPLACED)
+            return
         if ready.ignored:
             tx.move(seq, State.WAITING, State.WITHDRAWN, reason=ready.ignored)
             tx.know(document.path, ready.stamp, None)
@@ -230,7 +241,9 @@ class Waiting:
                 say_document("document_validated", document, reason=document.reason)
             elif what.ignored:
                 say_document("document_ignored", document, reason=what.ignored)
-            elif document.state is not State.WITHDRAWN:
+            elif document.state is State.WITHDRAWN:
+                say_document("document_withdrawn", document, reason=document.reason)
+            else:
                 warning = {"warning": what.warning, "level": "warning"} if what.warning else {}
                 say_document("document_queued", document, size=what.stamp.size, **warning)
         self._on_queued()
