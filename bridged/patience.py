@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
 
 # A file system that has not answered for this time (seconds) hangs: others are no longer sent into it.
 HANGING: Final = 10.0
+SPARE: Final = 8  # threads that are kept for the next calls
 
 T = TypeVar("T")
 
@@ -137,8 +138,12 @@ class Patience:
             self._current.call = None
             with self._lock:
                 self._running.discard(call)
-                self._idle.append(queue)
+                stays = len(self._idle) < SPARE
+                if stays:
+                    self._idle.append(queue)
             call.finish()
+            if not stays:
+                return
             del call  # or the result of the last call, a file perhaps, would live until the next one
 
 

@@ -142,8 +142,9 @@ class Rounds:
 
     def close(self) -> None:
         """Give the watches and descriptors back, but those of a turn that does not end."""
+        deadline = self._clock().steady + UNHURRIED
         for seat in [*self._seats.values(), *self._left]:
-            if seat.turn is None or seat.turn.wait(UNHURRIED):
+            if seat.turn is None or seat.turn.wait(max(0.0, deadline - self._clock().steady)):
                 seat.intake.close()
         self._lookout.close()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bridge import Bridge, until
-from tests.relay import ScriptedRelay
+from tests.relay import Late, ScriptedRelay
 
 
 @pytest.fixture
@@ -180,3 +181,39 @@ def test_reload_without_a_daemon_says_so(bridge: Bridge) -> None:
     assert answer.returncode == 78
     assert "quiet" in answer.stderr
     assert "gedd" in answer.stderr
+
+
+def test_what_an_exclusion_or_an_ignored_name_kept_out_is_existing_when_it_is_lifted(bridge: Bridge) -> None:
+    """Old drafts and backups are not mailed because a line was deleted; what comes after the reload is new."""
+    bridge.folders = "[{path: Achats, exclude: [Entwurf]}, Notes]"
+    bridge.extra = 'ignore: ["*.bak"]'
+    (bridge.inbox / "Entwurf").mkdir()
+    (bridge.inbox / "Entwurf/draft.txt").write_text("draft")
+    bridge.start()
+    (bridge.inbox / "Entwurf/later.txt").write_text("a later draft")
+    (bridge.inbox / "old.bak").write_text("backup")
+    bridge.settle()
+    bridge.folders, bridge.extra = "[Achats, Notes]", ""
+    bridge.config.write_text(bridge.text())
+    assert bridge.run("reload").returncode == 0
+    (bridge.inbox / "Entwurf/new.txt").write_text("new")
+    (bridge.inbox / "new.bak").write_text("new")
+    bridge.expect("new.txt", "new.bak")
+
+
+def test_fewer_sessions_say_no_goodbye_into_the_mail_that_one_is_sending(bridge: Bridge) -> None:
+    """A reload from two to one while both upload: what arrives is whole, once, and nothing else."""
+    content = {f"{i}.txt": bytes([65 + i]) * 9_000_000 for i in range(2)}
+    bridge.relay.script("UPLOAD", Late(), Late())
+    bridge.start()
+    for name, one in content.items():
+        (bridge.inbox / name).write_bytes(one)
+    until(lambda: bridge.relay.stalled == 2, "both sessions upload")
+    text = bridge.text().replace("sender: factures", "connections: 1, sender: factures")
+    bridge.config.write_text(text)
+    threading.Timer(7.5, bridge.relay.go_on).start()  # the dismissed session has 6 s to finish, and 2 s for a goodbye
+    bridge.run("reload")
+    bridge.relay.go_on()
+    bridge.expect(*content)
+    assert dict(bridge.arrived()).items() >= content.items()
+    assert not any(b"QUIT" in mail.data for mail in bridge.relay.mails)

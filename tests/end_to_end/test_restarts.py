@@ -167,3 +167,22 @@ def test_a_stalled_relay_does_not_keep_the_daemon_from_stopping(bridge: Bridge, 
     assert bridge.lines()[-1]["event"] == "daemon_stopped"
     bridge.start()
     bridge.expect("a.txt")
+
+
+@pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
+def test_a_document_deleted_while_it_is_sent_and_another_deposited_there_leave_once_each_at_most(
+    bridge: Bridge,
+) -> None:
+    """The line is lost before the dot: the first has left its folder, and only the second is sent, once."""
+    bridge.relay.script("UPLOAD", Stall())
+    bridge.start()
+    (bridge.inbox / "scan.txt").write_text("the first")
+    until(lambda: bridge.relay.stalled, "it is being sent")
+    (bridge.inbox / "scan.txt").unlink()
+    time.sleep(3)  # until it is known to be gone
+    (bridge.inbox / "scan.txt").write_text("the second one")
+    bridge.wait_for("document_queued", 2)
+    bridge.relay.cut_all()
+    bridge.expect("scan.txt")
+    assert dict(bridge.arrived())["scan.txt"] == b"the second one"
+    assert sorted(row["state"] for row in rows(bridge) if "scan" in row["document"]) == ["validated", "withdrawn"]
