@@ -705,3 +705,23 @@ def on_inner_share(share: Share, disk: Disk) -> Path:
         put(root, **{"existing.txt": "existing", "sub/deep.txt": "existing, deep"})
     disk.mount(share.inbox)
     return share.inbox
+
+
+def test_a_bind_mount_inside_the_ged_is_a_share_like_any_other(share: Share) -> None:
+    """Of the same file system: nothing but the mount table tells it from a directory."""
+    require("mount", "umount")
+    source = share.base / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "existing.txt").write_text("existing")
+    share.mounts.mount(share.inbox, "--bind", source)
+    states = with_documents_on_their_way(share)
+    share.mounts.unmount(share.inbox)
+    share.wait_for("folder_unreachable")
+    (source / "new.txt").write_text("new")
+    (source / "sub/cut.pdf").write_bytes(PDF)
+    share.relay.listen_again()
+    remains(lambda: (share.states(), share.sent()), 4)
+    assert share.states() == states
+    share.mounts.mount(share.inbox, "--bind", source)
+    share.expect("validated.txt", "queued.txt", "cut.pdf", "new.txt")
+    assert share.count("document_withdrawn") == 0
