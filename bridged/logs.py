@@ -137,7 +137,7 @@ class Trouble:
 
     def __init__(self, half: str) -> None:
         self._half = half
-        self.told = ""
+        self._told = ""
 
     def guarded(self, step: Callable[[], T]) -> T | None:
         """The step's result, or None when it raised."""
@@ -146,13 +146,13 @@ class Trouble:
         except Exception as error:  # noqa: BLE001 - told, and the others go on
             self._tell(error)
             return None
-        self.told = ""
+        self._told = ""
         return result
 
     def _tell(self, error: Exception) -> None:
         what = f"{type(error).__name__}: {error}"
-        if what != self.told:
-            self.told = what
+        if what != self._told:
+            self._told = what
             known = isinstance(error, sqlite3.Error | OSError | UserError)
             say("state_failed", half=self._half, reason=what, exc_info=not known)
 

@@ -27,6 +27,7 @@ ROUND: Final = 0.5  # seconds of turns before hints are looked at again
 UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
 AT_LEAST: Final = 1.0  # seconds between two steps without a hint
 AFTER_TROUBLE: Final = 2.0
+STUCK: Final = 30.0  # seconds of failing turns after which the daemon counts as ready without that GED
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class _Seat:
     alone: bool = False  # the rounds have gone on without waiting for the turn's end
     due: float = 0.0
     began: float = 0.0
+    failing_since: float = float("inf")  # its turns raise, as was told, and nobody else must wait for it
     silent: bool = False
     told: bool = False
     trouble: Trouble = field(default_factory=lambda: Trouble("intake"))
@@ -115,7 +117,9 @@ class Rounds:
     def ready(self) -> bool:
         """Every reachable switched folder is being watched by the configuration in force, its existing files known."""
         return all(
-            seat.silent or seat.trouble.told or (seat.order is None and seat.intake.ready)
+            seat.silent
+            or self._clock().steady - seat.failing_since > STUCK
+            or (seat.order is None and seat.intake.ready)
             for seat in list(self._seats.values())
         )
 
@@ -227,6 +231,7 @@ class Rounds:
             return
         turn, seat.turn, seat.alone = seat.turn, None, False
         delay = seat.trouble.guarded(turn.result)
+        seat.failing_since = float("inf") if delay is not None else min(seat.failing_since, self._clock().steady)
         seat.due = min(seat.due, self._clock().steady + (AFTER_TROUBLE if delay is None else delay))
 
     def _tell_silence(self, ged: bytes, seat: _Seat) -> None:
