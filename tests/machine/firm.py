@@ -135,7 +135,7 @@ class Firm:
             self.kills += 1
             self.journal.dead = True
             self.sender.abort()
-            self.sender.close()
+            self.sender._relay.close()  # the socket only: a killed process records nothing more
             self._end()
         return self.alive
 
