@@ -15,7 +15,7 @@ from bridged.admit import verdict
 from bridged.config import Settings
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
-from bridged.known import SPECIAL, KnownFile, split
+from bridged.known import SPECIAL, KnownFile, limbo, split
 from bridged.mark import Marker
 from bridged.message import frozen_date, new_message_id
 from bridged.model import Document, Instant, Stamp, State, readable
@@ -113,13 +113,13 @@ class Changes:
 
         Until it is, or is buried, its row stands as gone at a path that no file can have.
         """
-        limbo = _limbo(known.path)
-        before = self._tx.known(limbo)
+        away = limbo(known.path)
+        before = self._tx.known(away)
         if before is not None:
             self.bury(before)
         self._tx.forget(known.path)
-        self._tx.know(limbo, known.stamp, known.document)
-        self.missing(limbo)
+        self._tx.know(away, known.stamp, known.document)
+        self.missing(away)
 
     def special(self, path: bytes, kind: str, unknown: Unknown) -> None:
         """A link, FIFO, socket or device is at `path`: never followed, never opened, one warning."""
@@ -274,7 +274,7 @@ class Changes:
 
     def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes]) -> bool:
         for former_path in left:
-            for known in (self._tx.known(former_path), self._tx.known(_limbo(former_path))):
+            for known in (self._tx.known(former_path), self._tx.known(limbo(former_path))):
                 if known is not None and known.stamp.same_content(stamp):  # it may be another file's by now
                     self.renamed(known, path)
                     return True
@@ -344,10 +344,6 @@ class Changes:
             client = self._switched.client_of(path)
             fields |= {"client": client.name if client else "", "document": readable(path[len(ged) + 1 :])}
         self.effects.lines.append((event, document, fields))
-
-
-def _limbo(path: bytes) -> bytes:
-    return path + b"/"
 
 
 def _identity(stamp: Stamp) -> tuple[int, int, int]:

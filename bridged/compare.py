@@ -16,9 +16,9 @@ from bridged.admit import verdict
 from bridged.changes import Changes, Unknown
 from bridged.config import Settings
 from bridged.folders import Place, SwitchedFolders
-from bridged.ged import Ged, is_in
+from bridged.ged import Ged
 from bridged.journal import Journal
-from bridged.known import SPECIAL, KnownFile, split
+from bridged.known import SPECIAL, KnownFile, is_in, split
 from bridged.logs import say
 from bridged.mark import find, is_leftover
 from bridged.model import Stamp

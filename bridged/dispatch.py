@@ -15,7 +15,8 @@ from bridged.changes import ADOPTED
 from bridged.config import Settings, password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
-from bridged.logs import say, say_document
+from bridged.known import REPLACED
+from bridged.logs import say, say_document, say_unreadable
 from bridged.marking import Marking
 from bridged.message import Mail, compose
 from bridged.model import (
@@ -36,7 +37,6 @@ from bridged.shares import Shares
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 SHARE_AWAY: Final = 15.0
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
-REPLACED: Final = "deleted before it was sent; another document has its path"
 STATE_AWAY: Final = 5.0  # the same where the state disk has
 LONG_GAP: Final = 3600.0
 
@@ -213,11 +213,11 @@ class Dispatch:
             tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason="switched_off")
             refused.append(("document_withdrawn", document, "switched_off"))
             return None
-        owner = tx.owner(document.path)
-        if owner != document.seq and tx.owner(document.path + b"/") == document.seq:
-            tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)  # renamed, and not found again yet
+        standing = tx.standing(document.path, document.seq)
+        if standing == "moved":
+            tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
             return None
-        if owner is not None and owner != document.seq:  # deleted while it was being sent, and another one deposited
+        if standing == "replaced":
             tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=REPLACED)
             refused.append(("document_withdrawn", document, REPLACED))
             return None
@@ -298,8 +298,7 @@ class Dispatch:
         wait = FILE_AWAY if missing else SHARE_AWAY
         if isinstance(error, PermissionError) and document.seq not in self._turns.unreadable:
             self._turns.unreadable.add(document.seq)
-            why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
-            say_document("document_deferred", document, reason=why)
+            say_unreadable(document, error)
 
         def put_back(tx: Transaction) -> bool:
             known = tx.known(document.path)

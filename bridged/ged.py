@@ -13,7 +13,7 @@ from bridged.changes import Unknown
 from bridged.config import Client
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
-from bridged.known import Mounted
+from bridged.known import Mounted, is_in
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.patience import Patience
@@ -205,8 +205,3 @@ def _not_mounted(before: Mounted) -> str:
 def _left_behind(before: Mounted, here: Mounted) -> bool:
     """The GED was on a mount and now is on one further up: the bare directory that an unmount leaves behind."""
     return len(here.point.rstrip(b"/")) < len(before.point.rstrip(b"/")) and is_in(before.point, here.point)
-
-
-def is_in(path: bytes, directory: bytes) -> bool:
-    """Whether a path is a directory, or is below it."""
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")

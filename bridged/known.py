@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from bridged.model import Stamp
 
@@ -26,6 +26,8 @@ CREATE TABLE known (
 CREATE INDEX known_by_time ON known (mtime_ns, size);
 CREATE INDEX known_gone ON known (gone_at) WHERE gone_at IS NOT NULL;
 """
+
+REPLACED: Final = "deleted before it was sent; another document has its path"
 
 # A special file (link, FIFO, socket, device) is known too, so that it is warned of once.
 SPECIAL: Final = Stamp(0, -1, 0, 0)
@@ -76,6 +78,16 @@ def split(path: bytes) -> tuple[bytes, bytes]:
     return directory, name
 
 
+def is_in(path: bytes, directory: bytes) -> bool:
+    """Whether a path is a directory, or is below it."""
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def limbo(path: bytes) -> bytes:
+    """Where a file's row stands when another has taken its path and it is not found again yet: no file can be there."""
+    return path + b"/"
+
+
 def below(directory: bytes) -> tuple[bytes, bytes]:
     """The half-open range of paths below a directory, in the order of bytes."""
     return directory + b"/", directory + b"0"
@@ -92,10 +104,17 @@ class Known:
         row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", split(path)).fetchone()
         return None if row is None else _file(row)
 
-    def owner(self, path: bytes) -> int | None:
-        """The document that a path stands for; None for an existing file, or where nothing is known."""
-        known = self.known(path)
-        return None if known is None else known.document
+    def standing(self, path: bytes, document: int) -> Literal["here", "moved", "replaced"]:
+        """Whether a path still stands for its document.
+
+        "moved": it was renamed, and is not found again yet. "replaced": it was deleted, and another document is there.
+        """
+        here, elsewhere = self.known(path), self.known(limbo(path))
+        if here is not None and here.document == document:
+            return "here"
+        if elsewhere is not None and elsewhere.document == document:
+            return "moved"
+        return "here" if here is None or here.document is None else "replaced"
 
     def known_in(self, directory: bytes) -> dict[bytes, KnownFile]:
         """The known files of one directory, by name."""

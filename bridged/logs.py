@@ -132,6 +132,12 @@ def say_document(event: str, document: Document, **fields: Any) -> None:
     say(event, **({"client": document.client, "document": name, "id": document.id} | fields))
 
 
+def say_unreadable(document: Document, error: PermissionError) -> None:
+    """One line about a document that waits because it may not be read."""
+    why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
+    say_document("document_deferred", document, reason=why)
+
+
 class Trouble:
     """What a part of the daemon raised: told as `state_failed` once, until it goes well again. No silent stall."""
 

@@ -90,13 +90,13 @@ class Rounds:
             recorded.setdefault(ged, set()).add(pattern)
         clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
         for ged in self._seats.keys() - clients.keys():
-            self._seats[ged].intake.ged.retired = True  # before it is switched off: a turn under way must not undo that
+            seat = self._seats.pop(ged)
+            seat.intake.ged.retired = True  # before it is switched off: a turn under way must not undo that
+            self._left.append(seat)
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched)
             self._patience.forget(ged)  # what is left of it in the queue must not wait for a share that is away
             self._shares.forget(ged, ged)
-        for ged in self._seats.keys() - clients.keys():
-            self._left.append(self._seats.pop(ged))
         for ged, client in clients.items():
             seat = self._seats.get(ged) or self._new_seat(ged)
             seat.client = client.name

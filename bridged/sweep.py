@@ -17,6 +17,7 @@ from typing import Final
 
 from bridged import files
 from bridged.folders import matches
+from bridged.known import is_in
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
 YOUNG: Final = 2.0
@@ -121,7 +122,7 @@ class Sweep:
         yield from self._blocked
         # At the start nobody remembers a folder that is not there because what it is on is not mounted yet.
         met = roots | {found.directory for found in self._blocked}
-        points = {point for point in self.points if not any(point == r or point.startswith(r + b"/") for r in met)}
+        points = {point for point in self.points if not any(is_in(point, folder) for folder in met)}
         for root in sorted((self._roots - roots) | points):
             yield from self._gone(root)
         self._roots = roots

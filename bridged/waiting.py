@@ -14,14 +14,13 @@ from bridged.changes import ADOPTED, Effects
 from bridged.config import Settings
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, Transaction
-from bridged.known import split
-from bridged.logs import say, say_document
+from bridged.known import REPLACED, split
+from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.quiet import HEAD, TAIL, Calm, looks_whole
 from bridged.shares import Shares
 
 BATCH: Final = 500
-REPLACED: Final = "deleted before it was sent; another document has its path"
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
 MARKER_AT_MOST: Final = 65_536
 
@@ -191,8 +190,7 @@ class Waiting:
         deposit.told.add("permission")
         document = self._journal.read(lambda tx: tx.document(seq))
         if document is not None:
-            why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
-            say_document("document_deferred", document, reason=why)
+            say_unreadable(document, error)
 
     def _drop_if_over(self, seq: int) -> None:
         document = self._journal.read(lambda tx: tx.document(seq))
@@ -209,9 +207,10 @@ class Waiting:
         document = tx.document(seq)
         if document is None or document.state is not State.WAITING or document.path != self._deposits[seq].path:
             return
-        if tx.owner(document.path + b"/") == seq:
-            return  # renamed, and not found again yet: what is at its path is another one
-        if tx.owner(document.path) not in (None, seq):  # deleted while it was being sent, and another one deposited
+        standing = tx.standing(document.path, seq)
+        if standing == "moved":
+            return  # what is at its path is another one
+        if standing == "replaced":
             tx.move(seq, State.WAITING, State.WITHDRAWN, reason=REPLACED)
             return
         if ready.ignored:
