@@ -49,10 +49,11 @@ class Marking:
         """Write the marker, then say so in the journal. A marker that cannot be written is tried at each sweep."""
         try:
             name = self._patience.call(document.ged, lambda: self._write(document, now))
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             known = self._journal.read(lambda tx: tx.known(document.path))
-            if known is not None and known.document == document.seq:  # renamed perhaps: intake finds out
-                self._failed(document, error, now)
+            if known is not None and known.document == document.seq:  # renamed, or deleted: intake soon knows which
+                again = now + MARKER_FOLLOWS
+                self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
                 return
             name = b""  # the document left after it was sent: there is nothing to stand beside
         except OSError as error:
@@ -111,8 +112,7 @@ class Marking:
         reason = error.strerror or str(error)
         path = readable(document.path)
         # A share that is away was told of as such, and its markers are written when it is back.
-        told = isinstance(error, Away | FileNotFoundError)
-        if self._told.get(document.seq) != reason and not told:
+        if self._told.get(document.seq) != reason and not isinstance(error, Away):
             self._told[document.seq] = reason
             say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
         again = now + self._settings.watch.sweep

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.bridge import COMMAND, Bridge, attachment, until
+from tests.relay import Late
 
 LAUNCH = [sys.executable, str(Path(__file__).with_name("launch.py"))]
 SWEEP = 2.0
@@ -478,6 +479,20 @@ def test_a_directory_of_a_name_that_went_is_watched_anew(bridge: Bridge) -> None
         else:
             current.rename(bridge.outside / str(k))
     bridge.expect(*(f"{k}.txt" for k in range(5)))
+
+
+@inotify
+def test_a_document_deleted_before_its_late_reply_does_not_wait_for_a_sweep(bridge: Bridge) -> None:
+    """It was sent, and there is nothing for a marker to stand beside: known as soon as the hint is understood."""
+    sweeping(bridge, "10m")
+    bridge.relay.script("DOT", Late())
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: bridge.relay.stalled, "the relay has it")
+    (bridge.inbox / "a.txt").unlink()
+    bridge.relay.go_on()
+    bridge.wait_for("document_validated")
+    bridge.expect("a.txt")
 
 
 # -- 6: roots that change hands
