@@ -138,7 +138,15 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """5yz for this document or this address, or larger than the relay's SIZE."""
+    """5yz for this document, or larger than the relay's SIZE. `certain`: no other document would have been refused."""
+
+    reply: str
+    certain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddressRefused:
+    """5yz for this collection email, whatever is sent there."""
 
     reply: str
 
@@ -152,9 +160,13 @@ class Uncertain:
 
 @dataclass(frozen=True, slots=True)
 class RelayDown:
-    """The line or the relay is in trouble; the document had no part in it."""
+    """The line or the relay is in trouble; the document had no part in it.
+
+    `signing_in`: the line is well, but nobody can sign in just now, and asking often would lock the account.
+    """
 
     detail: str
+    signing_in: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +183,14 @@ class Throttled:
     reply: str
 
 
-Outcome = Accepted | Deferred | Refused | Uncertain | RelayDown | Misconfigured | Throttled
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The account has used up what it may send in a day (or an hour): only time helps."""
+
+    reply: str
+
+
+Outcome = Accepted | Deferred | Refused | AddressRefused | Uncertain | RelayDown | Misconfigured | Throttled | Exhausted
 
 
 _SPACES: Final = " \u00a0\u202f"  # French typography puts the narrow and the plain no-break space into names
