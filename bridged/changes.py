@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from bridged.admit import verdict
-from bridged.config import Settings
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile, limbo, split
 from bridged.mark import Marker
 from bridged.message import frozen_date, new_message_id
 from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.settings import Settings
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
 TOMBSTONE: Final = 2.0

@@ -21,7 +21,8 @@ import click
 from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
 from bridged.changes import enter
-from bridged.config import ConfigError, Settings, find_config, json_schema, load, password
+from bridged.config import ConfigError, find_config, load
+from bridged.credentials import password
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
@@ -30,6 +31,8 @@ from bridged.mark import utc
 from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
+from bridged.schema import json_schema
+from bridged.settings import Settings
 from bridged.survey import Survey, ignored, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read

@@ -14,7 +14,6 @@ from contextlib import suppress
 from bridged import files
 from bridged.admit import verdict
 from bridged.changes import Changes, Unknown
-from bridged.config import Settings
 from bridged.folders import Place, SwitchedFolders
 from bridged.ged import Ged
 from bridged.journal import Journal
@@ -22,6 +21,7 @@ from bridged.known import SPECIAL, KnownFile, is_in, split
 from bridged.logs import say
 from bridged.mark import find, is_leftover
 from bridged.model import Stamp
+from bridged.settings import Settings
 from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
 
 Difference = Callable[[Changes], None]

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import stat
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from bridged.model import UserError
 from bridged.patience import Patience
+from bridged.settings import (
+    Alerts,
+    Brake,
+    Client,
+    LogOptions,
+    MarkerOptions,
+    Model,
+    OAuth,
+    Retry,
+    Settings,
+    Smtp,
+    SwitchedFolder,
+    Watch,
+    is_path,
+    plain_path,
+)
 from bridged.yaml_lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
-_LONGEST_WAIT: Final = 3650 * 86400.0  # a wait beyond some centuries overflows the C library's
 _SECRETS: Final = ("password", "passwd", "pass", "passphrase", "mot_de_passe")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PER: Final = {
-    "s": 1.0,
-    "sec": 1.0,
-    "min": 60.0,
-    "m": 60.0,
-    "h": 3600.0,
-    "hour": 3600.0,
-    "d": 86400.0,
-    "day": 86400.0,
-}
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_ADDRESS: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+")
-_PORTS: Final = {"starttls": 587, "tls": 465, "plain": 25}
 
 
 class ConfigError(UserError):
@@ -47,283 +47,6 @@ class ConfigError(UserError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
-
-
-# -- kinds of values
-
-
-def _duration(value: Any) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", str(value).strip())
-    if isinstance(value, int | float) and not isinstance(value, bool) and not found:
-        raise ValueError("a duration needs its unit|Write for example 500ms, 2s, 5m, 3h or 5d.")
-    if not found:
-        raise ValueError(f"{shown(value)} is not a duration|Write for example 500ms, 2s, 5m, 3h or 5d.")
-    seconds = float(found[1]) * _UNITS[found[2]]
-    if seconds > _LONGEST_WAIT:
-        raise ValueError(f"{shown(value)} is too long|Write at most 3650d.")
-    return seconds
-
-
-def _positive(value: Any) -> float:
-    seconds = _duration(value)
-    if seconds <= 0:
-        raise ValueError("this duration must be longer than nothing|Write for example 2s.")
-    return seconds
-
-
-def _address(value: Any) -> str:
-    text = str(value)
-    local = text.partition("@")[0]
-    if not _ADDRESS.fullmatch(text) or len(text) > 254 or local.startswith(".") or local.endswith(".") or ".." in local:
-        raise ValueError(
-            f"{shown(text)} is not an e-mail address|Write it as name@domain.example, without a display name."
-        )
-    return text
-
-
-def _inner_path(value: Any) -> str:
-    text = str(value)
-    if not isinstance(value, str) or not text.strip("/ "):
-        raise ValueError("a folder is a path|Write it as it stands below the GED, or '.' for the whole GED.")
-    if text.startswith("/"):
-        raise ValueError(
-            f"{shown(text)} is absolute|Write it as it stands below the GED, for example Exercice 2026/Achats."
-        )
-    if ".." in text.split("/"):
-        raise ValueError(f"{shown(text)} leads out with '..'|Name the folder as it stands below the GED.")
-    if "**" in text:
-        raise ValueError(f"{shown(text)} cannot be matched|Use * for one folder name; sub-folders are included anyway.")
-    if not _is_path(text):
-        raise ValueError(f"{shown(text)} cannot be a path|Write it as the folder is called.")
-    return _plain_path(text)
-
-
-def _plain_path(text: str) -> str:
-    return "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
-
-
-def _is_path(text: str) -> bool:
-    """Whether a file system could know it. The parents of a path of 1 MB fill the memory."""
-    return _is_utf8(text) and len(text) < 4096
-
-
-def _is_utf8(text: str) -> bool:
-    """YAML's escapes, and the environment, can write a NUL or half of a character."""
-    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _absolute(value: Any) -> Path:
-    text = str(value)
-    if not text.startswith("/"):
-        raise ValueError(f"{shown(text)} is not absolute|Begin it with a slash.")
-    if not _is_path(text):
-        raise ValueError(f"{shown(text)} cannot be a path|Write it as the directory is called.")
-    return Path(os.path.normpath("/" + text.lstrip("/")))
-
-
-def _ged(value: Any) -> Path:
-    text = str(value)
-    if ".." in text.split("/"):
-        raise ValueError(f"{shown(text)} contains '..'|Write the path without it.")
-    path = _absolute(value)
-    if path == Path("/"):
-        raise ValueError("a GED cannot be the whole machine|Name the client's own directory.")
-    return path
-
-
-def _text(value: Any) -> str:
-    if (
-        not isinstance(value, str)
-        or not value.strip()
-        or any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in value)
-    ):
-        raise ValueError("a line of text is needed here|Write it in quotes.")
-    return value
-
-
-def _host(value: Any) -> str:
-    """Without quoting it: `smtp://user:password@host` is what people paste here."""
-    if not re.fullmatch(r"[\w:.-]+", _text(value)):
-        raise ValueError("a host is a bare name or an IP address|Write for example smtp.example.net.")
-    return str(value)
-
-
-def _port(value: Any) -> Any:
-    if value == 0 and not isinstance(value, bool):
-        raise ValueError("0 is not a port|Write for example 587, or leave it out.")
-    return value
-
-
-def _subject(value: Any) -> str:
-    text = _text(value)
-    wrong = sorted(set(re.findall(r"\{[^}]*\}?", text)) - {"{document}", "{client}"})
-    if wrong:
-        raise ValueError(f"{shown(wrong[0])} is unknown|Use {{document}} and {{client}} only.")
-    return text
-
-
-def _suffix(value: Any) -> str:
-    text = _text(value)
-    # `.pdf` would make every document look like a marker, and nothing would ever be sent.
-    if "/" in text or not re.fullmatch(r"\.[^.]+\.[^.]+|.*\.json", text) or len(text) < 4 or text[0] != ".":
-        raise ValueError(f"{shown(text)} cannot end a marker's name|Write for example .validated.json.")
-    return text
-
-
-def _variable(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(value)):  # not shown: it may be the password itself
-        raise ValueError("this is not the name of an environment variable|Give the variable's name, not its value.")
-    return str(value)
-
-
-def _pattern(value: Any) -> str:
-    text = _text(value)
-    if not text.strip("*?.") or "/" in text:
-        raise ValueError(f"{shown(text)} would match every name, or none|Write a file name pattern such as '*.bak'.")
-    return text
-
-
-Duration = Annotated[float, BeforeValidator(_positive)]
-Address = Annotated[str, BeforeValidator(_address)]
-InnerPath = Annotated[str, BeforeValidator(_inner_path)]
-Text = Annotated[str, BeforeValidator(_text)]
-# What pydantic would take for a number or a yes (`port: true`, `connections: "2"`) is a slip of the pen.
-Whole = Annotated[int, Field(strict=True)]
-YesNo = Annotated[bool, Field(strict=True)]
-
-
-# -- the models
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nothing(cls, value: Any) -> Any:
-        """A key with nothing behind it is as good as no key: its default holds."""
-        if not isinstance(value, dict):
-            return value
-        return {key: given for key, given in value.items() if given is not None or key not in cls.model_fields}
-
-
-class Rate(_Model):
-    """`count` messages in any `seconds`."""
-
-    count: int = Field(ge=1)
-    seconds: float = Field(gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            return value
-        found = re.fullmatch(r"(\d{1,9})\s*/\s*([a-z]+)", str(value).strip())
-        if not found or found[2] not in _PER or int(found[1]) < 1:
-            raise ValueError(f"{shown(value)} is not a rate|Write for example 30/min or 500/h.")
-        return {"count": int(found[1]), "seconds": _PER[found[2]]}
-
-
-class Smtp(_Model):
-    """The relay."""
-
-    host: Annotated[str, BeforeValidator(_host)]
-    port: Annotated[Whole, BeforeValidator(_port)] = Field(default=0, ge=0, le=65535)
-    security: Literal["starttls", "tls", "plain"] = "starttls"
-    username: Text | None = None
-    password_file: Text | None = None
-    password_env: Annotated[str, BeforeValidator(_variable)] | None = None
-    sender: Address
-    ca_file: Path | None = None
-    connections: Whole = Field(default=2, ge=1, le=50)
-    rate: Rate | None = None
-    timeout: Duration = 60.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("port") is None:
-            security = value.get("security") or "starttls"
-            return value | {"port": _PORTS.get(str(security), 25)}
-        return value
-
-
-class Retry(_Model):
-    """When a deferred document is tried again."""
-
-    first: Duration = 30.0
-    max: Duration = 1800.0
-    give_up_after: Duration = 432000.0
-    uncertain_attempts: Whole = Field(default=3, ge=0)
-
-
-class Watch(_Model):
-    """How deposits are noticed."""
-
-    mode: Literal["auto", "inotify", "polling"] = "auto"
-    quiet: Duration = 2.0
-    quiet_limit: Duration = 600.0
-    sweep: Duration = 60.0
-    poll: Duration = 10.0
-
-
-class MarkerOptions(_Model):
-    """The marker's name."""
-
-    suffix: Annotated[str, BeforeValidator(_suffix)] = ".validated.json"
-    hidden: YesNo = False
-
-
-class LogOptions(_Model):
-    """How log lines are written."""
-
-    format: Literal["auto", "console", "json"] = "auto"
-    level: Literal["debug", "info", "warning", "error"] = "info"
-
-
-class SwitchedFolder(_Model):
-    """A folder of the GED for which the bridge is on."""
-
-    path: InnerPath
-    collection_email: Address | None = None
-    exclude: tuple[InnerPath, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"path": "" if value is None else value}
-
-
-class Client(_Model):
-    """A customer of the firm."""
-
-    name: Text
-    ged: Annotated[Path, BeforeValidator(_ged)]
-    collection_email: Address
-    sender: Address | None = None
-    shared_collection_email: YesNo = False
-    switched_folders: tuple[SwitchedFolder, ...] = ()
-
-
-def _default_state_dir() -> Path:
-    """The first of systemd's StateDirectory=, of which there may be several."""
-    return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or "/var/lib/bridged")
-
-
-class Settings(_Model):
-    """The whole configuration."""
-
-    smtp: Smtp
-    retry: Retry = Retry()
-    subject: Annotated[str, BeforeValidator(_subject)] = "{document}"
-    watch: Watch = Watch()
-    marker: MarkerOptions = MarkerOptions()
-    ignore: tuple[Annotated[str, BeforeValidator(_pattern)], ...] = ()
-    catch_up: YesNo = False
-    on_overwrite: Literal["ignore", "send"] = "ignore"
-    state_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=_default_state_dir)
-    log: LogOptions = LogOptions()
-    clients: tuple[Client, ...]
 
 
 # -- loading
@@ -385,6 +108,10 @@ def _as_written(lines: Lines) -> None:
 _NAMES: Final = {
     ("ignore",),
     ("smtp", "username"),
+    ("smtp", "auth", "tenant"),
+    ("smtp", "auth", "client_id"),
+    ("alerts", "digest"),
+    ("alerts", "smtp", "username"),
     ("clients", "name"),
     ("clients", "switched_folders"),
     ("clients", "switched_folders", "path"),
@@ -460,16 +187,21 @@ def _unknown_key(where: Where) -> tuple[str, str]:
     return f"The key {shown(where[-1])} is unknown.", remedy
 
 
-def _model_at(where: Where) -> type[_Model] | None:
+def _model_at(where: Where) -> type[Model] | None:
     names = tuple(part for part in where if isinstance(part, str))
-    places: dict[tuple[str, ...], type[_Model]] = {
+    places: dict[tuple[str, ...], type[Model]] = {
         (): Settings,
         ("smtp",): Smtp,
+        ("smtp", "auth"): OAuth,
+        ("alerts",): Alerts,
+        ("alerts", "smtp"): Smtp,
+        ("alerts", "smtp", "auth"): OAuth,
         ("retry",): Retry,
         ("watch",): Watch,
         ("marker",): MarkerOptions,
         ("log",): LogOptions,
         ("clients",): Client,
+        ("clients", "brake"): Brake,
         ("clients", "switched_folders"): SwitchedFolder,
     }
     return places.get(names)
@@ -479,7 +211,10 @@ def _model_at(where: Where) -> type[_Model] | None:
 
 
 def _conflicts(lines: Lines) -> None:
-    _login(lines)
+    _login(lines, ("smtp",), lines.value.get("smtp"))
+    alerts = lines.value.get("alerts")
+    if isinstance(alerts, dict):
+        _login(lines, ("alerts", "smtp"), alerts.get("smtp"))
     _state_in_ged(lines)
     clients = lines.value.get("clients")
     if clients == []:  # a half-written file must not switch everything off
@@ -493,7 +228,7 @@ def _conflicts(lines: Lines) -> None:
 
 def _state_in_ged(lines: Lines) -> None:
     state = str(lines.value.get("state_dir") or "")
-    clients = lines.value.get("clients") if state.startswith("/") and _is_path(state) else []
+    clients = lines.value.get("clients") if state.startswith("/") and is_path(state) else []
     for client in clients if isinstance(clients, list) else []:
         ged = str(client.get("ged", "")) if isinstance(client, dict) else ""
         if ged.startswith("/") and os.path.commonpath([ged, state]) == os.path.normpath(ged):
@@ -505,16 +240,33 @@ def _state_in_ged(lines: Lines) -> None:
 Entries = list[tuple[int, dict[str, Any]]]
 
 
-def _login(lines: Lines) -> None:
-    smtp = lines.value.get("smtp")
+def _login(lines: Lines, where: Where, smtp: Any) -> None:
     given = {key for key, value in smtp.items() if value} if isinstance(smtp, dict) else set()
     files = sorted(given & {"password_file", "password_env"})
     if len(files) == 2:
-        lines.add(("smtp", "password_env"), "password_file and password_env are both given.", "Keep one of them.")
+        lines.add((*where, "password_env"), "password_file and password_env are both given.", "Keep one of them.")
     if files and "username" not in given:
-        lines.add(("smtp", files[0]), "There is a password but no username.", "Add username, or remove the password.")
-    if "username" in given and not files:
-        lines.add(("smtp", "username"), "There is a username but no password.", "Add password_file (or password_env).")
+        lines.add((*where, files[0]), "There is a password but no username.", "Add username, or remove the password.")
+    if "username" in given and not files and "auth" not in given:
+        lines.add((*where, "username"), "There is a username but no password.", "Add password_file (or password_env).")
+    if "auth" in given:
+        _oauth(lines, (*where, "auth"), smtp["auth"], given)
+
+
+def _oauth(lines: Lines, where: Where, auth: Any, beside: set[str]) -> None:
+    if beside & {"password_file", "password_env"}:
+        lines.add(where, "There is a password beside auth.", "Keep one of the two ways to sign in.")
+    if "username" not in beside:
+        lines.add(where, "There is no username, whose mailbox is to send.", "Add smtp.username.")
+    given = {key for key, value in auth.items() if value} if isinstance(auth, dict) else set()
+    application = ("tenant", "client_id", "client_secret_file")
+    missing = [key for key in application if key not in given]
+    if "service_account_file" in given:
+        for key in sorted(given.intersection(application)):
+            lines.add((*where, key), "This does not go with service_account_file.", "Keep one of the two.")
+    elif missing:
+        remedy = "Microsoft 365 needs all three of them, Google Workspace service_account_file instead."
+        lines.add(where, f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.", remedy)
 
 
 def _same_names(lines: Lines, entries: Entries) -> None:
@@ -534,7 +286,7 @@ def _same_names(lines: Lines, entries: Entries) -> None:
 def _overlapping_geds(lines: Lines, entries: Entries) -> None:
     """A link does not hide an overlap. In order of their parts, what lies in a GED follows it: one look for each."""
     texts = [(i, str(client.get("ged"))) for i, client in entries]
-    absolute = [(i, text) for i, text in texts if text.startswith("/") and _is_path(text)]
+    absolute = [(i, text) for i, text in texts if text.startswith("/") and is_path(text)]
     real = _resolved([text for _, text in absolute])
     outer: tuple[str, ...] = ()
     owner = -1
@@ -588,89 +340,10 @@ def _same_folders(lines: Lines, entries: Entries) -> None:
         for n, folder in enumerate(folders if isinstance(folders, list) else []):
             given = folder.get("path") if isinstance(folder, dict) else folder
             path = (
-                unicodedata.normalize("NFC", _plain_path(given))
-                if isinstance(given, str) and given[:1] != "/"
-                else None
+                unicodedata.normalize("NFC", plain_path(given)) if isinstance(given, str) and given[:1] != "/" else None
             )
             if path in seen:
                 where = ("clients", i, "switched_folders", n)
                 lines.add(where, f"The folder {shown(path)} is listed twice.", "Remove one of the two.")
             if path is not None:
                 seen.add(path)
-
-
-# -- the secret and the schema
-
-
-def password(smtp: Smtp) -> str | None:
-    """The relay's password, read at the moment it is needed; None where none is configured.
-
-    Raises UserError, which never shows it.
-    """
-    if smtp.password_env:
-        place = f"The environment variable {smtp.password_env} (smtp.password_env)"
-        secret = os.environ.get(smtp.password_env, "")
-        if not secret:
-            raise UserError(f"{place} is not set: set it.")
-        if not _is_utf8(secret):
-            raise UserError(f"{place} is not UTF-8: set it again.")
-        return secret
-    return _secret_file(smtp.password_file) if smtp.password_file else None
-
-
-def _secret_file(name: str) -> str:
-    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    if not os.path.isabs(name) and not credentials:
-        raise UserError(
-            f"The password file {name} (smtp.password_file) cannot be read: it is relative to $CREDENTIALS_DIRECTORY,"
-            " which systemd sets. Run this under systemd, or name the file by its absolute path."
-        )
-    path = Path(credentials) / name
-    try:
-        secret = path.read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UserError(f"The password file {path} (smtp.password_file) cannot be read ({why}): correct it.") from None
-    if not secret:
-        raise UserError(f"The password file {path} (smtp.password_file) is empty: write the password into it.")
-    return secret
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the configuration, as it is written: durations are text, a folder may be a bare path."""
-    schema = Settings.model_json_schema()
-    definitions = schema["$defs"]
-    definitions["Rate"] = {
-        "type": "string",
-        "pattern": r"^\d+\s*/\s*(s|sec|m|min|h|hour|d|day)$",
-        "title": "Rate",
-    }
-    for model, keys in _DURATIONS.items():
-        for key in keys:
-            field = definitions[model]["properties"][key]
-            default = {"default": _written(field["default"])} if "default" in field else {}
-            title = field.get("title", key)
-            definitions[model]["properties"][key] = {
-                "type": "string",
-                "pattern": _PATTERN,
-                "title": title,
-            } | default
-    items = definitions["Client"]["properties"]["switched_folders"]["items"]
-    definitions["Client"]["properties"]["switched_folders"]["items"] = {"anyOf": [{"type": "string"}, items]}
-    schema["properties"]["state_dir"].setdefault("default", "/var/lib/bridged")
-    schema["properties"]["retry"].pop("default", None)
-    schema["properties"]["watch"].pop("default", None)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "bridged"} | schema
-
-
-_PATTERN: Final = r"^\d+(\.\d+)?(ms|s|m|h|d)$"
-_DURATIONS: Final = {
-    "Smtp": ("timeout",),
-    "Retry": ("first", "max", "give_up_after"),
-    "Watch": ("quiet", "quiet_limit", "sweep", "poll"),
-}
-
-
-def _written(seconds: float) -> str:
-    unit = next(u for u in ("d", "h", "m", "s", "ms") if seconds >= _UNITS[u])
-    return f"{seconds / _UNITS[unit]:g}{unit}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridged import __version__, control, logs, systemd
-from bridged.config import ConfigError, Settings, load
+from bridged.config import ConfigError, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, damaged
@@ -23,6 +23,7 @@ from bridged.model import Instant
 from bridged.patience import Patience
 from bridged.retry import Line
 from bridged.rounds import Rounds
+from bridged.settings import Settings
 from bridged.shares import Shares
 from bridged.yaml_lines import Problem
 

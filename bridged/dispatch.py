@@ -12,7 +12,7 @@ from typing import BinaryIO, Final
 
 from bridged import files
 from bridged.changes import ADOPTED
-from bridged.config import Settings, password
+from bridged.credentials import password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED
@@ -32,6 +32,7 @@ from bridged.model import (
 from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
 from bridged.retry import Line, next_due, tried_for
+from bridged.settings import Settings
 from bridged.shares import Shares
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again

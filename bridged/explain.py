@@ -7,13 +7,13 @@ from typing import Final
 
 from bridged import files
 from bridged.admit import ignored_directory
-from bridged.config import Client, Settings
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile, split
 from bridged.mark import Marker, utc
 from bridged.model import Document, State, readable
 from bridged.report import clean, date
+from bridged.settings import Client, Settings
 from bridged.survey import ignored
 
 MARKER_AT_MOST: Final = 65_536

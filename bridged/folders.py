@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from bridged.admit import ignored_directory
-from bridged.config import Client, SwitchedFolder
+from bridged.settings import Client, SwitchedFolder
 
 _CACHE_LIMIT = 100_000
 

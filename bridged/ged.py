@@ -10,13 +10,13 @@ from typing import Any
 
 from bridged import files
 from bridged.changes import Unknown
-from bridged.config import Client
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
 from bridged.known import Mounted, is_in
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.patience import Patience
+from bridged.settings import Client
 from bridged.shares import Shares
 from bridged.sweep import Found, Sweep
 

@@ -10,7 +10,6 @@ from typing import Final, Literal
 from bridged import files
 from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
-from bridged.config import Client, Settings
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Former, Ged
 from bridged.journal import Journal, Transaction
@@ -19,6 +18,7 @@ from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.patience import Patience
+from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
 from bridged.sweep import Sweep
 from bridged.waiting import Waiting

@@ -8,12 +8,12 @@ import threading
 
 from bridged import __version__, files, mark
 from bridged.changes import MARKER_FOLLOWS
-from bridged.config import Settings
 from bridged.journal import Journal
 from bridged.known import split
 from bridged.logs import say_document
 from bridged.model import Document, State, readable
 from bridged.patience import Patience
+from bridged.settings import Settings
 from bridged.shares import Away, Shares
 
 

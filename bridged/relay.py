@@ -23,7 +23,7 @@ from bridged.model import Accepted, Deferred, Misconfigured, Outcome, Refused, R
 from bridged.wire import Interrupted, Lost, Wire, connected, why
 
 if TYPE_CHECKING:
-    from bridged.config import Smtp
+    from bridged.settings import Smtp
 
 DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
 IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridged.config import Settings
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
 from bridged.known import split
 from bridged.mark import utc
 from bridged.model import Document, State, readable
+from bridged.settings import Settings
 
 _WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched
 

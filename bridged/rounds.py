@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from bridged.config import Client, Settings
 from bridged.folders import SwitchedFolders
 from bridged.intake import Intake, switch_off
 from bridged.journal import Journal
@@ -19,6 +18,7 @@ from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
 from bridged.patience import HANGING, Call, Hanging, Patience
+from bridged.settings import Client, Settings
 from bridged.shares import Shares
 from bridged.watch import Hint
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 
 from bridged import files
 from bridged.admit import verdict
-from bridged.config import Client, Settings
 from bridged.folders import SwitchedFolders, components
 from bridged.known import split
 from bridged.model import readable
+from bridged.settings import Client, Settings
 from bridged.sweep import Listing, Sweep, Unreadable
 
 WATCH_LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_watches")

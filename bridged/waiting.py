@@ -11,13 +11,13 @@ from typing import BinaryIO, Final
 from bridged import files, mark
 from bridged.admit import looks_like_marker
 from bridged.changes import ADOPTED, Effects
-from bridged.config import Settings
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED, split
 from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.quiet import HEAD, TAIL, Calm, looks_whole
+from bridged.settings import Settings
 from bridged.shares import Shares
 
 BATCH: Final = 500

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from bridged import config
-from bridged.config import ConfigError, json_schema, load, password
+from bridged.config import ConfigError, load
+from bridged.credentials import password
 from bridged.model import UserError
+from bridged.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 SMALL = """\
