@@ -1,0 +1,144 @@
+"""What is known of providers and collectors beforehand: the packaged data files as plain values.
+
+Below `config.py`, which merges a provider's preset under what the user wrote.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from importlib import resources
+from typing import Any, Final, Literal, get_args
+
+import yaml
+
+from bridged.collectors import KINDS, Limit, Profile, Verified
+from bridged.yaml_lines import shown
+
+# Literals, for the type checker and for pydantic; a test compares them with the files.
+ProviderName = Literal["microsoft365", "google", "google-relay", "ionos", "ovh", "ses", "lan", "custom"]
+CollectorName = Literal[
+    "jefacture",
+    "dext",
+    "pennylane",
+    "inqom",
+    "conciliator",
+    "hubdoc",
+    "autoentry",
+    "datamolino",
+    "quickbooks",
+    "xero",
+    "clearfacts",
+    "generic",
+]
+PROVIDERS: Final[tuple[str, ...]] = get_args(ProviderName)
+COLLECTORS: Final[tuple[str, ...]] = get_args(CollectorName)
+
+_BYTES: Final = {
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+# YAML makes true and false of a bare yes and no.
+_VERIFIED: Final[dict[Any, Verified]] = {True: "yes", "yes": "yes", "partly": "partly", False: "no", "no": "no"}
+
+
+def provider(name: str) -> dict[str, object]:
+    """The keys that a provider presets, as they would be written in the configuration: a copy of one's own.
+
+    KeyError for what is not in PROVIDERS.
+    """
+    return dict(_data("providers.yaml")[name])
+
+
+def collector(name: str) -> Profile:
+    """What is known of a collector. KeyError for what is not in COLLECTORS."""
+    return _profiles()[name]
+
+
+def parse_size(value: Any) -> int:
+    """A size as it is written, `25MB` or `30KiB`, in bytes.
+
+    ValueError with "sentence|remedy", as the configuration words its problems.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError("a size needs its unit|Write for example 25MB.")  # noqa: TRY004 - for pydantic
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s?([kmg]i?b|b)", str(value).strip(), re.ASCII | re.IGNORECASE)
+    if not found:
+        raise ValueError(f"{shown(value)} is not a size|Write for example 25MB.")
+    size = round(float(found[1]) * _BYTES[found[2].lower()])
+    if size < 1:
+        raise ValueError("this size must be more than nothing|Write for example 25MB.")
+    return size
+
+
+@functools.cache
+def _data(file: str) -> dict[str, dict[str, Any]]:
+    text = resources.files("bridged").joinpath("data", file).read_text(encoding="utf-8")
+    data: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return data
+
+
+@functools.cache
+def _profiles() -> dict[str, Profile]:
+    return {key: _profile(key, entry) for key, entry in _data("collectors.yaml").items()}
+
+
+def _profile(key: str, entry: dict[str, Any]) -> Profile:
+    """One entry of the data file. What it should not hold is a TypeError or a ValueError, and never ignored."""
+    (name, domains, limits) = (entry[part] for part in ("name", "domains", "limits"))
+    if len(entry) != 3:
+        raise ValueError(f"{key} has more than a name, domains and limits.")
+    return Profile(
+        key=key,
+        name=name,
+        domains=tuple(domains),
+        **{what: _limit(f"{key}: {what}", _READERS[what], **limit) for what, limit in limits.items()},
+    )
+
+
+def _limit(where: str, reader: Any, *, value: Any, verified: Any, source: str) -> Limit[Any]:
+    sure = _VERIFIED.get(verified)
+    if sure is None or not source:
+        raise ValueError(f"{where} needs a source, and verified: yes, partly or no.")
+    return Limit(reader(value), sure, source)
+
+
+def _kinds(value: list[str]) -> frozenset[str]:
+    if unknown := set(value) - KINDS:
+        raise ValueError(f"{sorted(unknown)} are no kinds of document.")
+    return frozenset(value)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is no number of documents.")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false.")  # noqa: TRY004 - a value of a file, not an argument
+    return value
+
+
+def _signs(value: list[str]) -> tuple[str, ...]:
+    if not value or any(not item or item.strip() != item for item in value):
+        raise ValueError(f"{value!r} are no signs or words.")
+    return tuple(value)
+
+
+_READERS: Final = {
+    "types": _kinds,
+    "largest_file": parse_size,
+    "largest_image": parse_size,
+    "smallest_file": parse_size,
+    "largest_mail": parse_size,
+    "daily_cap": _count,
+    "case_sensitive": _truth,
+    "avoid_in_subject": _signs,
+}
