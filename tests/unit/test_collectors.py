@@ -67,6 +67,8 @@ SAMPLES = [
     ("very big.tiff", b"MM\0+\0\x08\0\0" + b"\0" * 8, "tiff"),
     ("old.bmp", BMP, "bmp"),
     ("BM Conseil.txt", b"BM Conseil, 12 rue Haute, facture 12 du 3 novembre", "text"),
+    ("BM.txt", b"BM Con\0\0\0\0" + b" " * 40, "text"),
+    ("BM.txt", b"BM Conseil, 1" + BMP[13:], "text"),
     ("new.webp", WEBP, "webp"),
     ("sound.wav", b"RIFF" + struct.pack("<I", 26) + b"WAVEfmt " + b"\0" * 14, "other"),
     ("iphone.heic", box(b"heic", b"mif1", b"heic"), "heic"),
@@ -92,6 +94,7 @@ SAMPLES = [
     ("sums.xls", OLE, "excel"),
     ("mail.msg", OLE, "other"),
     ("sums.pdf", OLE + "Workbook".encode("utf-16-le"), "excel"),
+    ("letter.pdf", OLE + "WordDocument".encode("utf-16-le"), "word"),
     ("letter.rtf", b"{\\rtf1\\ansi Bonjour}", "word"),
     ("ubl.xml", INVOICE.format("utf-8").encode(), "xml"),
     ("ubl", b"\xef\xbb\xbf\r\n" + INVOICE.format("utf-8").encode(), "xml"),
@@ -326,6 +329,7 @@ def test_a_subject_loses_what_the_collector_would_take_for_a_command(name: str, 
 
 def test_a_word_to_be_avoided_goes_only_where_it_stands_alone_and_its_sign_before_it() -> None:
     assert neutral(WORDY, "Urgent: URGENTE @Split a@b #1") == ": URGENTE Split a@b 1"
+    assert neutral(WORDY, "@@split @#split") == "split split"
 
 
 @given(subject=st.text(alphabet="#@ splitURGENTurgent.", max_size=30), profile=st.sampled_from([*PROFILES, WORDY]))
