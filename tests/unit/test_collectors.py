@@ -342,20 +342,21 @@ def test_a_neutral_subject_holds_no_command_is_never_empty_and_stays_as_it_is(su
 
 
 @pytest.mark.parametrize(
-    ("name", "address", "fit"),
+    ("name", "domain", "fit"),
     [
-        ("dext", "martin@dext.cc", True),
-        ("dext", "Martin@DEXT.CC", True),
-        ("dext", "martin@receiptbank.me", True),
-        ("dext", "martin@notdext.cc", False),
-        ("dext", "dext.cc@collecte.example", False),
-        ("clearfacts", "Achats0123@moncomptable.clearfacts.be", True),
-        ("clearfacts", "achats@clearfacts.be.example", False),
-        ("pennylane", "martin-ab12@suppliers.pennylane.com", True),
-        ("pennylane", "bonjour@pennylane.com", False),
-        ("jefacture", "martin@collecte.example", True),
-        ("generic", "martin@collecte.example", True),
+        ("dext", "dext.cc", True),
+        ("dext", "DEXT.CC", True),
+        ("dext", "receiptbank.me", True),
+        ("dext", "notdext.cc", False),
+        ("dext", "dext.cc.collecte.example", False),
+        ("clearfacts", "moncomptable.clearfacts.be", True),
+        ("clearfacts", "be", False),
+        ("pennylane", "suppliers.pennylane.com", True),
+        ("pennylane", "pennylane.com", False),
+        ("jefacture", "collecte.example", True),
+        ("generic", "collecte.example", True),
     ],
 )
-def test_an_address_fits_when_its_domain_or_a_parent_is_the_collectors(name: str, address: str, fit: bool) -> None:
-    assert fits(collector(name), address) == fit
+def test_an_address_fits_when_its_domain_or_a_parent_is_the_collectors(name: str, domain: str, fit: bool) -> None:
+    assert fits(collector(name), f"Achats.Martin@{domain}") == fit
+    assert fits(collector("dext"), f"dext.cc@{domain}") == (fit and name == "dext")

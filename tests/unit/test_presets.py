@@ -197,3 +197,78 @@ def test_what_is_no_size_is_refused_with_a_remedy(written: object, sentence: str
     message, _, remedy = str(caught.value).partition("|")
     assert sentence in message
     assert remedy == "Write for example 25MB."
+
+
+# -- the pages
+
+
+def sections(page: str) -> dict[str, str]:
+    """The sections of a page of `docs`, by their titles."""
+    parts = re.split(r"^## (.+)\n", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table(text: str, header: str) -> list[list[str]]:
+    lines = text.splitlines()
+    if header not in lines:
+        return []
+    rows = []
+    for line in lines[lines.index(header) + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def written(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_page_of_providers_has_a_section_for_each_and_the_figures_of_the_data_file() -> None:
+    found = sections("providers.md")
+    assert set(found) >= set(PROVIDERS)
+    page = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
+    keys = ("host", "port", "security", "connections", "rate", "daily_quota", "size_limit")
+    rows = table(page, f"| provider | {' | '.join(keys)} |")
+    dash = "\N{EN DASH}"
+    assert rows == [
+        [f"[`{name}`](#{name})", *(str(provider(name).get(key, dash)) for key in keys)] for name in PROVIDERS
+    ]
+    for name in PROVIDERS:
+        assert f"provider: {name}" in found[name]
+
+
+def test_the_yaml_of_the_page_of_providers_has_the_keys_that_there_are() -> None:
+    page = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
+    blocks = [yaml.safe_load(block)["smtp"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    assert {block["provider"] for block in blocks} == set(PROVIDERS)
+    for block in blocks:
+        assert set(block) <= PRESET_KEYS | {"provider", "username", "password_file", "sender", "auth", "timeout"}
+        assert set(block.get("auth", {})) <= {
+            *("method", "tenant", "client_id", "client_secret_file", "service_account_file")
+        }
+        assert block["sender"].endswith("@cabinet.example")
+        assert block.get("host") or provider(block["provider"])["host"]
+        known = {key: value for key, value in block.items() if key in Smtp.model_fields}
+        Smtp.model_validate({"host": "smtp.example.net"} | known)
+
+
+@pytest.mark.parametrize("name", COLLECTORS)
+def test_the_page_of_collectors_has_the_figures_domains_and_sources_of_the_data_file(name: str) -> None:
+    section, entry = sections("collectors.md")[name], data("collectors.yaml")[name]
+    rows = table(section, "| limit | value | verified | source |")
+    assert [[what, value.replace("`", ""), sure, source] for what, value, sure, source in rows] == [
+        [what, written(limit["value"]), getattr(collector(name), what).verified, limit["source"]]
+        for what, limit in entry["limits"].items()
+    ]
+    line = re.search(r"^Domains: (.*)\.$", section, re.MULTILINE)
+    assert (line is None) == (name == "generic")
+    if line:
+        assert re.findall(r"`([^`]+)`", line[1]) == entry["domains"]
+        assert bool(entry["domains"]) == (line[1] != "not known")
+
+
+def test_the_page_of_collectors_tells_of_nobody_else() -> None:
+    assert set(sections("collectors.md")) == set(COLLECTORS)
