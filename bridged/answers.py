@@ -1,31 +1,18 @@
 """What a relay's answer means: a reply in a phase of the conversation becomes an outcome.
 
-Pure. The order of proof: the basic code that speaks for itself (421, 530, 535), the enhanced code
-(RFC 3463), known wording, the first digit. Temporary is the default; permanent must be proven.
+Pure. The meaning is looked up in the table of `reactions`; here replies are read and made readable.
 """
 
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from bridged.model import Accepted, Deferred, Misconfigured, Outcome, Refused, RelayDown, Throttled, Uncertain
+from bridged.model import Outcome
+from bridged.reactions import ROWS, Phase, Row
 
-
-class Phase(StrEnum):
-    """Where in the conversation a reply arrived. UPLOAD is after 354 and before the dot; DOT is after it."""
-
-    BANNER = "the greeting"
-    EHLO = "EHLO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    RSET = "RSET"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    UPLOAD = "the upload"
-    DOT = "the final dot"
+__all__ = ["Phase", "Reply", "classify", "row_of", "sentence", "take_reply"]
 
 
 class Reply(NamedTuple):
@@ -37,47 +24,10 @@ class Reply(NamedTuple):
 
 _LONGEST: Final = 64 * 1024  # a relay that never ends its reply must not fill the memory
 _SHOWN: Final = 500
+_READ: Final = 4000  # and must not keep the patterns busy with one that does end
 _LINE: Final = re.compile(rb"(\d{3})([ -]?)(.*)", re.DOTALL)
 _ENHANCED: Final = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
-_BEFORE_MAIL: Final = frozenset({Phase.BANNER, Phase.EHLO, Phase.STARTTLS})
-
-# Of the relay as a whole: it wants fewer messages or fewer connections (4yz).
-_SLOWER: Final = re.compile(
-    r"too (many|much|fast)|throttl|rate[ -]?limit|rate (is )?(exceeded|too high)|\brate of\b|slow(er)? down"
-    r"|(send(ing)?|submission|connection|session|message|daily|hourly|outgoing|concurren\w+)[ -]*\w* limit"
-    r"|(send(ing)?|submission|message|daily|hourly|outgoing)[ -]*\w* quota"
-    r"|limit (has been )?(exceeded|reached)|exceed\w* .{0,40}\b(quota|limit)",
-    re.IGNORECASE,
-)
-# The same as 5yz: narrower, for here a mistake would stop everybody for one document.
-_QUOTA: Final = re.compile(
-    r"too many (message|e?-?mail|connection|session|concurrent|login)\w*|throttl|rate[ -]?limit"
-    r"|(send(ing)?|submission|daily|hourly|outgoing|outbound)[ -]*\w* (limit|quota)"
-    r"|SubmissionQuotaExceeded|(message|sender|account)[ -]?\w* (quota|limit) (\w+ ){0,3}(exceeded|reached)",
-    re.IGNORECASE,
-)
-_ABOUT_ONE: Final = re.compile(
-    r"\bsize\b|too (large|big|long)|mailbox (is )?(full|over)|over ?quota|greylist|graylist|grey-list",
-    re.IGNORECASE,
-)
-_NOT_ALLOWED: Final = re.compile(
-    r"relay(ing)?( access)? (is )?(denied|not (permitted|allowed)|prohibited)"
-    r"|unable to relay|not (permitted|allowed) to relay"
-    r"|authenticat\w+ (is )?required|must (be )?authenticat|not authenticated|must issue a starttls"
-    r"|blocked using|client host .{0,80}(blocked|rejected)",
-    re.IGNORECASE,
-)
-_BAD_SENDER: Final = re.compile(
-    r"sender (address )?(\S+ )?(was )?(rejected|refused|denied|not allowed)|not owned by user"
-    r"|send ?as ?denied|permissions? to send as|sender('s)? mailbox",
-    re.IGNORECASE,
-)
-_QUOTA_CODES: Final = frozenset({(550, "5.4.5"), (554, "5.2.0")})
-_QUOTA_ENHANCED: Final = frozenset({"5.7.232", "5.7.233", "5.7.236", "5.7.705"})
-_HALT_ENHANCED: Final = re.compile(
-    r"5\.7\.(3|8|9|11|14|30|57|139|50[1-3]|6[0-4]\d|708|750)|5\.2\.25\d"  # not 5.7.1: that is also content
-)
-_SENDER_ENHANCED: Final = frozenset({"5.1.7", "5.1.8", "5.7.60", "5.2.252"})
+_ENHANCED_LAST: Final = re.compile(r"\(#([245]\.\d{1,3}\.\d{1,3})\)")  # qmail's way: "no such user (#5.1.1)"
 
 
 def take_reply(buffer: bytearray) -> Reply | None:
@@ -103,12 +53,7 @@ def take_reply(buffer: bytearray) -> Reply | None:
 
 def sentence(code: int, text: str) -> str:
     """The relay's own words as one line: no control characters, the enhanced code once, shortened."""
-    first = _ENHANCED.match(text)
-    lines = [line.strip() for line in text.splitlines()]
-    if first is not None:
-        lines = lines[:1] + [line.removeprefix(first[1]).strip() for line in lines[1:]]
-    words = " ".join(line for line in lines if line)
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in words)
+    shown = _words(text)
     shown = shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"
     return f"{code} {shown}".strip() if code > 0 else shown
 
@@ -120,74 +65,21 @@ def classify(phase: Phase, code: int, text: str, *, shared_sender: bool = True) 
     of turn before it is the relay's trouble. `shared_sender=False` says that the sender is this client's
     own: refusing it concerns this client, not all.
     """
-    reply = sentence(code, text)
-    match code // 100:
-        case 2 if phase is Phase.DOT:
-            return Accepted(reply)
-        case 4:
-            return _temporary(phase, code, text, reply)
-        case 5:
-            return _permanent(phase, code, text, reply, shared_sender=shared_sender)
-        case _ if phase is Phase.DOT:
-            return Uncertain(f"The relay answered the final dot with what is no verdict: {reply}")
-        case _:
-            return RelayDown(f"The relay answered out of turn at {phase}: {reply}")
+    return row_of(phase, code, text).outcome(phase, sentence(code, text), shared_sender=shared_sender)
 
 
-def _enhanced(text: str) -> str:
-    found = _ENHANCED.match(text)
-    return found[1] if found else ""
+def row_of(phase: Phase, code: int, text: str, rows: Sequence[Row] = ROWS) -> Row:
+    """The row that decides: the first one that holds. The table's last ones leave no code without one."""
+    found = _ENHANCED.match(text) or _ENHANCED_LAST.search(text)
+    enhanced, words = found[1] if found else "", _words(text)[:_READ]
+    return next(row for row in rows if row.holds(phase, code, enhanced, words))
 
 
-def _temporary(phase: Phase, code: int, text: str, reply: str) -> Outcome:
-    enhanced = _enhanced(text)
-    if phase is Phase.STARTTLS:  # 454 4.7.0 here is "TLS not available", not "slow down"
-        return RelayDown(reply)
-    if _NOT_ALLOWED.search(text):  # 454 4.7.1 Relay access denied: no waiting mends it
-        return Misconfigured(reply)
-    if _throttled(code, enhanced, text):
-        return Throttled(reply)
-    if code == 421 or phase in _BEFORE_MAIL or phase in (Phase.AUTH, Phase.RSET) or enhanced == "4.3.2":
-        return RelayDown(reply)
-    return Deferred(reply)
-
-
-def _throttled(code: int, enhanced: str, text: str) -> bool:
-    if enhanced == "4.2.2" or _ABOUT_ONE.search(text):  # this mailbox is full, this mail too large
-        return False
-    codes = {(450, "4.2.1"), (452, "4.5.3"), (454, "4.7.0")}
-    listed = code == 432 or (code, enhanced) in codes or (code == 451 and enhanced.startswith("4.7."))
-    return listed or _SLOWER.search(text) is not None
-
-
-def _permanent(phase: Phase, code: int, text: str, reply: str, *, shared_sender: bool) -> Outcome:
-    enhanced = _enhanced(text)
-    if phase in (Phase.AUTH, Phase.STARTTLS):
-        return Misconfigured(reply)
-    if _quota(code, enhanced, text):
-        return Throttled(reply)
-    if phase in _BEFORE_MAIL:
-        return Misconfigured(reply) if enhanced.startswith("5.7.") else RelayDown(reply)
-    if phase is Phase.RSET:
-        return RelayDown(reply)
-    if code in (530, 534, 535) or _NOT_ALLOWED.search(text):
-        return Misconfigured(reply)
-    if _sender_refused(phase, code, enhanced, text):
-        return Misconfigured(reply) if shared_sender else Refused(reply)
-    return Misconfigured(reply) if _HALT_ENHANCED.fullmatch(enhanced) else Refused(reply)
-
-
-def _quota(code: int, enhanced: str, text: str) -> bool:
-    if _HALT_ENHANCED.fullmatch(enhanced) or re.search(r"send ?as ?denied", text, re.IGNORECASE):
-        return False  # M365: SendAsDenied comes under 554 5.2.0 too, 5.2.251 says "throttled"; a person must act
-    if (code, enhanced) in _QUOTA_CODES or enhanced in _QUOTA_ENHANCED:
-        return True
-    return enhanced != "5.2.2" and not _ABOUT_ONE.search(text) and _QUOTA.search(text) is not None
-
-
-def _sender_refused(phase: Phase, code: int, enhanced: str, text: str) -> bool:
-    """Whether it is the sender that is not welcome. Postfix says so only at RCPT; MAIL names nothing else."""
-    if phase is Phase.MAIL:
-        too_large = enhanced == "5.3.4" or (not enhanced and code in (523, 552))
-        return not too_large
-    return enhanced in _SENDER_ENHANCED or _BAD_SENDER.search(text) is not None
+def _words(text: str) -> str:
+    """All lines as one, for words run on over line ends, and each line of a reply may repeat the enhanced code."""
+    first = _ENHANCED.match(text)
+    lines = [line.strip() for line in text.splitlines()]
+    if first is not None:
+        lines = lines[:1] + [line.removeprefix(first[1]).strip() for line in lines[1:]]
+    words = " ".join(line for line in lines if line)
+    return "".join(c if c.isprintable() else "\ufffd" for c in words)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from bridged.admit import ignored_directory
+from bridged.collectors import Profile
+from bridged.presets import collector
 from bridged.settings import Client, SwitchedFolder
 
 _CACHE_LIMIT = 100_000
@@ -32,6 +34,11 @@ class Place:
     def collection_email(self) -> str:
         """The folder's own address, else the client's."""
         return self.folder.collection_email or self.client.collection_email
+
+    @property
+    def collector(self) -> Profile:
+        """What is known of the tool that collects there: the folder's own, else the client's."""
+        return collector(self.folder.collector or self.client.collector)
 
 
 def components(pattern: str) -> list[re.Pattern[str]]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bridged.presets import PROVIDERS, CollectorName, ProviderName, parse_size, provider
 from bridged.yaml_lines import shown
 
 _LONGEST_WAIT: Final = 3650 * 86400.0  # a wait beyond some centuries overflows the C library's
@@ -185,6 +186,7 @@ def _one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[float, BeforeValidator(_positive)]
 Address = Annotated[str, BeforeValidator(_address)]
 InnerPath = Annotated[str, BeforeValidator(_inner_path)]
@@ -240,8 +242,9 @@ class OAuth(Model):
 
 
 class Smtp(Model):
-    """The relay."""
+    """The relay. What `provider` presets holds where nothing else is written."""
 
+    provider: ProviderName = "custom"
     host: Annotated[str, BeforeValidator(_host)]
     port: Annotated[Whole, BeforeValidator(_port)] = Field(default=0, ge=0, le=65535)
     security: Literal["starttls", "tls", "plain"] = "starttls"
@@ -260,10 +263,16 @@ class Smtp(Model):
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("port") is None:
-            security = value.get("security") or "starttls"
-            return value | {"port": _PORTS.get(str(security), 25)}
-        return value
+        if not isinstance(value, dict):
+            return value
+        written = {key: given for key, given in value.items() if given is not None}
+        name = written.get("provider")
+        preset = provider(name) if isinstance(name, str) and name in PROVIDERS else {}
+        if written.get("security", preset.get("security")) != preset.get("security"):
+            preset.pop("port", None)  # it is the port of the preset's security
+        merged = preset | written
+        merged.setdefault("port", _PORTS.get(str(merged.get("security", "starttls")), 25))
+        return merged
 
 
 class Retry(Model):
@@ -311,6 +320,7 @@ class SwitchedFolder(Model):
 
     path: InnerPath
     collection_email: Address | None = None
+    collector: CollectorName | None = None
     exclude: tuple[InnerPath, ...] = ()
 
     @model_validator(mode="before")
@@ -326,6 +336,7 @@ class Client(Model):
     ged: Annotated[Path, BeforeValidator(_ged)]
     collection_email: Address
     sender: Address | None = None
+    collector: CollectorName = "generic"
     brake: Brake | None = None
     duplicates: Literal["send", "hold"] = "send"
     review: YesNo = False
