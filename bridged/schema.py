@@ -26,6 +26,11 @@ def json_schema() -> dict[str, Any]:
                 "pattern": _PATTERN,
                 "title": title,
             } | default
+    smtp = definitions["Smtp"]
+    smtp["required"] = ["sender"]  # a provider presets the host
+    smtp["properties"]["size_limit"] = {"type": "string", "pattern": _SIZE, "title": "Size Limit"}
+    to = definitions["Alerts"]["properties"]["to"]
+    definitions["Alerts"]["properties"]["to"] = {"anyOf": [{"type": "string"}, to]}
     items = definitions["Client"]["properties"]["switched_folders"]["items"]
     definitions["Client"]["properties"]["switched_folders"]["items"] = {"anyOf": [{"type": "string"}, items]}
     schema["properties"]["state_dir"].setdefault("default", "/var/lib/bridged")
@@ -35,8 +40,10 @@ def json_schema() -> dict[str, Any]:
 
 
 _PATTERN: Final = r"^\d+(\.\d+)?(ms|s|m|h|d)$"
+_SIZE: Final = r"^\d+(\.\d+)?\s?([kKmMgG]i?)?[bB]$"
 _DURATIONS: Final = {
     "Smtp": ("timeout",),
+    "Brake": ("within",),
     "Retry": ("first", "max", "give_up_after"),
     "Watch": ("quiet", "quiet_limit", "sweep", "poll"),
 }
