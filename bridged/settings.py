@@ -176,11 +176,8 @@ def _time_of_day(value: Any) -> str:
 def _token_url(value: Any) -> str:
     """Over TLS, or to this machine: whoever reads the request can send mail as the firm."""
     url = urlsplit(_text(value))
-    if (
-        (url.scheme != "https" and (url.scheme, url.hostname) != ("http", "127.0.0.1"))
-        or not url.hostname
-        or url.username
-    ):
+    private = url.scheme == "https" or (url.scheme, url.hostname) == ("http", "127.0.0.1")
+    if not private or not url.hostname or url.username:
         raise ValueError("a token endpoint is an https:// address|Write it as the provider gives it, or leave it out.")
     return str(value)
 

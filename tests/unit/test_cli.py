@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 from click.testing import CliRunner
 
-from bridged import __version__, cli, config, control, daemon, report
+from bridged import __version__, cli, control, daemon, report, schema
 from bridged.model import UserError
 
 COMMANDS = ["run", "check", "status", "documents", "explain", "release", "send", "demo", "reload", "schema"]
@@ -115,7 +115,7 @@ def test_the_configuration_is_found_by_the_environment(file, monkeypatch):
 def test_the_schema_is_json():
     result = bridged("schema")
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == config.json_schema()
+    assert json.loads(result.stdout) == schema.json_schema()
 
 
 def test_run_returns_the_daemons_exit_code(file, monkeypatch):
