@@ -17,11 +17,11 @@ from bridged.config import ConfigError, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, damaged
+from bridged.line import Line
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
 from bridged.model import Instant
 from bridged.patience import Patience
-from bridged.retry import Line
 from bridged.rounds import Rounds
 from bridged.settings import Settings
 from bridged.shares import Shares
@@ -308,7 +308,8 @@ def _tell_death(error: BaseException | None, thread: threading.Thread | None) ->
 
 
 def _new_line(settings: Settings) -> Line:
-    return Line(settings.retry, settings.smtp.connections, settings.smtp.rate)
+    smtp = settings.smtp
+    return Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota)
 
 
 def run(config_path: Path) -> int:

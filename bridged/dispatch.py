@@ -16,6 +16,7 @@ from bridged.credentials import password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED
+from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
 from bridged.marking import Marking
 from bridged.message import Mail, compose
@@ -31,7 +32,7 @@ from bridged.model import (
 )
 from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
-from bridged.retry import Line, next_due, tried_for
+from bridged.retry import next_due, tried_for
 from bridged.settings import Settings
 from bridged.shares import Shares
 

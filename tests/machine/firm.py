@@ -21,10 +21,10 @@ from bridged.config import load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
+from bridged.line import Line
 from bridged.marking import Marking
 from bridged.model import Document, Instant, State
 from bridged.patience import Patience
-from bridged.retry import Line
 from bridged.rounds import Rounds
 from bridged.shares import Shares
 from tests.bridge import attachment

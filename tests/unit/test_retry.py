@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridged.line import Line, LineEvent
 from bridged.model import (
     Accepted,
     Deferred,
@@ -18,7 +19,7 @@ from bridged.model import (
     Throttled,
     Uncertain,
 )
-from bridged.retry import Line, LineEvent, next_due, tried_for
+from bridged.retry import next_due, tried_for
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)
 DOWN, HALT, SLOW, OK = RelayDown("gone"), Misconfigured("535 no"), Throttled("451 slow"), Accepted("250 ok")

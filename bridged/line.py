@@ -1,0 +1,414 @@
+"""The way to the relay: whether it is open, how fast it may be used, and what was last heard of it.
+
+Nothing here reads a clock or sleeps: `now` is an argument, and whoever waits asks `wake_in`.
+"""
+
+from __future__ import annotations
+
+import random as _random
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from bridged.model import (
+    Accepted,
+    AddressRefused,
+    Deferred,
+    Exhausted,
+    Instant,
+    Misconfigured,
+    Outcome,
+    Refused,
+    RelayDown,
+    Throttled,
+    Uncertain,
+)
+from bridged.retry import Schedule, growing
+
+LineState = Literal["up", "unreachable", "throttled", "misconfigured"]
+LineEventName = Literal["relay_unreachable", "relay_recovered", "relay_misconfigured", "relay_throttled"]
+
+DAY: Final = 86_400.0
+_FIRST_PROBE: Final = 5.0
+_SIGN_IN_PROBES: Final = (60.0, 120.0, 300.0, 600.0)
+_THROTTLED_FIRST, _THROTTLED_MAX = 60.0, 900.0
+_EXHAUSTED: Final = 3600.0
+_HALTED_FIRST, _HALTED_LATER = 900.0, 3600.0
+_ACCEPTANCES: Final = 20  # so many in a row, and the relay is trusted a little more
+_LEAST_SHARE: Final = 1 / 32
+_MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
+_LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
+_IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
+
+# What is the matter, in the order of gravity, and how it is told.
+_Matter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
+_GRAVITY: Final[dict[_Matter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
+_STATES: Final[dict[_Matter, LineState]] = {
+    "up": "up",
+    "unreachable": "unreachable",
+    "throttled": "throttled",
+    "exhausted": "throttled",
+    "misconfigured": "misconfigured",
+}
+_EVENTS: Final[dict[_Matter, LineEventName]] = {
+    "up": "relay_recovered",
+    "unreachable": "relay_unreachable",
+    "throttled": "relay_throttled",
+    "exhausted": "relay_throttled",
+    "misconfigured": "relay_misconfigured",
+}
+
+
+class Rate(Protocol):
+    """`count` messages in any `seconds`."""
+
+    @property
+    def count(self) -> int:
+        """So many messages."""
+
+    @property
+    def seconds(self) -> float:
+        """In so many seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineEvent:
+    """The way to the relay changed; said once per change, by the thread that noticed.
+
+    `quota`: what may be sent in a day is used up. `put_back`: documents whose refusal was not their own fault.
+    """
+
+    name: LineEventName
+    detail: str
+    quota: bool = False
+    put_back: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What of a line outlives the daemon. `due_at` is seconds since the epoch, `measured` messages a minute."""
+
+    matter: _Matter
+    detail: str
+    due_at: float
+    failures: int
+    sessions: int
+    share: float
+    measured: int
+    breaker: bool
+
+
+@dataclass(slots=True)
+class _Breaker:
+    """Refusals in a row, of whatever documents. Open, it takes every refusal for the relay's and keeps the document.
+
+    `suspects` are the documents it has kept. Once the relay has accepted another one, their next refusal is their own.
+    """
+
+    open: bool = False
+    streak: list[tuple[str, int]] = field(default_factory=list)
+    suspects: set[int] = field(default_factory=set)
+
+    def refused(self, client: str, document: int) -> bool:
+        """Whether this refusal opens it."""
+        if document in self.suspects and not self.open:
+            return False
+        self.streak = [*self.streak, (client, document)][-_IN_A_ROW:]
+        if not self.open and len({client for client, _ in self.streak}) < _IN_A_ROW:
+            return False
+        self.open = True
+        self.suspects |= {document for _, document in self.streak}
+        return True
+
+    def accepted(self) -> None:
+        """The relay is well."""
+        self.open = False
+        self.streak.clear()
+
+
+class Line:
+    """The state of the way to the relay, shared by the sender threads.
+
+    Each True of `may_send` is one turn and must be followed by one `report`, or by `give_back` when there
+    was nothing to send. While the line is in trouble one turn is given when the pause is over (the probe),
+    and its outcome decides; conversations that began before the trouble neither lengthen a pause nor end
+    one that the relay (throttled) or its credentials (misconfigured) asked for.
+
+    Three refusals in a row for three clients are the relay's fault: the line is halted, and whoever sends asks
+    `blameless` whether a refused document is to be put back. Faults of the line never count against a document.
+    """
+
+    def __init__(
+        self,
+        retry: Schedule,
+        sessions: int,
+        rate: Rate | None = None,
+        random: Callable[[], float] = _random.random,
+        daily_quota: int | None = None,
+    ) -> None:
+        self._retry = retry
+        self._random = random
+        self._most_sessions = self._sessions = max(1, sessions)
+        self._rate = rate
+        self._turns: deque[float] = deque()  # when the turns of the last `rate.seconds` (or minute) were taken
+        self._daily_quota = daily_quota
+        self._accepted: deque[float] = deque()  # when the mails of the last day were accepted, where it has a quota
+        self._share = 1.0  # of the rate: halved at each throttling
+        self._measured = 0  # messages a minute before the first throttling, where no rate is configured
+        self._quota_told = False
+        self._breaker = _Breaker()
+        self._unsaved = False
+        self._lock = threading.Lock()
+        self._matter: _Matter = "up"
+        self._detail = ""
+        self._due = float("-inf")
+        self._out = 0  # turns taken and not yet reported
+        self._early = 0  # those of them that were taken before the trouble began
+        self._probing = False
+        self._probe_again = False
+        self._failures: dict[_Matter, int] = {}
+        self._acceptances = 0
+
+    @property
+    def state(self) -> LineState:
+        """`up`, or what is the matter."""
+        with self._lock:
+            return "throttled" if self._matter == "up" and self._quota_told else _STATES[self._matter]
+
+    @property
+    def detail(self) -> str:
+        """The relay's or the line's own words for what is the matter; empty when up."""
+        with self._lock:
+            return self._detail
+
+    @property
+    def sessions_allowed(self) -> int:
+        """How many sessions the relay is believed to bear now: one fewer at each throttling, never none."""
+        with self._lock:
+            return self._sessions
+
+    def may_send(self, now: float) -> bool:
+        """Take a turn: always when up and within the rate; in trouble only the one probe that is due."""
+        with self._lock:
+            if self._blocked_for(now) > 0:
+                return False
+            self._probing = self._matter != "up"
+            self._out += 1
+            self._turns.append(now)
+            return True
+
+    def wake_in(self, now: float) -> float:
+        """Seconds until `may_send` is worth asking again; 0 when it would say True."""
+        with self._lock:
+            return self._blocked_for(now)
+
+    def give_back(self) -> None:
+        """Undo a turn that was not used: nothing was due, or the document was gone."""
+        with self._lock:
+            self._out = max(0, self._out - 1)
+            self._probing = False
+            if self._turns:
+                self._turns.pop()
+
+    def probe_now(self) -> None:
+        """End any pause: a person has acted. Still one probe first, not a crowd."""
+        with self._lock:
+            self._due = float("-inf")
+            self._failures.pop("misconfigured", None)  # the next probe after this one is soon again
+            self._probe_again = self._probing
+            self._unsaved = True
+
+    def blameless(self, document: int) -> bool:
+        """Whether this document's refusal is the relay's fault, so that it waits and nothing is counted."""
+        with self._lock:
+            return self._breaker.open and document in self._breaker.suspects
+
+    def suspects(self) -> frozenset[int]:
+        """Documents that have been refused for the relay's fault, as it seems: others are better probes."""
+        with self._lock:
+            return frozenset(self._breaker.suspects) if self._breaker.open else frozenset()
+
+    # -- what outlives the daemon
+
+    def unsaved_pace(self, now: Instant) -> Pace | None:
+        """What is to be kept from now on; None when that has not changed since it was asked last."""
+        with self._lock:
+            if not self._unsaved:
+                return None
+            self._unsaved = False
+            due_at = 0.0 if self._matter == "up" else now.wall + max(0.0, self._due - now.steady)
+            failures = self._failures.get(self._matter, 0)
+            pace = (self._matter, self._detail, due_at, failures, self._sessions, self._share, self._measured)
+            return Pace(*pace, self._breaker.open)
+
+    def resume(self, pace: Pace | None, tried: Iterable[float], accepted: Iterable[float], now: Instant) -> None:
+        """Go on as the line of this relay was before the stop: the same halt and pace, and what it has sent counts.
+
+        `tried` and `accepted` are seconds since the epoch. A link that was down is tried at once.
+        """
+        with self._lock:
+            ago = (now.wall - at for at in sorted(tried))
+            self._turns.extend(now.steady - past for past in ago if past >= 0)
+            if self._daily_quota is not None:
+                ago = (now.wall - at for at in sorted(accepted))
+                self._accepted.extend(now.steady - past for past in ago if 0 <= past < DAY)
+                self._quota_told = len(self._accepted) >= self._daily_quota
+            if pace is None:
+                return
+            self._sessions = max(1, min(self._most_sessions, pace.sessions))
+            self._share, self._measured = pace.share, pace.measured
+            if pace.matter in ("up", "unreachable"):
+                return
+            self._matter, self._detail, self._breaker.open = pace.matter, pace.detail, pace.breaker
+            self._failures[pace.matter] = pace.failures
+            # A due time further away than any pause is the clock's doing.
+            self._due = now.steady + min(max(0.0, pace.due_at - now.wall), _HALTED_LATER)
+
+    # -- what was heard
+
+    def report(self, outcome: Outcome, now: float, client: str = "", document: int = 0) -> LineEvent | None:
+        """Learn from a conversation about a client's document. Returns the event when the state changed, once."""
+        with self._lock:
+            self._out = max(0, self._out - 1)
+            probe, self._probing = self._probing, False
+            early = self._early > 0 and not probe
+            self._early -= early
+            match outcome:
+                case RelayDown(detail):
+                    waits = _SIGN_IN_PROBES if outcome.signing_in else ()
+                    return self._trouble("unreachable", detail, now, probe=probe, early=early, waits=waits)
+                case Misconfigured(detail):
+                    return self._trouble("misconfigured", detail, now, probe=probe, early=early)
+                case Throttled(reply):
+                    return self._trouble("throttled", reply, now, probe=probe, early=early)
+                case Exhausted(reply):
+                    return self._trouble("exhausted", reply, now, probe=probe, early=early)
+                case Uncertain(detail):
+                    # Says nothing of a line that is up (the document bears the doubt), but is no recovery.
+                    if self._matter == "up":
+                        return None
+                    return self._trouble("unreachable", detail, now, probe=probe, early=early)
+                case Refused(reply, certain=False) | AddressRefused(reply) if self._breaker.refused(client, document):
+                    return self._broken(reply, now, probe=probe)
+                case _:
+                    return self._works(outcome, now, probe=probe, early=early)
+
+    def _blocked_for(self, now: float) -> float:
+        if self._probing:
+            return 1.0  # until the probe is reported nobody knows
+        pause = max(0.0, self._due - now) if self._matter != "up" else 0.0
+        return max(pause, self._rate_allows_in(now), self._quota_allows_in(now))
+
+    def _rate_allows_in(self, now: float) -> float:
+        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window."""
+        seconds = self._rate.seconds if self._rate is not None else _MEASURED_OVER
+        while self._turns and self._turns[0] + seconds <= now:
+            self._turns.popleft()
+        count = self._rate.count if self._rate is not None else self._measured
+        if count == 0:  # no limit is configured, and none was ever met
+            return 0.0
+        count = max(1, int(count * self._share))
+        if len(self._turns) < count:
+            return 0.0
+        return self._turns[-count] + seconds - now
+
+    def _quota_allows_in(self, now: float) -> float:
+        if self._daily_quota is None:
+            return 0.0
+        while self._accepted and self._accepted[0] + DAY <= now:
+            self._accepted.popleft()
+        if len(self._accepted) <= self._daily_quota * 0.9:
+            self._quota_told = False
+        if len(self._accepted) + self._out < self._daily_quota:
+            return 0.0
+        if len(self._accepted) < self._daily_quota:
+            return 1.0  # those under way may use up the rest
+        return self._accepted[-self._daily_quota] + DAY - now
+
+    def _trouble(
+        self,
+        matter: _Matter,
+        detail: str,
+        now: float,
+        *,
+        probe: bool,
+        early: bool,
+        waits: tuple[float, ...] = (),
+    ) -> LineEvent | None:
+        known = not probe and (early or now < self._due)
+        if known and _GRAVITY[matter] <= _GRAVITY[self._matter]:
+            return None  # from before the pause: one failure of the line is not one for each session
+        changed = matter != self._matter
+        if self._matter == "up":
+            self._early = self._out
+        failures = self._failures[matter] = self._failures.get(matter, 0) + 1
+        if matter == "throttled":
+            self._slow_down(now)
+        self._matter, self._detail = matter, detail
+        pause = waits[min(failures, len(waits)) - 1] if waits else self._pause(matter, failures)
+        self._due = now + (0.0 if self._probe_again else pause)
+        self._probe_again = False
+        self._unsaved = True
+        return LineEvent(_EVENTS[matter], detail, quota=matter == "exhausted") if changed else None
+
+    def _slow_down(self, now: float) -> None:
+        """One session fewer, and half the rate; where none is configured, half of what the relay has just refused."""
+        self._sessions, self._acceptances = max(1, self._sessions - 1), 0
+        if self._rate is None and self._measured == 0:
+            self._measured = max(_LEAST_MEASURED, sum(now - _MEASURED_OVER < at for at in self._turns))
+        self._share = max(_LEAST_SHARE, self._share / 2)
+
+    def _pause(self, matter: _Matter, failures: int) -> float:
+        if matter == "misconfigured":  # rarely: each probe is one more failed login
+            return _HALTED_FIRST if failures == 1 else _HALTED_LATER
+        if matter == "exhausted":
+            return _EXHAUSTED
+        if matter == "throttled":
+            longest = _THROTTLED_MAX
+            first = _THROTTLED_FIRST
+        else:
+            longest = self._retry.max
+            first = min(_FIRST_PROBE, self._retry.first)
+        return growing(first, longest, failures, self._random)
+
+    def _broken(self, reply: str, now: float, *, probe: bool) -> LineEvent | None:
+        """The breaker is open: the relay refuses whatever it is given."""
+        again = self._matter == "misconfigured"
+        self._trouble("misconfigured", f"It refuses one document after another: {reply}", now, probe=probe, early=False)
+        put_back = frozenset(self._breaker.suspects)
+        return None if again else LineEvent("relay_misconfigured", self._detail, put_back=put_back)
+
+    def _works(
+        self, outcome: Accepted | Deferred | Refused | AddressRefused, now: float, *, probe: bool, early: bool
+    ) -> LineEvent | None:
+        used_up = self._one_more_acceptance(now) if isinstance(outcome, Accepted) else None
+        halted = self._breaker.open and self._matter == "misconfigured"  # no deferral proves the relay well
+        if self._matter == "up" or halted or (early and not probe and self._matter != "unreachable"):
+            return used_up
+        self._matter, self._detail, self._due, self._early = "up", "", float("-inf"), 0
+        self._probe_again = False
+        self._failures = {k: n for k, n in self._failures.items() if k == "throttled"}
+        self._unsaved = True
+        return used_up or LineEvent("relay_recovered", outcome.reply)
+
+    def _one_more_acceptance(self, now: float) -> LineEvent | None:
+        """Trust comes back slowly: a relay that throttles at every other mail gets ever longer pauses."""
+        self._unsaved |= self._breaker.open
+        self._breaker.accepted()
+        self._acceptances += 1
+        if self._acceptances >= _ACCEPTANCES:
+            self._acceptances = 0
+            self._unsaved |= self._share < 1 or self._sessions < self._most_sessions
+            self._sessions = min(self._most_sessions, self._sessions + 1)
+            self._share = min(1.0, self._share * 2)
+            self._failures.pop("throttled", None)
+        if self._daily_quota is None:
+            return None
+        self._accepted.append(now)
+        if len(self._accepted) < self._daily_quota or self._quota_told:
+            return None
+        self._quota_told = True
+        detail = f"{self._daily_quota} mails were sent within a day, which is smtp.daily_quota; the rest waits"
+        return LineEvent("relay_throttled", detail, quota=True)
