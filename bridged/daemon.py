@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from bridged import __version__, control, logs, systemd
+from bridged import __version__, control, logs, pace, systemd
 from bridged.config import ConfigError, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
@@ -80,7 +80,7 @@ class Daemon:
         self._ready = False
         self._fed_at = 0.0
         self._file_seen = self._file_identity()
-        self._line = _new_line(settings)
+        self._line = _new_line(journal, settings)
         self._turns = Turns()
         self._patience = Patience(time.monotonic)
         self._shares = Shares()
@@ -257,7 +257,8 @@ class Daemon:
 
     def _put_in_force(self, settings: Settings) -> None:
         if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:
-            self._line = _new_line(settings)
+            self._line = _new_line(self._journal, settings)
+            self._line.probe_now()
         self._settings = settings
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
@@ -307,9 +308,11 @@ def _tell_death(error: BaseException | None, thread: threading.Thread | None) ->
     say("state_failed", half=thread.name if thread else "", reason=f"{type(error).__name__}: {error}")
 
 
-def _new_line(settings: Settings) -> Line:
+def _new_line(journal: Journal, settings: Settings) -> Line:
     smtp = settings.smtp
-    return Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota)
+    line = Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota)
+    pace.resume(journal, smtp, line, instant())
+    return line
 
 
 def run(config_path: Path) -> int:

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
-from bridged import files
+from bridged import brakes, files, pace
 from bridged.changes import ADOPTED
+from bridged.collectors import HEAD, neutral, objections
 from bridged.credentials import password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
@@ -19,9 +20,10 @@ from bridged.known import REPLACED
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
 from bridged.marking import Marking
-from bridged.message import Mail, compose
+from bridged.message import BLOCK, Mail, Readable, compose
 from bridged.model import (
     Accepted,
+    AddressRefused,
     Deferred,
     Document,
     Instant,
@@ -41,6 +43,14 @@ SHARE_AWAY: Final = 15.0
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
 STATE_AWAY: Final = 5.0  # the same where the state disk has
 LONG_GAP: Final = 3600.0
+
+
+class Held(Exception):
+    """The document is not handed to the relay: its collector would drop it, or it was sent before."""
+
+
+class NotYet(Exception):
+    """The same bytes are on their way as another document: what becomes of those decides."""
 
 
 class Changed(Exception):
@@ -155,8 +165,8 @@ class Dispatch:
                 line.give_back()
         if document is not None and outcome is not None:
             now = self._clock()  # the sending may have taken minutes
-            self._report(line, outcome, now)
-            self._unrecorded = (document, outcome)
+            self._unrecorded = (document, outcome)  # first: the next step enters it, whatever fails in this one
+            self._report(line, document, outcome, now)
             self._record(now)
 
     def _record(self, now: Instant) -> None:
@@ -206,7 +216,7 @@ class Dispatch:
     def _next(
         self, tx: Transaction, route: Route, now: Instant, refused: list[tuple[str, Document, str]]
     ) -> Document | None:
-        document = tx.due_after(self._turns.last, now.wall, self._horizon(now), self._away_now())
+        document = self._due(tx, route, now)
         if document is None:
             return None
         self._turns.last = document.client
@@ -224,13 +234,34 @@ class Dispatch:
             refused.append(("document_withdrawn", document, REPLACED))
             return None
         address = place.collection_email
-        tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
-        if document.uncertain > route.settings.retry.uncertain_attempts:
-            reason = "uncertain: the connection was lost after the final dot too often; it may have arrived"
-            tx.move(document.seq, State.SENDING, State.HELD, reason=reason)
+        reason = self._held_for(tx, document, place)
+        if reason:
+            tx.move(document.seq, State.QUEUED, State.HELD, reason=reason, collection_email=address)
             refused.append(("document_held", document, reason))
             return None
+        later = brakes.put_off_until(tx, place, now.wall)
+        if later is not None:
+            reason = f"{place.collector.name} takes {place.collector.daily_cap} documents a day; it goes on then"
+            tx.note(document.seq, State.QUEUED, due_at=later, reason=reason)
+            refused.append(("document_deferred", document, reason))
+            return None
+        tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
         return replace(document, state=State.SENDING, collection_email=address)
+
+    def _due(self, tx: Transaction, route: Route, now: Instant) -> Document | None:
+        """Whose turn it is. Where the relay refuses everything, those it has not refused yet are the better probes."""
+        last, horizon, away = self._turns.last, self._horizon(now), self._away_now()
+        suspects = route.line.suspects()
+        document = tx.due_after(last, now.wall, horizon, away, suspects)
+        return document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
+
+    def _held_for(self, tx: Transaction, document: Document, place: Place) -> str:
+        if document.uncertain > self._route.settings.retry.uncertain_attempts:
+            return "uncertain: the connection was lost after the final dot too often; it may have arrived"
+        refused = tx.refused_address(place.collection_email)
+        if refused is not None:
+            return _address_refused(place.collection_email, refused)
+        return brakes.held_for(tx, document, place)
 
     def _refresh_relay(self, route: Route) -> None:
         if self._relay_smtp != route.settings.smtp:
@@ -249,10 +280,18 @@ class Dispatch:
         place = route.switched.place(document.directory)
         try:
             assert place is not None
+            if place.client.duplicates == "hold" and document.released_at is None:
+                self._require_new_bytes(document)
             with PatientFile(self._patience, document.ged, lambda: self._open(document)) as file:
                 return self._deliver(document, file, place, route)
         except Changed:
             self._return(document, "overwritten before it was sent")
+        except Held as held:
+            self._hold(document, "held", str(held), now, attempts=0)
+        except NotYet:
+            self._journal.write(
+                lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + SHARE_AWAY)
+            )
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
         except OSError as error:
@@ -266,6 +305,27 @@ class Dispatch:
                 raise Marked(marker.relay_reply)
             return files.open_document(root_fd, document.relative)
 
+    def _require_new_bytes(self, document: Document) -> None:
+        """Read it once more than is needed to send it. Raises Held, NotYet, Changed or OSError."""
+        digest = hashlib.sha256()
+        with PatientFile(self._patience, document.ged, lambda: self._open(document)) as file:
+            _check_unchanged(file, document)
+            while block := file.read(BLOCK):
+                digest.update(block)
+            _check_unchanged(file, document)
+        sha256 = digest.hexdigest()
+
+        def enter(tx: Transaction) -> tuple[str, bool]:
+            # Entered before it is asked: of two with the same bytes at least one sees the other.
+            tx.note(document.seq, State.SENDING, sha256=sha256)
+            return brakes.sent_before(tx, document, sha256)
+
+        reason, another_on_its_way = self._journal.write(enter)
+        if reason:
+            raise Held(reason)
+        if another_on_its_way:
+            raise NotYet
+
     def _deliver(self, document: Document, file: PatientFile, place: Place, route: Route) -> Outcome:
         self._turns.unreadable.discard(document.seq)
         _check_unchanged(file, document)
@@ -277,12 +337,16 @@ class Dispatch:
             sender=sender,
             collection_email=document.collection_email,
             subject=route.settings.subject,
+            neutral=lambda subject: neutral(place.collector, subject),
             message_id=document.message_id,
             date=document.date,
         )
-        digest = hashlib.sha256()
-        chunks = _whole(mail, file, document, digest.update)
         size = mail.size(document.stamp.size)
+        head = file.read(HEAD)
+        if document.released_at is None:
+            _require_accepted(document, place, head, size)
+        digest = hashlib.sha256()
+        chunks = _whole(mail, _Joined(head, file), file, document, digest.update)
 
         def before_dot() -> None:
             self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=digest.hexdigest()))
@@ -321,8 +385,12 @@ class Dispatch:
     def _conclude(self, document: Document, outcome: Outcome, now: Instant) -> None:
         if isinstance(outcome, Accepted):
             self._accepted(document, outcome, now)
+        elif isinstance(outcome, Refused | AddressRefused) and self._route.line.blameless(document.seq):
+            self._put_back(document)
         elif isinstance(outcome, Refused):
-            self._hold(document, outcome, outcome.reply, now)
+            self._hold(document, "refused", outcome.reply, now)
+        elif isinstance(outcome, AddressRefused):
+            self._hold_address(document, outcome.reply, now)
         elif isinstance(outcome, Deferred):
             self._defer(document, outcome, now)
         elif isinstance(outcome, Uncertain):
@@ -330,10 +398,15 @@ class Dispatch:
         else:
             self._put_back(document)
 
-    def _report(self, line: Line, outcome: Outcome, now: Instant) -> None:
-        event = line.report(outcome, now.steady)
-        if event is not None:
-            say(event.name, reason=event.detail, relay=self._relay_smtp.host)
+    def _report(self, line: Line, document: Document, outcome: Outcome, now: Instant) -> None:
+        event = line.report(outcome, now.steady, document.client, document.seq)
+        pace.save(self._journal, self._relay_smtp, line, now)
+        if event is None:
+            return
+        if event.put_back:
+            self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
+        more: dict[str, Any] = {"quota": True} if event.quota else {}
+        say(event.name, reason=event.detail, relay=self._relay_smtp.host, **more)
 
     def _accepted(self, document: Document, outcome: Accepted, now: Instant, reason: str = "") -> None:
         attempts = document.attempts + 1
@@ -350,14 +423,44 @@ class Dispatch:
         say_document("document_sent", sent, collection_email=sent.collection_email, relay_reply=outcome.reply)
         self._marking.validate(sent, now.wall)
 
-    def _hold(self, document: Document, outcome: Outcome, reason: str, now: Instant) -> None:
+    def _hold(self, document: Document, outcome: str, reason: str, now: Instant, attempts: int = 1) -> None:
+        """`attempts`: 0 where the relay was never asked."""
+
         def hold(tx: Transaction) -> None:
-            tx.attempt(document.seq, now.wall, type(outcome).__name__.lower(), reason)
-            columns = {"attempts": document.attempts + 1, "reason": reason, "relay_reply": reason}
+            if not attempts:
+                tx.move(document.seq, State.SENDING, State.HELD, reason=reason)
+                return
+            tx.attempt(document.seq, now.wall, outcome, reason)
+            columns = {"attempts": document.attempts + attempts, "reason": reason, "relay_reply": reason}
             tx.move(document.seq, State.SENDING, State.HELD, **columns)
 
         self._journal.write(hold)
         say_document("document_held", document, reason=reason)
+
+    def _hold_address(self, document: Document, reply: str, now: Instant) -> None:
+        """Nothing for this address leaves until a person has looked: it is told once, and its queue is held with it."""
+        address = document.collection_email
+        reason = _address_refused(address, reply)
+
+        def hold(tx: Transaction) -> list[Document]:
+            tx.attempt(document.seq, now.wall, "refused", reply)
+            columns = {"attempts": document.attempts + 1, "reason": reason, "relay_reply": reply}
+            tx.move(document.seq, State.SENDING, State.HELD, **columns)
+            tx.refuse_address(address, now.wall, reply)
+            queue = tx.documents("state = 'queued' AND client = ?", (document.client,))
+            others = [other for other in queue if self._goes_to(other) == address]
+            for other in others:
+                tx.move(other.seq, State.QUEUED, State.HELD, reason=reason, collection_email=address)
+            return others
+
+        others = self._journal.write(hold)
+        say_document("document_held", document, reason=reason, collection_email=address, address_refused=True)
+        for other in others:
+            say_document("document_held", other, reason=reason, collection_email=address)
+
+    def _goes_to(self, document: Document) -> str:
+        place = self._route.switched.place(document.directory)
+        return place.collection_email if place is not None else ""
 
     def _defer(self, document: Document, outcome: Deferred, now: Instant) -> None:
         retry = self._route.settings.retry
@@ -365,7 +468,7 @@ class Dispatch:
         since = document.queued_at or 0.0
         tried = tried_for([at for at in attempted if at >= since], now.wall, retry.max + LONG_GAP)
         if tried >= retry.give_up_after:
-            self._hold(document, outcome, f"given up: {outcome.reply}", now)
+            self._hold(document, "deferred", f"given up: {outcome.reply}", now)
             return
         attempts = document.attempts + 1
         due = next_due(retry, attempts, now.wall, self._random)
@@ -375,7 +478,7 @@ class Dispatch:
     def _uncertain(self, document: Document, outcome: Uncertain, now: Instant) -> None:
         retry, uncertain = self._route.settings.retry, document.uncertain + 1
         if uncertain > retry.uncertain_attempts:
-            self._hold(document, outcome, f"uncertain too often: {outcome.detail}; it may have arrived", now)
+            self._hold(document, "uncertain", f"uncertain too often: {outcome.detail}; it may have arrived", now)
             return
         due = next_due(retry, uncertain, now.wall, self._random)
         attempts = document.attempts + 1
@@ -408,12 +511,57 @@ class Dispatch:
         self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0))
 
 
+def _address_refused(address: str, reply: str) -> str:
+    return f"the address {address} was refused: {reply}"
+
+
+def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
+    """What was refused in a row was the relay's fault: the documents, and those held with their address."""
+    for seq in documents:
+        document = tx.document(seq)
+        if document is None:
+            continue
+        address = document.collection_email
+        refused = tx.refused_address(address)
+        tx.accept_address(address)
+        reasons = (document.reason, "" if refused is None else _address_refused(address, refused))
+        held = "state = 'held' AND (seq = ? OR (collection_email = ? AND reason = ?))"
+        for one in list(tx.documents(held, (seq, address, reasons[1]))):
+            tx.move(one.seq, State.HELD, State.QUEUED, due_at=0.0, reason="")
+
+
+def _require_accepted(document: Document, place: Place, head: bytes, mail_size: int) -> None:
+    """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""
+    found = objections(place.collector, document.name, head, document.stamp.size, mail_size)
+    if found.holds:
+        raise Held("; ".join(found.holds))
+    if found.warnings:
+        say_document("document_queued", document, warning="; ".join(found.warnings), level="warning")
+
+
+class _Joined:
+    """The head that was read already, and then the rest of the file."""
+
+    def __init__(self, head: bytes, rest: PatientFile) -> None:
+        self._head = head
+        self._rest = rest
+
+    def read(self, size: int, /) -> bytes:
+        """As of a file."""
+        if not self._head:
+            return self._rest.read(size)
+        block, self._head = self._head[:size], self._head[size:]
+        return block
+
+
 def _check_unchanged(file: PatientFile, document: Document) -> None:
     if not files.stamp_of(file.status()).same_content(document.stamp):
         raise Changed
 
 
-def _whole(mail: Mail, file: PatientFile, document: Document, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
+def _whole(
+    mail: Mail, content: Readable, file: PatientFile, document: Document, on_bytes: Callable[[bytes], None]
+) -> Iterator[bytes]:
     """The mail's chunks; raises Changed before the end, so that no final dot follows bytes that are not one version."""
     read = 0
 
@@ -422,7 +570,7 @@ def _whole(mail: Mail, file: PatientFile, document: Document, on_bytes: Callable
         read += len(block)
         on_bytes(block)
 
-    yield from mail.chunks(file, count)
+    yield from mail.chunks(content, count)
     _check_unchanged(file, document)
     if read != document.stamp.size:
         raise Changed

@@ -21,10 +21,9 @@ from typing import Any, Final, TypeVar
 from bridged.known import KNOWN_SCHEMA, Known
 from bridged.model import TRANSITIONS, Document, Stamp, State, UserError
 
-SCHEMA_VERSION: Final = 1
 FILE_NAME: Final = "journal.sqlite"
 
-_SCHEMA = (
+_SCHEMA_1: Final = (
     KNOWN_SCHEMA
     + """
 CREATE TABLE documents (
@@ -43,10 +42,22 @@ CREATE TABLE attempts (document INTEGER NOT NULL, at REAL NOT NULL, outcome TEXT
 CREATE INDEX attempts_by_document ON attempts (document);
 """
 )
+_SCHEMA_2: Final = """
+ALTER TABLE documents ADD COLUMN released_at REAL;
+CREATE TABLE kept (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE refused_addresses (address TEXT PRIMARY KEY, at REAL NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX attempts_by_time ON attempts (at);
+CREATE INDEX documents_by_client ON documents (client, deposited_at);
+CREATE INDEX documents_by_address ON documents (collection_email, sent_at);
+CREATE INDEX documents_by_content ON documents (sha256, collection_email) WHERE sha256 <> '';
+"""
+_SCHEMAS: Final = (_SCHEMA_1, _SCHEMA_2)  # each is what its version adds: a new journal goes through all of them
+SCHEMA_VERSION: Final = len(_SCHEMAS)
 
 _COLUMNS: Final = (
     "seq, id, client, ged, path, state, reason, inode, size, mtime_ns, ctime_ns, sha256, collection_email, message_id,"
-    " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker"
+    " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker,"
+    " released_at"
 )
 
 _NAMES: Final = _COLUMNS.split(", ")
@@ -85,17 +96,19 @@ class Transaction(Known):
         sql = f"SELECT {_COLUMNS} FROM documents WHERE {where} ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
         return map(_document, self.sql.execute(sql, (*arguments, limit)))
 
-    def due_after(self, client: str, now: float, horizon: float, away: Collection[bytes] = ()) -> Document | None:
+    def due_after(
+        self, client: str, now: float, horizon: float, away: Collection[bytes] = (), but: Collection[int] = ()
+    ) -> Document | None:
         """The first queued document that is due, of the client after `client` in the alphabet: clients take turns.
 
         A due time beyond `horizon` cannot have come from the retry schedule: the clock jumped back, so it is due.
-        Documents of the GEDs `away` cannot be read now and are passed over.
+        Documents of the GEDs `away` cannot be read now and are passed over, and so are those in `but`.
         """
-        due = f"state = 'queued' AND (due_at <= ? OR due_at > ?) AND {_not_in(away)}"
+        due = f"state = 'queued' AND (due_at <= ? OR due_at > ?) AND {_not_in(away)} AND {_not_in(but, 'seq')}"
         for turn, order in ((" AND client > ?", "client, seq"), (" AND client <= ?", "client, seq")):
             row = self.sql.execute(
                 f"SELECT {_COLUMNS} FROM documents WHERE {due}{turn} ORDER BY {order} LIMIT 1",  # noqa: S608
-                (now, horizon, *away, client),
+                (now, horizon, *away, *but, client),
             ).fetchone()
             if row is not None:
                 return _document(row)
@@ -130,7 +143,50 @@ class Transaction(Known):
             "SELECT at, outcome, reply FROM attempts WHERE document = ? ORDER BY at", (seq,)
         ).fetchall()
 
+    def tried_since(self, at: float) -> list[tuple[float, str]]:
+        """When the relay was handed a document since then, and what came of it, in that order."""
+        return self.sql.execute("SELECT at, outcome FROM attempts WHERE at > ? ORDER BY at", (at,)).fetchall()
+
+    def deposited_before(self, document: Document, within: float) -> int:
+        """How many documents its client had deposited `within` so many seconds before this one, missed ones apart."""
+        sql = "SELECT COUNT(*) FROM documents WHERE client = ? AND deposited_at > ? AND seq < ? AND state <> 'missed'"
+        row = self.sql.execute(sql, (document.client, document.deposited_at - within, document.seq)).fetchone()
+        return int(row[0])
+
+    def accepted_since(self, collection_email: str, at: float) -> list[float]:
+        """When the relay accepted a document for an address since then, the latest first."""
+        sql = "SELECT sent_at FROM documents WHERE collection_email = ? AND sent_at > ? ORDER BY sent_at DESC"
+        return [row[0] for row in self.sql.execute(sql, (collection_email, at))]
+
+    def same_bytes(self, document: Document, sha256: str) -> list[Document]:
+        """Other documents with these bytes that have left for the same address, may have, or are on their way."""
+        on_the_way = "state IN ('sending', 'sent', 'validated') OR uncertain > 0"
+        where = f"sha256 = ? AND collection_email = ? AND seq <> ? AND ({on_the_way})"
+        return list(self.documents(where, (sha256, document.collection_email, document.seq)))
+
+    def refused_address(self, collection_email: str) -> str | None:
+        """The relay's words when it refused this address, if nobody has released it since."""
+        row = self.sql.execute("SELECT reply FROM refused_addresses WHERE address = ?", (collection_email,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def kept(self, key: str) -> str | None:
+        """What was kept under this key."""
+        row = self.sql.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
     # -- writing
+
+    def keep(self, key: str, value: str) -> None:
+        """Keep a small value, in the place of the one before."""
+        self.sql.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (key, value))
+
+    def refuse_address(self, collection_email: str, at: float, reply: str) -> None:
+        """Nothing is to be sent there until somebody releases a document of it."""
+        self.sql.execute("INSERT OR REPLACE INTO refused_addresses VALUES (?, ?, ?)", (collection_email, at, reply))
+
+    def accept_address(self, collection_email: str) -> None:
+        """The address may be tried again."""
+        self.sql.execute("DELETE FROM refused_addresses WHERE address = ?", (collection_email,))
 
     def add(self, state: State, **columns: Any) -> int:
         """Enter a document in its first state; returns its number."""
@@ -199,8 +255,8 @@ class Transaction(Known):
         return cursor.rowcount == 1
 
 
-def _not_in(geds: Collection[bytes]) -> str:
-    return f"ged NOT IN ({', '.join('?' * len(geds))})"
+def _not_in(values: Collection[object], column: str = "ged") -> str:
+    return f"{column} NOT IN ({', '.join('?' * len(values))})"
 
 
 def _stamp_columns(stamp: Stamp) -> dict[str, int]:
@@ -333,8 +389,8 @@ class Journal:
                 f"The journal {self.path} was written by a newer bridged (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}): install that version again, or give this one another state_dir."
             )
-        if version == 0:
-            self._sql.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        for number, schema in enumerate(_SCHEMAS[version:], version + 1):
+            self._sql.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {number}; COMMIT;")
 
 
 def damaged(path: Path, error: Exception) -> JournalError:

@@ -104,12 +104,14 @@ def compose(
     sender: str,
     collection_email: str,
     subject: str,
+    neutral: Callable[[str], str] = str,
     message_id: str,
     date: str,
 ) -> Mail:
     """The mail of one document: one address, one attachment, a short line of text.
 
-    `subject` may hold {document} and {client}. No file name and no client's name can add a header or an
+    `subject` may hold {document} and {client}; `neutral` takes out what its receiver would understand as a command.
+    No file name and no client's name can add a header or an
     address; what would is cleaned away, and UnsafeHeader is raised if an argument of ours did.
     """
     whole_name = clean(name)
@@ -119,7 +121,7 @@ def compose(
     lines = [
         f"From: {_address(sender)}",
         f"To: {_address(collection_email)}",
-        f"Subject: {_unstructured(_one_line(line) or whole_name)}",
+        f"Subject: {_unstructured(neutral(_one_line(line) or whole_name))}",
         f"Date: {date}",
         f"Message-ID: {message_id}",
         "MIME-Version: 1.0",

@@ -40,6 +40,7 @@ TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
         (State.WAITING, State.VALIDATED),  # came with its valid marker
         (State.QUEUED, State.WAITING),  # overwritten before it left: must be quiet again
         (State.QUEUED, State.SENDING),  # claimed; committed before the first byte
+        (State.QUEUED, State.HELD),  # its address was refused, or a brake of its client's holds it
         (State.QUEUED, State.WITHDRAWN),  # left its switched folder, or switched off
         (State.SENDING, State.QUEUED),  # the relay's trouble, deferred, uncertain, or a crash
         (State.SENDING, State.WAITING),  # changed under the reading
@@ -48,7 +49,7 @@ TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
         (State.SENDING, State.SENT),  # the relay accepted it; committed before the marker
         (State.SENT, State.VALIDATED),  # the marker is written
         (State.HELD, State.QUEUED),  # released
-        (State.HELD, State.WITHDRAWN),  # deleted while it was held
+        (State.HELD, State.WITHDRAWN),  # dropped, or deleted while it was held
         (State.MISSED, State.QUEUED),  # `bridged send` of a missed document
     }
 )
@@ -102,6 +103,7 @@ class Document:
     due_at: float
     relay_reply: str
     marker: bytes
+    released_at: float | None
 
     @property
     def name(self) -> bytes:

@@ -152,8 +152,8 @@ def test_throttling_lowers_the_sessions_to_one_and_acceptances_restore_them_slow
         probe(a_line, SLOW, now)
     assert a_line.sessions_allowed == 1
     seen = []
-    for _ in range(60):
-        probe(a_line, OK, 9000.0)
+    for minute in range(60):
+        probe(a_line, OK, 9000.0 + 60 * minute)
         seen.append(a_line.sessions_allowed)
     assert seen == [1] * 19 + [2] * 20 + [3] * 21
 
