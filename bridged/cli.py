@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,7 +26,7 @@ from bridged.credentials import password
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
-from bridged.known import SPECIAL, split
+from bridged.known import SPECIAL, is_in, split
 from bridged.mark import utc
 from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
@@ -37,6 +37,7 @@ from bridged.survey import Survey, ignored, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
 ANSWER_WITHIN: Final = 10.0
+DROPPED: Final = "dropped by a person"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -79,6 +80,12 @@ def _config(function: F) -> F:
     return click.option("--config", "config", metavar="FILE", type=kind, help=told)(function)
 
 
+_dry_run = click.option(
+    "--dry-run",
+    "dry",
+    is_flag=True,
+    help="With mails in a Maildir instead of the relay, no markers, and a state directory of its own.",
+)
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 _PATH = click.Path(path_type=bytes, readable=False)  # an unreadable file may well be asked about
 _paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATH)
@@ -92,11 +99,12 @@ def main() -> None:
 
 @main.command()
 @_config
-def run(config: Path | None) -> None:
+@_dry_run
+def run(config: Path | None, dry: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or SIGINT."""
     from bridged import daemon  # noqa: PLC0415 - the other commands need no observer, and start faster
 
-    raise SystemExit(daemon.run(find_config(config)))
+    raise SystemExit(daemon.run(find_config(config), dry_run=dry))
 
 
 # -- what is
@@ -157,10 +165,11 @@ def _check_relay(settings: Settings, *, as_json: bool) -> None:
 
 @main.command()
 @_config
+@_dry_run
 @_json
-def status(config: Path | None, as_json: bool) -> None:
+def status(config: Path | None, dry: bool, as_json: bool) -> None:
     """Show the daemon, the relay, and every switched folder with its counts."""
-    settings = load(find_config(config))
+    settings = load(find_config(config), dry_run=dry)
     daemon = _ask(settings.state_dir, "status", ANSWER_WITHIN)
     with _journal(settings) as journal:
         rows = report.status(settings, journal, daemon)
@@ -190,12 +199,13 @@ def _daemon_sentence(daemon: Mapping[str, Any] | None) -> str:
 
 @main.command()
 @_config
+@_dry_run
 @click.option("--client", metavar="N", help="Only this client's.")
 @click.option("--state", type=click.Choice([state.value for state in State]), help="Only those in this state.")
 @_json
-def documents(config: Path | None, client: str | None, state: str | None, as_json: bool) -> None:
+def documents(config: Path | None, dry: bool, client: str | None, state: str | None, as_json: bool) -> None:
     """List the journal's documents, in the order of their deposit."""
-    settings = load(find_config(config))
+    settings = load(find_config(config), dry_run=dry)
     with _journal(settings) as journal:
         rows = [] if journal is None else report.documents(journal, client, state)
     if as_json:
@@ -207,10 +217,11 @@ def documents(config: Path | None, client: str | None, state: str | None, as_jso
 
 @main.command()
 @_config
+@_dry_run
 @click.argument("path", type=_PATH)
-def explain(config: Path | None, path: bytes) -> None:
+def explain(config: Path | None, dry: bool, path: bytes) -> None:
     """Say why a file was or was not sent."""
-    settings = load(find_config(config))
+    settings = load(find_config(config), dry_run=dry)
     with _journal(settings) as journal:
         _say(_explained(settings, journal, locate(settings, path)))
 
@@ -223,42 +234,102 @@ def _explained(settings: Settings, journal: Journal | None, path: bytes) -> str:
 # -- what to do
 
 
+def _choice(function: F) -> F:
+    """Which held documents are meant: by id, by client, by folder."""
+    client = click.option("--client", metavar="N", help="Every held document of this client.")
+    folder = click.option("--folder", metavar="PATH", type=_PATH, help="Every held document in this folder and below.")
+    return click.argument("ids", metavar="ID...", nargs=-1)(client(folder(function)))
+
+
 @main.command()
 @_config
-@click.argument("ids", metavar="ID...", nargs=-1)
+@_choice
 @click.option("--all", "everything", is_flag=True, help="Release every held document.")
-def release(config: Path | None, ids: tuple[str, ...], everything: bool) -> None:
-    """Put held documents back in the queue."""
-    if bool(ids) == everything:
-        raise click.UsageError("Name the documents to release, or say --all.")
+def release(
+    config: Path | None, ids: tuple[str, ...], client: str | None, folder: bytes | None, everything: bool
+) -> None:
+    """Put held documents back in the queue. They leave, whatever brake or collector's limit had held them."""
+    if sum(map(bool, (ids, client, folder, everything))) != 1:
+        raise click.UsageError("Name the documents to release: ids, or --client, or --folder, or --all.")
     settings = load(find_config(config))
     now = time.time()
+    below = None if folder is None else locate(settings, folder)
     with _writable(settings) as journal:
-        done, refused = journal.write(lambda tx: _release(tx, ids, now, everything=everything))
+        done, refused = journal.write(lambda tx: _each_held(tx, ids, client, below, _Release(tx, now)))
     for document in done:
         _say(f"Released: {readable(document.relative)} of {document.client} is queued again.")
-    if everything and not done:
-        _say("No document is held.")
+    if not ids and not done:
+        _say("No such document is held.")
     _finish(settings, bool(done), refused, released=[document.id for document in done])
 
 
-def _release(
-    tx: Transaction, ids: tuple[str, ...], now: float, *, everything: bool
+@main.command()
+@_config
+@_choice
+def drop(config: Path | None, ids: tuple[str, ...], client: str | None, folder: bytes | None) -> None:
+    """Decide that held documents are never sent. Their files stay where they are."""
+    if sum(map(bool, (ids, client, folder))) != 1:
+        raise click.UsageError("Name the documents to drop: ids, or --client, or --folder.")
+    settings = load(find_config(config))
+    below = None if folder is None else locate(settings, folder)
+    with _writable(settings) as journal:
+        done, refused = journal.write(lambda tx: _each_held(tx, ids, client, below, _Drop(tx)))
+    for document in done:
+        _say(f"Dropped: {readable(document.relative)} of {document.client} is not sent.")
+    if not ids and not done:
+        _say("No such document is held.")
+    _finish(settings, bool(done), refused, dropped=[document.id for document in done])
+
+
+class _Release:
+    """What a release does to one held document. Its address may be tried again, too."""
+
+    verb = "release"
+
+    def __init__(self, tx: Transaction, now: float) -> None:
+        self._tx = tx
+        self._now = now
+
+    def __call__(self, document: Document) -> None:
+        columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": self._now, "released_at": self._now}
+        self._tx.move(document.seq, State.HELD, State.QUEUED, **columns)
+        self._tx.accept_address(document.collection_email)
+
+
+class _Drop:
+    """What a drop does to one held document."""
+
+    verb = "drop"
+
+    def __init__(self, tx: Transaction) -> None:
+        self._tx = tx
+
+    def __call__(self, document: Document) -> None:
+        self._tx.move(document.seq, State.HELD, State.WITHDRAWN, reason=DROPPED)
+
+
+def _each_held(
+    tx: Transaction,
+    ids: tuple[str, ...],
+    client: str | None,
+    below: bytes | None,
+    act: _Release | _Drop,
 ) -> tuple[list[Document], list[str]]:
-    if everything:
-        found = {d.id: d for d in tx.documents("state = 'held'")}
-    else:
+    """Do it to those that were chosen; without a choice, to all. What cannot be done is told in sentences."""
+    done, refused = [], []
+    if ids:
         found = {d.id: d for one in dict.fromkeys(ids) for d in tx.documents("id = ?", (one,))}
-    refused = [f"There is no document {one} in the journal; `bridged documents` lists them." for one in ids]
-    refused = [text for one, text in zip(ids, refused, strict=True) if one not in found]
-    done = []
+        unknown = [one for one in ids if one not in found]
+        refused = [f"There is no document {one} in the journal; `bridged documents` lists them." for one in unknown]
+    else:
+        held = (d for d in tx.documents("state = 'held'") if client in (None, d.client))
+        found = {d.id: d for d in held if below is None or is_in(d.path, below)}
     for document in found.values():
         if document.state is State.HELD:
-            columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": now}
-            tx.move(document.seq, State.HELD, State.QUEUED, **columns)
+            act(document)
             done.append(document)
         else:
-            refused.append(f"{document.id} is {document.state}, not held, so there is nothing to release.")
+            refused.append(f"{document.id} is {document.state}, not held, so there is nothing to {act.verb}.")
     return done, refused
 
 
@@ -320,7 +391,7 @@ def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp
     known = tx.known(path)
     if known is None or known.stamp == SPECIAL:
         raise NotSendable
-    purpose = {"queued_at": now, "reason": "sent on purpose"}
+    purpose = {"queued_at": now, "reason": "sent on purpose", "released_at": now}
     if known.document is None:
         seq = enter(tx, settings, place, path, stamp, State.QUEUED, now, **purpose)
     else:
@@ -332,18 +403,21 @@ def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp
     tx.know(path, stamp, seq)
 
 
-def _wake(settings: Settings, released: list[str]) -> None:
+def _wake(settings: Settings, released: list[str], dropped: list[str]) -> None:
     """Tell the daemon, in requests that are small enough for it."""
-    for start in range(0, max(1, len(released)), 1000):
-        request = {"command": "wake", "released": released[start : start + 1000]}
+    for start in range(0, max(1, len(released), len(dropped)), 1000):
+        part = slice(start, start + 1000)
+        request = {"command": "wake", "released": released[part], "dropped": dropped[part]}
         if control.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
             _say("The daemon is stopped: what is queued is sent when it runs.")
             return
 
 
-def _finish(settings: Settings, woken: bool, refused: list[str], released: list[str] | None = None) -> None:
+def _finish(
+    settings: Settings, woken: bool, refused: list[str], released: Sequence[str] = (), dropped: Sequence[str] = ()
+) -> None:
     if woken:
-        _wake(settings, released or [])
+        _wake(settings, list(released), list(dropped))
     if refused:
         raise UserError("\n".join(refused))
 

@@ -57,8 +57,11 @@ def find_config(option: Path | None) -> Path:
     return option or Path(os.environ.get("BRIDGED_CONFIG") or DEFAULT_FILE)
 
 
-def load(path: Path) -> Settings:
-    """The settings in a file. Raises ConfigError with every problem at once, or the first hundred of them."""
+def load(path: Path, *, dry_run: bool = False) -> Settings:
+    """The settings in a file. Raises ConfigError with every problem at once, or the first hundred of them.
+
+    A dry run has a state directory of its own, below the real one, and alerts nobody.
+    """
     lines = read(_content(path), str(path))
     if not isinstance(lines.value, dict) and not lines.problems:
         lines.add((), "The file holds no configuration.", "Begin with smtp: and clients:.")
@@ -70,6 +73,8 @@ def load(path: Path) -> Settings:
     _conflicts(lines)
     if lines.problems or settings is None:
         raise ConfigError(lines.found())
+    if dry_run:
+        return settings.model_copy(update={"state_dir": settings.state_dir / "dry-run", "alerts": None})
     return settings
 
 

@@ -69,7 +69,8 @@ class Loop(threading.Thread):
 class Daemon:
     """One running bridge."""
 
-    def __init__(self, config_path: Path, settings: Settings, journal: Journal) -> None:
+    def __init__(self, config_path: Path, settings: Settings, journal: Journal, *, dry_run: bool = False) -> None:
+        self._dry_run = dry_run
         self._config_path = config_path
         self._settings = settings
         self._journal = journal
@@ -84,7 +85,7 @@ class Daemon:
         self._turns = Turns()
         self._patience = Patience(time.monotonic)
         self._shares = Shares()
-        self._marking = Marking(journal, settings, self._patience, self._shares)
+        self._marking = Marking(journal, settings, self._patience, self._shares, dry_run=dry_run)
         self._intake_loop = Loop("intake", self._step_intake)
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
@@ -100,6 +101,8 @@ class Daemon:
         """Until SIGTERM or SIGINT."""
         self._signals()
         self._recover()
+        if self._line.state != "up":  # as it was when the daemon stopped: whoever reads on from here must know
+            say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host)
         self._rounds.configure(self._settings, start=True)
         self._hire()
         for loop in (self._intake_loop, self._marking_loop):
@@ -184,7 +187,8 @@ class Daemon:
     def _hire(self) -> None:
         """As many senders as the configuration allows sessions."""
         switched = SwitchedFolders(self._settings.clients, self._settings.ignore)
-        route = Route(self._settings, switched, self._line)
+        maildir = self._settings.state_dir / "Maildir" if self._dry_run else None
+        route = Route(self._settings, switched, self._line, maildir)
         for sender, _ in self._senders:
             sender.configure(route)
         while len(self._senders) < self._settings.smtp.connections:
@@ -239,7 +243,7 @@ class Daemon:
             self._file_seen = self._file_identity()
             self._line.probe_now()
             try:
-                settings = load(self._config_path)
+                settings = load(self._config_path, dry_run=self._dry_run)
                 self._require_same_state(settings)
             except ConfigError as error:
                 problems = [str(problem) for problem in error.problems]
@@ -282,16 +286,17 @@ class Daemon:
         if command == "status":
             return self._status()
         if command == "wake":
-            self._tell_released(request.get("released", []))
+            self._tell("document_released", request.get("released", []))
+            self._tell("document_withdrawn", request.get("dropped", []))
             self._line.probe_now()
             self._wake_senders()
             return {"ok": True}
         return {"ok": False, "error": f"The daemon knows no command {command!r}."}
 
-    def _tell_released(self, ids: list[str]) -> None:
+    def _tell(self, event: str, ids: list[str]) -> None:
         for identity in ids:
             for document in self._journal.read(lambda tx, i=identity: list(tx.documents("id = ?", (str(i),)))):  # type: ignore[misc]
-                say_document("document_released", document)
+                say_document(event, document, **({"reason": document.reason} if document.reason else {}))
 
     def _status(self) -> dict[str, Any]:
         relay = {"state": self._line.state, "detail": self._line.detail}
@@ -315,16 +320,17 @@ def _new_line(journal: Journal, settings: Settings) -> Line:
     return line
 
 
-def run(config_path: Path) -> int:
+def run(config_path: Path, *, dry_run: bool = False) -> int:
     """`bridged run`: the exit code. Raises UserError (75: another instance; 78: configuration)."""
-    settings = load(config_path)
+    settings = load(config_path, dry_run=dry_run)
     logs.configure(settings.log.format, settings.log.level)
     lock = control.lock(settings.state_dir)
     try:
-        say("daemon_started", version=__version__, config=str(config_path), pid=os.getpid())
+        more: dict[str, Any] = {"dry_run": True, "maildir": str(settings.state_dir / "Maildir")} if dry_run else {}
+        say("daemon_started", version=__version__, config=str(config_path), pid=os.getpid(), **more)
         journal = Journal(settings.state_dir)
         try:
-            return Daemon(config_path, settings, journal).run()
+            return Daemon(config_path, settings, journal, dry_run=dry_run).run()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from bridged import brakes, files, pace
@@ -19,6 +20,7 @@ from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
+from bridged.maildir import Maildir
 from bridged.marking import Marking
 from bridged.message import BLOCK, Mail, Readable, compose
 from bridged.model import (
@@ -72,6 +74,7 @@ class Route:
     settings: Settings
     switched: SwitchedFolders
     line: Line
+    maildir: Path | None = None  # in a dry run: where mails go instead of the relay
 
 
 class Turns:
@@ -268,8 +271,10 @@ class Dispatch:
             self._relay.close()
             self._relay = self._new_relay()
 
-    def _new_relay(self) -> Relay:
+    def _new_relay(self) -> Relay | Maildir:
         smtp = self._relay_smtp = self._route.settings.smtp
+        if self._route.maildir is not None:
+            return Maildir(self._route.maildir)
         return Relay(smtp, lambda: password(smtp))
 
     # -- send

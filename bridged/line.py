@@ -178,6 +178,12 @@ class Line:
             return "throttled" if self._matter == "up" and self._quota_told else _STATES[self._matter]
 
     @property
+    def event(self) -> LineEventName:
+        """The name under which this state is told."""
+        with self._lock:
+            return "relay_throttled" if self._matter == "up" and self._quota_told else _EVENTS[self._matter]
+
+    @property
     def detail(self) -> str:
         """The relay's or the line's own words for what is the matter; empty when up."""
         with self._lock:

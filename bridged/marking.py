@@ -20,7 +20,11 @@ from bridged.shares import Away, Shares
 class Marking:
     """The last step of every document. Thread-safe: senders mark what they sent, one loop sees to the rest."""
 
-    def __init__(self, journal: Journal, settings: Settings, patience: Patience, shares: Shares) -> None:
+    def __init__(
+        self, journal: Journal, settings: Settings, patience: Patience, shares: Shares, *, dry_run: bool = False
+    ) -> None:
+        """In a dry run no marker is written."""
+        self._dry_run = dry_run
         self._journal = journal
         self._patience = patience
         self._shares = shares
@@ -76,6 +80,8 @@ class Marking:
         return marker if marker is not None and marker.message_id == document.message_id else None
 
     def _write(self, document: Document, now: float) -> bytes:
+        if self._dry_run:
+            return b""
         with self._shares.at(document.ged, document.path) as root_fd:
             files.lstat(root_fd, document.relative)
             fd = files.open_directory(root_fd, document.relative.rpartition(b"/")[0])

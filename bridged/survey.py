@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from bridged import files
 from bridged.admit import verdict
+from bridged.collectors import fits
 from bridged.folders import SwitchedFolders, components
 from bridged.known import split
 from bridged.model import readable
+from bridged.presets import collector
 from bridged.settings import Client, Settings
 from bridged.sweep import Listing, Sweep, Unreadable
 
@@ -35,6 +37,7 @@ def survey(settings: Settings, now: float) -> Survey:
     result = Survey(watches_available=_watch_limit())
     switched = SwitchedFolders(settings.clients, settings.ignore)
     for client in settings.clients:
+        result.warnings += _addresses_that_do_not_fit(client)
         _survey_ged(result, settings, switched, client, now)
     if result.watches_available is not None and result.watches_needed > result.watches_available:
         result.warnings.append(
@@ -88,6 +91,17 @@ def _survey_ged(result: Survey, settings: Settings, switched: SwitchedFolders, c
         result.warnings.append(f"The GED {ged} of {client.name} cannot be opened ({why}): nothing of it is sent.")
         return
     result.warnings += [_missing(row) for row in rows.values() if not row["directories"]]
+
+
+def _addresses_that_do_not_fit(client: Client) -> Iterator[str]:
+    for folder in client.switched_folders:
+        profile = collector(folder.collector or client.collector)
+        address = folder.collection_email or client.collection_email
+        if not fits(profile, address):
+            yield (
+                f"{address}, where {folder.path} of {client.name} goes, is no address as {profile.name} gives them out"
+                f" ({', '.join(profile.domains)}). Correct collection_email, or collector."
+            )
 
 
 def _missing(row: Mapping[str, Any]) -> str:
