@@ -1,0 +1,179 @@
+"""What waits for a person instead of leaving, and how a person deals with it."""
+
+from __future__ import annotations
+
+import json
+import mailbox
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bridge import COMMAND, Bridge, attachment, until
+from tests.relay import Say, ScriptedRelay
+
+PDF = b"%PDF-1.4\n%%EOF\n"
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, relay: ScriptedRelay) -> Iterator[Bridge]:
+    bridge = Bridge(tmp_path, relay)
+    yield bridge
+    if bridge.process is not None and bridge.process.poll() is None:
+        bridge.stop()
+
+
+def with_rule(bridge: Bridge, rule: str) -> Bridge:
+    """The bridge whose one client has a rule more."""
+    text = bridge.text
+
+    def more() -> str:
+        return text().replace("{name: Martin,", f"{{name: Martin, {rule},")
+
+    bridge.text = more
+    return bridge
+
+
+def held(bridge: Bridge, count: int) -> list[str]:
+    return sorted(line["document"] for line in bridge.wait_for("document_held", count))
+
+
+def test_a_mass_drop_stops_at_its_brake_and_the_rest_leaves_when_a_person_says_so(bridge):
+    with_rule(bridge, "brake: {documents: 3, within: 10m}").start()
+    for number in range(8):
+        (bridge.inbox / f"{number}.txt").write_bytes(b"document %d" % number)
+    assert len(held(bridge, 5)) == 5
+    until(lambda: bridge.count("document_validated") == 3, "three have left")
+    assert "brake" in bridge.lines("document_held")[0]["reason"]
+    bridge.stop()
+    bridge.start()  # what is held stays held
+    assert bridge.run("release", "--client", "Nobody").stdout == "No such document is held.\n"
+    assert bridge.run("release", "--client", "Martin").returncode == 0
+    until(lambda: bridge.count("document_validated") == 8, "all have left")
+    assert set(bridge.sent().values()) == {1}
+
+
+def test_a_review_holds_everything_and_a_folder_is_released_or_dropped_as_a_whole(bridge):
+    with_rule(bridge, "review: true").start()
+    inner = bridge.inbox / "2026"
+    inner.mkdir()
+    for name in ("a.txt", "2026/b.txt", "2026/c.txt"):
+        (bridge.inbox / name).write_bytes(name.encode())
+    (bridge.ged / "Notes" / "d.txt").write_bytes(b"d")
+    held(bridge, 4)
+    assert not bridge.sent()
+    assert bridge.run("release", "--folder", inner).returncode == 0
+    until(lambda: set(bridge.sent()) == {"b.txt", "c.txt"}, "the folder has left")
+    assert bridge.run("drop", "--folder", bridge.ged / "Notes").returncode == 0
+    assert bridge.wait_for("document_withdrawn")[0]["reason"] == "dropped by a person"
+    identity = next(line["id"] for line in bridge.lines("document_held") if line["document"] == "Achats/a.txt")
+    assert bridge.run("drop", identity).returncode == 0
+    assert bridge.run("drop", identity).returncode == 1
+    assert bridge.run("drop").returncode == 2
+    bridge.stop()
+    assert set(bridge.sent()) == {"b.txt", "c.txt"}
+
+
+def test_bytes_that_the_address_already_got_are_held_and_those_that_are_new_are_not(bridge):
+    with_rule(bridge, "duplicates: hold").start()
+    (bridge.inbox / "first.txt").write_bytes(b"the same bytes")
+    bridge.wait_for("document_validated")
+    (bridge.inbox / "again.txt").write_bytes(b"the same bytes")
+    (bridge.inbox / "other.txt").write_bytes(b"other bytes")
+    assert held(bridge, 1) == ["Achats/again.txt"]
+    assert "first.txt" in bridge.lines("document_held")[0]["reason"]
+    bridge.wait_for("document_validated", 2)
+    assert set(bridge.sent()) == {"first.txt", "other.txt"}
+    assert bridge.run("release", "--all").returncode == 0
+    until(lambda: bridge.sent()["again.txt"] == 1, "released, it leaves all the same")
+
+
+def test_of_many_copies_that_come_at_once_one_leaves(bridge):
+    with_rule(bridge, "duplicates: hold").start()
+    for number in range(6):
+        (bridge.inbox / f"{number}.txt").write_bytes(b"x" * 100_000)
+    held(bridge, 5)
+    bridge.wait_for("document_validated")
+    assert sum(bridge.sent().values()) == 1
+
+
+def test_what_the_collector_would_drop_is_held_with_the_reason_and_the_rest_goes(bridge):
+    with_rule(bridge, "collector: conciliator").start()
+    (bridge.inbox / "small.pdf").write_bytes(PDF)
+    (bridge.inbox / "large.pdf").write_bytes(b"%PDF-1.4\n" + b"%" * 40_000 + b"\n%%EOF\n")
+    assert held(bridge, 1) == ["Achats/small.pdf"]
+    assert "Conciliator" in bridge.lines("document_held")[0]["reason"]
+    bridge.wait_for("document_validated")
+    assert bridge.run("release", "--all").returncode == 0
+    until(lambda: set(bridge.sent()) == {"small.pdf", "large.pdf"}, "a person knows better")
+
+
+def test_an_address_that_is_refused_is_tried_once_and_again_only_when_a_person_says_so(bridge):
+    bridge.more_clients = (
+        f"  - {{name: Dupont, ged: {bridge.base}/dupont, collection_email: dupont@collecte.example,"
+        " switched_folders: [Achats]}\n"
+    )
+    (bridge.base / "dupont" / "Achats").mkdir(parents=True)
+    bridge.relay.script("RCPT", Say("550 5.1.1 no such user"))
+    bridge.start()
+    (bridge.inbox / "1.txt").write_bytes(b"1")
+    bridge.wait_for("document_held")
+    assert bridge.lines("document_held")[0]["address_refused"] is True
+    (bridge.inbox / "2.txt").write_bytes(b"2")
+    held(bridge, 2)
+    (bridge.base / "dupont" / "Achats" / "3.txt").write_bytes(b"3")
+    bridge.wait_for("document_validated")
+    assert set(bridge.sent()) == {"3.txt"}
+    first = bridge.lines("document_held")[0]["id"]
+    assert bridge.run("release", first).returncode == 0
+    until(lambda: bridge.sent()["1.txt"] == 1, "the address is tried again")
+    assert bridge.run("release", "--all").returncode == 0
+    until(lambda: bridge.sent()["2.txt"] == 1, "and what was held with it leaves")
+
+
+def test_three_refusals_in_a_row_for_three_clients_are_the_relays_fault_and_all_are_put_back(bridge):
+    for name in ("b", "c", "d"):
+        (bridge.base / name / "Achats").mkdir(parents=True)
+        bridge.more_clients += (
+            f"  - {{name: {name}, ged: {bridge.base}/{name}, collection_email: {name}@collecte.example,"
+            " switched_folders: [Achats]}\n"
+        )
+    bridge.relay.always("DOT", Say("550 computer says no"))
+    bridge.start()
+    for name in ("b", "c", "d"):
+        (bridge.base / name / "Achats" / f"{name}.txt").write_bytes(name.encode())
+    bridge.wait_for("relay_misconfigured")
+
+    def states() -> list[str]:
+        return [json.loads(row)["state"] for row in bridge.run("documents", "--json").stdout.splitlines()]
+
+    until(lambda: states() == ["queued"] * 3, f"all three are put back, not {states()}")
+    bridge.stop()
+    bridge.start()  # the halt outlives the daemon
+    assert bridge.count("relay_misconfigured") == 2
+    tries = len(bridge.relay.mails)
+    bridge.relay.always("DOT")
+    assert bridge.run("reload").returncode == 0
+    until(lambda: set(bridge.sent()) == {"b.txt", "c.txt", "d.txt"}, "all have left")
+    assert len(bridge.relay.mails) == tries + 3
+    assert bridge.count("relay_recovered") == 1
+
+
+def test_a_dry_run_shows_what_would_leave_and_touches_nothing(bridge):
+    bridge.config.write_text(bridge.text())
+    with bridge.log.open("ab") as log:
+        bridge.process = subprocess.Popen([COMMAND, "run", "--dry-run", "--config", bridge.config], stderr=log)
+    bridge.wait_for("daemon_ready")
+    (bridge.inbox / "facture été.pdf").write_bytes(PDF)
+    bridge.wait_for("document_validated")
+    dry = bridge.base / "state" / "dry-run"
+    mails = [bytes(mail) for mail in mailbox.Maildir(dry / "Maildir", create=False)]
+    assert [attachment(mail) for mail in mails] == [("facture été.pdf", PDF)]
+    assert [path.name for path in bridge.inbox.iterdir()] == ["facture été.pdf"]
+    assert not bridge.relay.mails
+    assert not bridge.relay.sessions
+    assert '"validated": 1' in bridge.run("status", "--dry-run", "--json").stdout
+    assert "was sent to" in bridge.run("explain", "--dry-run", bridge.inbox / "facture été.pdf").stdout
+    assert bridge.stop() == 0
+    assert not (bridge.base / "state" / "journal.sqlite").exists()
