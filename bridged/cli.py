@@ -22,7 +22,6 @@ from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
 from bridged.changes import enter
 from bridged.config import ConfigError, find_config, load
-from bridged.credentials import password
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
@@ -146,9 +145,10 @@ def _user() -> str:
 
 
 def _check_relay(settings: Settings, *, as_json: bool) -> None:
+    from bridged.oauth import secret_of  # noqa: PLC0415
     from bridged.relay import Relay  # noqa: PLC0415
 
-    relay = Relay(settings.smtp, lambda: password(settings.smtp))
+    relay = Relay(settings.smtp, secret_of(settings.smtp))
     try:
         sentences = relay.check()
     except UserError as error:

@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 from bridged.model import UserError
-from bridged.settings import Smtp, is_utf8
+from bridged.settings import OAuth, Smtp, is_utf8
+
+
+class TokenUnavailable(Exception):
+    """No token is to be had just now, and nobody has to do anything about it: a sentence that shows no secret."""
 
 
 def password(smtp: Smtp) -> str | None:
@@ -22,14 +26,24 @@ def password(smtp: Smtp) -> str | None:
         if not is_utf8(secret):
             raise UserError(f"{place} is not UTF-8: set it again.")
         return secret
-    return _secret_file(smtp.password_file) if smtp.password_file else None
+    return _secret_file(smtp.password_file, "password", "smtp.password_file") if smtp.password_file else None
 
 
-def _secret_file(name: str) -> str:
+def client_secret(auth: OAuth) -> str:
+    """The application's client secret, read at the moment it is needed. Raises UserError, which never shows it."""
+    return _secret_file(auth.client_secret_file or "", "client secret", "smtp.auth.client_secret_file")
+
+
+def service_account_key(auth: OAuth) -> str:
+    """The service account's key file, read at the moment it is needed. Raises UserError, which never shows it."""
+    return _secret_file(auth.service_account_file or "", "service account key", "smtp.auth.service_account_file")
+
+
+def _secret_file(name: str, what: str, key: str) -> str:
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     if not os.path.isabs(name) and not credentials:
         raise UserError(
-            f"The password file {name} (smtp.password_file) cannot be read: it is relative to $CREDENTIALS_DIRECTORY,"
+            f"The {what} file {name} ({key}) cannot be read: it is relative to $CREDENTIALS_DIRECTORY,"
             " which systemd sets. Run this under systemd, or name the file by its absolute path."
         )
     path = Path(credentials) / name
@@ -37,7 +51,7 @@ def _secret_file(name: str) -> str:
         secret = path.read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UserError(f"The password file {path} (smtp.password_file) cannot be read ({why}): correct it.") from None
+        raise UserError(f"The {what} file {path} ({key}) cannot be read ({why}): correct it.") from None
     if not secret:
-        raise UserError(f"The password file {path} (smtp.password_file) is empty: write the password into it.")
+        raise UserError(f"The {what} file {path} ({key}) is empty: write the {what} into it.")
     return secret

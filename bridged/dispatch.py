@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Final
 from bridged import brakes, files, pace
 from bridged.changes import ADOPTED
 from bridged.collectors import HEAD, neutral, objections
-from bridged.credentials import password
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED
@@ -34,6 +33,7 @@ from bridged.model import (
     State,
     Uncertain,
 )
+from bridged.oauth import secret_of
 from bridged.patience import Patience, PatientFile
 from bridged.relay import Relay
 from bridged.retry import next_due, tried_for
@@ -275,7 +275,7 @@ class Dispatch:
         smtp = self._relay_smtp = self._route.settings.smtp
         if self._route.maildir is not None:
             return Maildir(self._route.maildir)
-        return Relay(smtp, lambda: password(smtp))
+        return Relay(smtp, secret_of(smtp))
 
     # -- send
 

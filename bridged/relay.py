@@ -18,8 +18,19 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from bridged.answers import Phase, Reply, classify
-from bridged.model import Accepted, Deferred, Misconfigured, Outcome, Refused, RelayDown, Uncertain, UserError
+from bridged.answers import Phase, Reply, classify, row_of, sentence
+from bridged.credentials import TokenUnavailable
+from bridged.model import (
+    Accepted,
+    AddressRefused,
+    Deferred,
+    Misconfigured,
+    Outcome,
+    Refused,
+    RelayDown,
+    Uncertain,
+    UserError,
+)
 from bridged.wire import Interrupted, Lost, Wire, connected, why
 
 if TYPE_CHECKING:
@@ -28,10 +39,20 @@ if TYPE_CHECKING:
 DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
 IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do
 _GOODBYE_WAIT: Final = 2.0
+# Refusals of a sign-in that the table explains with the password, where there is a token.
+_OF_PASSWORDS: Final = frozenset({"m365-password", "google-app-password", "google-password", "sign-in-refused"})
+_RENEWED_IN_VAIN: Final = (
+    "The token was renewed and refused again: check smtp.username, and that the application or the service account of"
+    " smtp.auth may send as this mailbox"
+)
 
 
 class _Stale(Exception):
     """The session that was kept open turned out to be dead before this mail had begun."""
+
+
+class _TokenRefused(Exception):
+    """The relay does not take this token, which may have been revoked since it was given: another one may do."""
 
 
 class _Ended(Exception):
@@ -40,7 +61,7 @@ class _Ended(Exception):
     def __init__(self, outcome: Outcome, *, reusable: bool = False) -> None:
         super().__init__(outcome)
         self.outcome = outcome
-        self.reusable = reusable and isinstance(outcome, Accepted | Deferred | Refused)
+        self.reusable = reusable and _in_step(outcome)
 
 
 class _Session:
@@ -70,9 +91,10 @@ class Relay:
     Not for two threads at a time, but for `abort`.
     """
 
-    def __init__(self, smtp: Smtp, password: Callable[[], str | None]) -> None:
+    def __init__(self, smtp: Smtp, secret: Callable[[bool], str | None]) -> None:
+        """`secret` gives the password, or the token of smtp.auth; it is told whether the last one was refused."""
         self._smtp = smtp
-        self._password = password
+        self._secret = secret
         self._session: _Session | None = None
         self._socket: socket.socket | None = None
         self._guard = threading.Lock()  # abort() must never shut a descriptor that has become another file
@@ -92,11 +114,15 @@ class Relay:
         `before_dot` is called after the last byte of the body was handed over and before the dot. When it or
         `chunks` raises, the line is cut without a dot (the relay discards the mail) and the exception rises.
         """
+        most = self._smtp.size_limit
+        if most is not None and size > most:  # known without asking, so no session is opened or touched for it
+            words = f"The mail would be {size} bytes, more than smtp.size_limit of {most} bytes"
+            return Refused(words, certain=True)
         try:
             session = self._envelope(sender, collection_email, size)
             self._judged(session, Phase.DATA, b"DATA\r\n", {354}, reusable=True)
             outcome = self._body(session, chunks, before_dot)
-            reusable = isinstance(outcome, Accepted | Deferred | Refused)
+            reusable = _in_step(outcome)
         except _Ended as ended:
             outcome, reusable = ended.outcome, ended.reusable
         except Lost as lost:
@@ -165,7 +191,7 @@ class Relay:
     def _announce(self, session: _Session, mail: bytes, rcpt: bytes, size: int, *, shared: bool, reset: bool) -> None:
         if 0 < session.limit < size:
             words = f"The mail would be {size} bytes, more than the relay's SIZE of {session.limit} bytes"
-            raise _Ended(Refused(words), reusable=True)
+            raise _Ended(Refused(words, certain=True), reusable=True)
         mail += b" SIZE=%d" % size if session.sizes else b""
         steps = [(Phase.RSET, b"RSET\r\n")] if reset else []
         steps += [(Phase.MAIL, mail + b"\r\n"), (Phase.RCPT, rcpt + b"\r\n")]
@@ -236,28 +262,39 @@ class Relay:
             raise _Ended(self._classified(phase, reply, shared=shared), reusable=reusable)
 
     def _classified(self, phase: Phase, reply: Reply, *, shared: bool = True) -> Outcome:
-        text = reply.text
-        for secret in self._secrets:  # a relay that echoes what it was sent must not get it into a log
+        return classify(phase, reply.code, self._masked(reply.text), shared_sender=shared)
+
+    def _masked(self, text: str) -> str:
+        """A relay that echoes what it was sent must not get it into a log."""
+        for secret in self._secrets:
             text = text.replace(secret, "***")
-        return classify(phase, reply.code, text, shared_sender=shared)
+        if self._smtp.auth is not None:  # tokens are long, and what echoes them cuts them off or wraps them
+            text = re.sub(r"[\w.+/=~-]{60,}", "***", text)
+        return text
 
     # -- the session
 
     def _open(self) -> _Session:
         """A new session, greeted, in TLS and authenticated; _Ended with the outcome when that fails."""
+        try:
+            return self._opened(fresh=False)
+        except _TokenRefused:
+            return self._opened(fresh=True)
+
+    def _opened(self, *, fresh: bool) -> _Session:
         self._drop()
         smtp = self._smtp
         try:
             context = None if smtp.security == "plain" else self._context()
             sock = connected(smtp.host, smtp.port, smtp.timeout, self._hold)
-            return self._introduced(sock, context)
+            return self._introduced(sock, context, fresh=fresh)
         except ssl.SSLCertVerificationError as error:
             words = f"The certificate of {smtp.host} is not trusted: {error.verify_message}. Set smtp.ca_file"
             raise _Ended(Misconfigured(words)) from error
         except (OSError, Lost, UnicodeError) as error:
             raise _Ended(RelayDown(self._line(f"could not be opened: {why(error)}"))) from error
 
-    def _introduced(self, sock: socket.socket, context: ssl.SSLContext | None) -> _Session:
+    def _introduced(self, sock: socket.socket, context: ssl.SSLContext | None, *, fresh: bool) -> _Session:
         if context is not None and self._smtp.security == "tls":
             sock = self._encrypted(context, sock)
         session = _Session(sock)
@@ -266,7 +303,7 @@ class Relay:
         if context is not None and self._smtp.security == "starttls":
             session = self._started_tls(session, context)
         told = [f"Connected to {self._smtp.host}:{self._smtp.port}.", _tls_told(session.sock, self._smtp.host)]
-        session.told = [*told, self._authenticated(session), _size_told(session)]
+        session.told = [*told, self._authenticated(session, fresh=fresh), _size_told(session)]
         return session
 
     def _hold(self, sock: socket.socket) -> None:
@@ -318,30 +355,53 @@ class Relay:
         self._hello(session)
         return session
 
-    def _authenticated(self, session: _Session) -> str:
+    def _authenticated(self, session: _Session, *, fresh: bool) -> str:
         """Log in by one mechanism, once: a second try with the same password only locks the account."""
-        user, offered = self._smtp.username, session.mechanisms
+        user, offered, auth = self._smtp.username, session.mechanisms, self._smtp.auth
         if user is None:
             return "No authentication is configured."
-        mechanism = next((m for m in ("PLAIN", "LOGIN") if m in offered), None)
+        known, what = (("PLAIN", "LOGIN"), "password") if auth is None else (("XOAUTH2",), "token")
+        mechanism = next((m for m in known if m in offered), None)
         if not isinstance(session.sock, ssl.SSLSocket) and not _loopback(session.sock):
-            words = "smtp.security is plain and the relay is elsewhere: the password is not sent in clear"
+            words = f"smtp.security is plain and the relay is elsewhere: the {what} is not sent in clear"
             raise _Ended(Misconfigured(f"{words}. Set smtp.security to starttls or tls"))
         if mechanism is None:
-            words = f"The relay offers no AUTH PLAIN or LOGIN (it offers: {' '.join(offered) or 'none'})"
-            raise _Ended(Misconfigured(f"{words}. Set smtp.port, or leave out smtp.username"))
-        self._log_in(session, mechanism, user, self._secret())
+            words = f"The relay offers no AUTH {' or '.join(known)} (it offers: {' '.join(offered) or 'none'})"
+            instead = "leave out smtp.username" if auth is None else "use a password instead of smtp.auth"
+            raise _Ended(Misconfigured(f"{words}. Set smtp.port, or {instead}"))
+        secret = self._secret_now(fresh=fresh)
+        if mechanism == "XOAUTH2":
+            self._show_token(session, user, secret, fresh=fresh)
+        else:
+            self._log_in(session, mechanism, user, secret)
         return f"Authenticated as {user} by {mechanism}."
 
-    def _secret(self) -> str:
+    def _secret_now(self, *, fresh: bool) -> str:
         try:
-            secret = self._password()
+            secret = self._secret(fresh)
         except UserError as error:
             raise _Ended(Misconfigured(str(error))) from None
+        except TokenUnavailable as error:
+            raise _Ended(RelayDown(str(error), signing_in=True)) from None
         if not secret:
             words = "smtp.username is set and there is no password. Set smtp.password_file or smtp.password_env"
             raise _Ended(Misconfigured(words))
         return secret
+
+    def _show_token(self, session: _Session, user: str, token: str, *, fresh: bool) -> None:
+        """Microsoft's and Google's XOAUTH2. A refusal may first be a challenge, which an empty line answers."""
+        both = _base64(f"user={user}\x01auth=Bearer {token}\x01\x01")
+        self._secrets = (both, _base64(token), token)
+        reply = self._asked(session, f"AUTH XOAUTH2 {both}\r\n".encode("ascii"))
+        if reply.code == 334:
+            reply = self._asked(session, b"\r\n")
+        if reply.code == 535:
+            if not fresh:
+                raise _TokenRefused
+            text = self._masked(reply.text)
+            if row_of(Phase.AUTH, reply.code, text).name in _OF_PASSWORDS:
+                raise _Ended(Misconfigured(f"{sentence(reply.code, text).rstrip('.')}. {_RENEWED_IN_VAIN}"))
+        self._require(Phase.AUTH, reply, {235})
 
     def _log_in(self, session: _Session, mechanism: str, user: str, secret: str) -> None:
         both = _base64(f"\0{user}\0{secret}")
@@ -401,6 +461,11 @@ def _loopback(sock: socket.socket) -> bool:
 
 def _base64(words: str) -> str:
     return base64.b64encode(words.encode()).decode("ascii")
+
+
+def _in_step(outcome: Outcome) -> bool:
+    """Whether the session can take another mail after it: this one, or its address, was judged, not the line."""
+    return isinstance(outcome, Accepted | Deferred | Refused | AddressRefused)
 
 
 def _words(outcome: Outcome) -> str:

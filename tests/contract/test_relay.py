@@ -14,7 +14,9 @@ import pytest
 from bridged import relay as edge
 from bridged.model import (
     Accepted,
+    AddressRefused,
     Deferred,
+    Exhausted,
     Misconfigured,
     Outcome,
     Refused,
@@ -40,9 +42,9 @@ def make() -> Iterator[Callable[..., Relay]]:
         security = {"none": "plain", "starttls": "starttls", "implicit": "tls"}[server.tls]
         values = {
             "host": server.host, "port": server.port, "security": security, "username": None,
-            "sender": SENDER, "ca_file": server.ca_file, "timeout": 10.0,
+            "sender": SENDER, "ca_file": server.ca_file, "timeout": 10.0, "auth": None, "size_limit": None,
         }  # fmt: skip
-        made.append(Relay(SimpleNamespace(**(values | changes)), lambda: SECRET))  # type: ignore[arg-type]
+        made.append(Relay(SimpleNamespace(**(values | changes)), lambda fresh: SECRET))  # type: ignore[arg-type]
         return made[-1]
 
     yield relay
@@ -366,8 +368,8 @@ def test_wherever_the_line_breaks_a_mail_that_arrived_is_never_called_lost(make,
         ("MAIL", "553 5.7.1 not yours", Misconfigured),
         ("MAIL", "451 4.7.0 slow down", Throttled),
         ("RCPT", "450 4.2.0 later", Deferred),
-        ("RCPT", "550 5.1.1 nobody", Refused),
-        ("RCPT", "550 5.4.5 daily quota", Throttled),
+        ("RCPT", "550 5.1.1 nobody", AddressRefused),
+        ("RCPT", "550 5.4.5 daily quota", Exhausted),
         ("RCPT", "421 4.3.0 bye", RelayDown),
         ("DATA", "554 5.5.1 no valid recipients", Refused),
         ("DATA", "451 4.3.0 later", Deferred),
@@ -384,10 +386,11 @@ def test_an_answer_is_an_outcome_in_the_relays_own_words_and_the_next_mail_goes(
         relay = make(server)
         outcome = send(relay)
         words = outcome.detail if isinstance(outcome, RelayDown | Misconfigured) else outcome.reply
-        assert (type(outcome), words) == (kind, reply)
+        said = words[: len(reply)] if kind is Misconfigured else words  # a remedy may stand behind them
+        assert (type(outcome), said) == (kind, reply)
         assert server.mails == []
         assert send(relay) == Accepted("250 2.0.0 Ok: queued as 0001")
-        assert server.sessions == (1 if kind in (Deferred, Refused) else 2)
+        assert server.sessions == (1 if kind in (Deferred, Refused, AddressRefused) else 2)
 
 
 def test_a_refused_recipient_never_gets_a_body(make, server):
@@ -437,17 +440,32 @@ def test_an_answer_between_the_body_and_the_dot_counts_and_the_dot_stays_here(ma
         assert session is not None
         server.wait_for(session.wire.interrupted)
 
-    assert send(relay, before_dot=wait) == Refused("552 5.3.4 too big")
+    assert send(relay, before_dot=wait) == Refused("552 5.3.4 too big", certain=True)
     assert server.mails == []
 
 
 def test_a_mail_larger_than_size_is_refused_before_it_is_announced(make):
     with ScriptedRelay(size=100) as server:
         relay = make(server)
-        assert isinstance(send(relay, size=101), Refused)
+        words = "The mail would be 101 bytes, more than the relay's SIZE of 100 bytes"
+        assert send(relay, size=101) == Refused(words, certain=True)
         assert isinstance(send(relay, size=100), Accepted)
-        assert isinstance(send(relay, size=101), Refused)
+        assert send(relay, size=101) == Refused(words, certain=True)
         assert len([line for _, line in server.commands if line.startswith("MAIL")]) == 1
+
+
+def test_a_mail_larger_than_the_configured_limit_is_refused_without_a_connection_and_the_session_is_kept(make, server):
+    """Whatever the relay declares: some take the mail and only then say that it was too large."""
+    relay = make(server, size_limit=100)
+    outcome = send(relay, size=101)
+    assert isinstance(outcome, Refused)
+    assert outcome.certain
+    assert "smtp.size_limit of 100 bytes" in outcome.reply
+    assert server.sessions == 0
+    assert isinstance(send(relay, size=100), Accepted)
+    assert isinstance(send(relay, size=101), Refused)
+    assert isinstance(send(relay, size=100), Accepted)
+    assert (server.sessions, len(server.mails)) == (1, 2)
 
 
 @pytest.mark.parametrize("size", [0, ""])
@@ -618,13 +636,13 @@ def test_a_relay_without_a_mechanism_we_know_or_a_password_we_lack_is_a_misconfi
         assert isinstance(send(make(server, username="us")), Misconfigured)
     with ScriptedRelay(tls="starttls", users={"us": SECRET}) as server:
         relay = make(server, username="us")
-        relay._password = lambda: None
+        relay._secret = lambda fresh: None
         assert isinstance(send(relay), Misconfigured)
 
-        def missing() -> str:
+        def missing(fresh: bool) -> str:
             raise UserError("The password file is not there. Create it.")
 
-        relay._password = missing
+        relay._secret = missing
         assert send(relay) == Misconfigured("The password file is not there. Create it.")
 
 
@@ -734,7 +752,8 @@ def test_abort_breaks_off_a_connection_that_is_still_being_made(make):
             made = threading.Event()
             settings = SimpleNamespace(host="127.0.0.1", port=port, security="plain", username=None)
             settings.sender, settings.ca_file, settings.timeout = SENDER, None, 60.0
-            relay = Relay(settings, lambda: None)  # type: ignore[arg-type]
+            settings.auth = settings.size_limit = None
+            relay = Relay(settings, lambda fresh: None)  # type: ignore[arg-type]
             hold = relay._hold
             relay._hold = lambda sock: (hold(sock), made.set())  # type: ignore[method-assign,assignment]
             away = Away(relay)
