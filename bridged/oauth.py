@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import re
 import ssl
 import threading
@@ -233,11 +232,13 @@ def _google(smtp: Smtp, auth: OAuth) -> _Question:
 
     def ask(options: dict[str, Any]) -> dict[str, Any]:
         from authlib.integrations.httpx_client import AssertionClient  # noqa: PLC0415
+        from joserfc.jwk import RSAKey  # noqa: PLC0415
 
+        signing = RSAKey.import_key(key["private_key"])
         header = {"alg": "RS256"} | ({"kid": key["private_key_id"]} if "private_key_id" in key else {})
         with AssertionClient(
             url, issuer=key["client_email"], subject=smtp.username, claims={"scope": GOOGLE_SCOPE},
-            header=header, key=key["private_key"], **options,
+            header=header, key=signing, **options,
         ) as client:  # fmt: skip
             return dict(client.refresh_token())
 
@@ -305,7 +306,7 @@ def _answer(smtp: Smtp, question: _Question) -> dict[str, Any]:
         failure = _unreachable(where, error)
     except httpx2.InvalidURL:
         failure = UserError(f"{where} has an address that cannot be used. Correct smtp.auth.token_url.")
-    except (httpx2.HTTPError, ValueError, TypeError):
+    except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError):  # what JSON can do to its reader
         failure = TokenUnavailable(f"{where} gave an answer that is no token in JSON")
     raise failure  # here, so that nothing that a library knew of is chained to it
 
@@ -398,7 +399,5 @@ def _aadsts(words: str) -> str:
 def _life(expires_in: object) -> float:
     """Seconds, which some endpoints write as text."""
     with contextlib.suppress(ValueError, TypeError):
-        seconds = float(expires_in)  # type: ignore[arg-type]  # whatever JSON held
-        if not math.isnan(seconds):  # Python's JSON knows it
-            return max(0.0, min(seconds, _LONGEST_LIFE))
+        return max(0.0, min(float(expires_in), _LONGEST_LIFE))  # type: ignore[arg-type]  # whatever JSON held
     return _UNSAID
