@@ -259,7 +259,7 @@ def release(
     for document in done:
         _say(f"Released: {readable(document.relative)} of {document.client} is queued again.")
     if not ids and not done:
-        _say("No such document is held.")
+        _say("No document is held." if everything else "No such document is held.")
     _finish(settings, bool(done), refused, released=[document.id for document in done])
 
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from bridged import __version__, cli, control, daemon, report, schema
 from bridged.model import UserError
 
-COMMANDS = ["run", "check", "status", "documents", "explain", "release", "send", "demo", "reload", "schema"]
+COMMANDS = ["run", "check", "status", "documents", "explain", "release", "drop", "send", "demo", "reload", "schema"]
 
 VALID = """
 smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}
@@ -120,13 +120,14 @@ def test_the_schema_is_json():
 
 def test_run_returns_the_daemons_exit_code(file, monkeypatch):
     asked = []
-    monkeypatch.setattr(daemon, "run", lambda path: asked.append(path) or 7)
+    monkeypatch.setattr(daemon, "run", lambda path, *, dry_run: asked.append((path, dry_run)) or 7)
     assert bridged("run", "--config", file).exit_code == 7
-    assert asked == [file]
+    assert bridged("run", "--dry-run", "--config", file).exit_code == 7
+    assert asked == [(file, False), (file, True)]
 
 
 def test_run_ends_with_75_when_another_instance_holds_the_state_directory(file, monkeypatch):
-    def taken(_path):
+    def taken(_path, *, dry_run):
         raise control.InstanceRunning("Another bridged holds it: stop it first.")
 
     monkeypatch.setattr(daemon, "run", taken)
