@@ -38,6 +38,8 @@ _EXHAUSTED: Final = 3600.0
 _HALTED_FIRST, _HALTED_LATER = 900.0, 3600.0
 _ACCEPTANCES: Final = 20  # so many in a row, and the relay is trusted a little more
 _LEAST_SHARE: Final = 1 / 32
+_STEP: Final = 1 / 8  # of the rate that comes back at a time: doubled as it was halved, it would be throttled again
+_NO_LIMIT: Final = 6000  # messages a minute
 _MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
 _LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
 _IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
@@ -325,7 +327,7 @@ class Line:
             return 0.0
         while self._accepted and self._accepted[0] + DAY <= now:
             self._accepted.popleft()
-        if len(self._accepted) <= self._daily_quota * 0.9:
+        if len(self._accepted) < self._daily_quota * 0.9:
             self._quota_told = False
         if len(self._accepted) + self._out < self._daily_quota:
             return 0.0
@@ -406,9 +408,11 @@ class Line:
         self._acceptances += 1
         if self._acceptances >= _ACCEPTANCES:
             self._acceptances = 0
-            self._unsaved |= self._share < 1 or self._sessions < self._most_sessions
+            self._unsaved |= self._share < 1 or self._measured > 0 or self._sessions < self._most_sessions
             self._sessions = min(self._most_sessions, self._sessions + 1)
-            self._share = min(1.0, self._share * 2)
+            self._measured = self._measured + self._measured // 4 if self._share == 1 else self._measured
+            self._measured = 0 if self._measured > _NO_LIMIT else self._measured
+            self._share = min(1.0, self._share + _STEP)
             self._failures.pop("throttled", None)
         if self._daily_quota is None:
             return None
