@@ -1,22 +1,21 @@
-"""A real Postfix of our own, on a high loopback port, receives awkwardly named documents byte-identical."""
+"""A real Postfix of our own, on a high loopback port, receives documents byte-identical; by a login, over TLS."""
 
 from __future__ import annotations
 
 import os
-import pwd
 import random
 import shutil
-import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.bridge import Bridge, attachment, until
+from tests.end_to_end.postfix import Postfix, require
+from tests.submission import Credentials, Identity, SubmittingBridge, running
 
-POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin")
 NAMES = [
     "Facture été n°12.pdf".encode(),
     "Facture e\u0301te\u0301 NFD.pdf".encode(),
@@ -33,85 +32,49 @@ NAMES = [
 ]
 
 
-class Postfix:
-    """An instance with configuration, queue and maildirs in one temporary directory."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.mail = base / "mail"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        for name in ("queue", "data", "mail", "etc"):
-            (base / name).mkdir()
-        base.chmod(0o755)
-        user = pwd.getpwnam("postfix")
-        os.chown(base / "data", user.pw_uid, -1)
-        nobody = pwd.getpwnam("nobody")
-        os.chown(self.mail, nobody.pw_uid, nobody.pw_gid)
-        (base / "etc/main.cf").write_text(self._main(nobody.pw_uid, nobody.pw_gid))
-        (base / "etc/master.cf").write_text(self._master())
-
-    def _main(self, uid: int, gid: int) -> str:
-        return f"""
-compatibility_level = 3.6
-queue_directory = {self.base}/queue
-data_directory = {self.base}/data
-maillog_file = {self.base}/mail.log
-maillog_file_prefixes = {self.base}
-myhostname = relay.cabinet.example
-mydestination =
-inet_interfaces = 127.0.0.1
-mynetworks = 127.0.0.0/8
-default_transport = error:nothing leaves this machine
-relay_transport = error:nothing leaves this machine
-virtual_mailbox_domains = collecte.example
-virtual_mailbox_base = {self.mail}
-virtual_mailbox_maps = static:martin/
-virtual_minimum_uid = 1
-virtual_uid_maps = static:{uid}
-virtual_gid_maps = static:{gid}
-alias_maps =
-alias_database =
-local_recipient_maps =
-"""
-
-    def _master(self) -> str:
-        services = [f"127.0.0.1:{self.port} inet n - n - - smtpd", "postlog unix-dgram n - n - 1 postlogd"]
-        services += ["pickup unix n - n 60 1 pickup", "cleanup unix n - n - 0 cleanup", "qmgr unix n - n 300 1 qmgr"]
-        services += ["tlsmgr unix - - n 1000? 1 tlsmgr", "rewrite unix - - n - - trivial-rewrite"]
-        services += [f"{name} unix - - n - 0 bounce" for name in ("bounce", "defer", "trace")]
-        services += ["virtual unix - n n - - virtual", "error unix - - n - - error", "retry unix - - n - - error"]
-        services += ["proxymap unix - - n - - proxymap", "anvil unix - - n - 1 anvil", "scache unix - - n - 1 scache"]
-        return "\n".join(services) + "\n"
-
-    def control(self, command: str) -> None:
-        """`postfix start` and `postfix stop`, of this instance only."""
-        assert POSTFIX is not None
-        done = subprocess.run(
-            [POSTFIX, "-c", self.base / "etc", command], capture_output=True, text=True, timeout=60, check=False
-        )
-        log = self.base / "mail.log"
-        assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
-
-    def received(self) -> list[bytes]:
-        """The mails in the maildir."""
-        new = self.mail / "martin/new"
-        return [path.read_bytes() for path in new.iterdir()] if new.exists() else []
-
-
-@pytest.fixture
-def postfix() -> Iterator[Postfix]:
-    if POSTFIX is None or os.geteuid() != 0:
-        pytest.skip("needs Debian's postfix, and root to start an instance of it")
+@contextmanager
+def started(identity: Identity | None = None) -> Iterator[Postfix]:
+    """An instance that runs, and is gone afterwards."""
     base = Path(tempfile.mkdtemp(prefix="bridged-postfix-"))
-    instance = Postfix(base)
+    instance = Postfix(base, identity)
     instance.control("start")
     try:
         yield instance
     finally:
         instance.control("stop")
         shutil.rmtree(base)
+
+
+@pytest.fixture
+def postfix() -> Iterator[Postfix]:
+    require()
+    with started() as instance:
+        yield instance
+
+
+@pytest.fixture
+def identity() -> Identity:
+    return Identity()
+
+
+@pytest.fixture
+def credentials() -> Credentials:
+    return Credentials()
+
+
+@pytest.fixture
+def submission(identity: Identity, credentials: Credentials) -> Iterator[Postfix]:
+    """One that wants STARTTLS and these credentials."""
+    require(sasl=True)
+    with started(identity) as instance:
+        instance.set_password(credentials)
+        yield instance
+
+
+@pytest.fixture
+def bridge(submission: Postfix, identity: Identity, credentials: Credentials, tmp_path: Path) -> SubmittingBridge:
+    ca_file = identity.write_authority(tmp_path / "ca.pem")
+    return SubmittingBridge(tmp_path, submission, credentials, ca_file)
 
 
 def test_a_real_postfix_receives_awkward_names_byte_identical(postfix: Postfix, tmp_path: Path) -> None:
@@ -131,3 +94,93 @@ def test_a_real_postfix_receives_awkward_names_byte_identical(postfix: Postfix, 
     assert sorted(attachment(mail)[1] for mail in mails) == sorted(contents.values())
     assert all(b"X-Evil" not in mail.partition(b"\n\n")[0].replace(b"=?utf-8", b"") for mail in mails)
     assert {"Facture été n°12.pdf", "emoji 🧾.pdf"} <= {attachment(mail)[0] for mail in mails}
+
+
+def test_a_document_arrives_signed_in_and_encrypted(
+    submission: Postfix, bridge: SubmittingBridge, credentials: Credentials
+) -> None:
+    """Postfix itself says by which cipher and by whose login; the bytes are the document's."""
+    content = b"%PDF-1.4\n" + random.Random(11).randbytes(300_000) + b"\n%%EOF\n"
+    bridge.config.write_text(bridge.text())
+    check = bridge.run("check", "--smtp")
+    assert check.returncode == 0, check.stdout + check.stderr
+    assert f"Authenticated as {credentials.user}" in " ".join(check.stdout.split())
+    with running(bridge):
+        bridge.deposit("facture.pdf", content)
+        bridge.wait_for("document_validated")
+        mail = until(submission.received, "in the maildir")
+    assert len(mail) == 1
+    assert attachment(mail[0]) == ("facture.pdf", content)
+    head = mail[0].partition(b"\n\n")[0].decode()
+    assert "(using TLSv1" in head
+    assert f"(Authenticated sender: {credentials.user}@" in head
+    assert credentials.password not in bridge.log.read_text() + check.stdout + check.stderr
+
+
+def test_a_wrong_password_is_one_failed_login_and_loses_nothing(
+    submission: Postfix, bridge: SubmittingBridge, credentials: Credentials
+) -> None:
+    """A person must act: one alert, one failed login however many documents wait, and all leave once it is right."""
+    bridge.set_password("not " + credentials.password)
+    names = [f"facture {number}.pdf" for number in range(8)]
+    with running(bridge):
+        for name in names:
+            bridge.deposit(name, name.encode())
+        bridge.wait_for("relay_misconfigured")
+        bridge.wait_for("document_queued", len(names))
+        bridge.deposit("later.pdf", b"later.pdf")
+        bridge.wait_for("document_queued", len(names) + 1)
+        assert bridge.states() == {"queued": len(names) + 1}
+        assert bridge.count("relay_misconfigured") == 1
+        assert submission.failed_logins() == 1
+        assert submission.received() == []
+
+        bridge.set_password(credentials.password)
+        assert bridge.run("reload").returncode == 0
+        bridge.wait_for("document_validated", len(names) + 1)
+        until(lambda: len(submission.received()) == len(names) + 1, "all in the maildir")
+    arrived = sorted(attachment(mail) for mail in submission.received())
+    assert arrived == sorted((name, name.encode()) for name in [*names, "later.pdf"])
+    assert submission.failed_logins() == 1
+    assert bridge.count("document_held") == bridge.count("document_deferred") == 0
+    assert credentials.password not in bridge.log.read_text()
+
+
+def test_check_tells_of_a_wrong_password_by_one_login(
+    submission: Postfix, bridge: SubmittingBridge, credentials: Credentials
+) -> None:
+    """`check --smtp` fails with Postfix's own words."""
+    bridge.set_password("not " + credentials.password)
+    bridge.config.write_text(bridge.text())
+    check = bridge.run("check", "--smtp")
+    assert check.returncode == 1
+    assert "535" in check.stdout + check.stderr
+    assert submission.failed_logins() == 1
+    assert credentials.password not in check.stdout + check.stderr
+
+
+@pytest.mark.parametrize("fault", ["authority", "name"])
+def test_nothing_is_said_to_a_relay_whose_certificate_is_not_trusted(
+    credentials: Credentials, tmp_path: Path, fault: str
+) -> None:
+    """An authority that is not ours, or another host's name: no login, no envelope; all waits, and one is told."""
+    require(sasl=True)
+    shown = Identity("smtp.another.example") if fault == "name" else Identity()
+    trusted = shown if fault == "name" else Identity()
+    with started(shown) as submission:
+        submission.set_password(credentials)
+        ca_file = trusted.write_authority(tmp_path / "ca.pem")
+        bridge = SubmittingBridge(tmp_path, submission, credentials, ca_file)
+        with running(bridge):
+            bridge.deposit("facture.pdf", b"%PDF-1.4\n%%EOF\n")
+            (alert,) = bridge.wait_for("relay_misconfigured")
+            assert "not trusted" in alert["reason"]
+            check = bridge.run("check", "--smtp")
+            assert check.returncode == 1
+            until(lambda: submission.log().count("disconnect from") == submission.sessions() == 2, "both are over")
+            assert bridge.states() == {"queued": 1}
+            assert bridge.count("relay_misconfigured") == 1
+        # Postfix counts the commands of each session: EHLO, a STARTTLS that came to nothing, and no other.
+        ended = [line for line in submission.log().splitlines() if "disconnect from" in line]
+        assert all(line.endswith(" ehlo=1 starttls=0/1 commands=1/2") for line in ended), ended
+        assert submission.received() == []
