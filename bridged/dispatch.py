@@ -517,7 +517,7 @@ class Dispatch:
 
 
 def _address_refused(address: str, reply: str) -> str:
-    return f"the address {address} was refused: {reply}"
+    return f"{reply} (the address {address} is refused, so everything for it is held)"
 
 
 def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
