@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged.journal import FILE_NAME, Journal, JournalError, StateConflict, Transaction
+from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Transaction
 from bridged.model import Stamp, State
 
 STAMP = Stamp(7, 100, 5, 6)
@@ -159,3 +159,37 @@ def test_forgetting_a_directory_leaves_its_neighbours(journal: Journal) -> None:
 def test_the_journal_file_is_for_its_owner_only(journal: Journal) -> None:
     """Nobody else reads the names of a client's documents."""
     assert journal.path.stat().st_mode & 0o077 == 0
+
+
+def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: Path) -> None:
+    """A firm that installs the next version keeps its documents, and what it adds works from then on."""
+    sql = sqlite3.connect(tmp_path / FILE_NAME)
+    sql.executescript(f"{_SCHEMAS[0]} PRAGMA user_version = 1;")
+    row = (
+        "id-1",
+        "A",
+        b"/ged",
+        b"/ged/in/a.pdf",
+        "held",
+        7,
+        100,
+        5,
+        6,
+        "a@collecte.example",
+        "<1@cabinet.example>",
+        "",
+        1.0,
+    )
+    columns = "id, client, ged, path, state, inode, size, mtime_ns, ctime_ns"
+    columns += ", collection_email, message_id, date, deposited_at"
+    sql.execute(f"INSERT INTO documents ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+    sql.commit()
+    sql.close()
+    journal = Journal(tmp_path)
+    (document,) = journal.read(lambda tx: list(tx.documents()))
+    assert (document.id, document.state, document.released_at) == ("id-1", State.HELD, None)
+    journal.write(lambda tx: tx.move(document.seq, State.HELD, State.QUEUED, released_at=9.0))
+    journal.write(lambda tx: tx.keep("pace", "slow"))
+    journal.close()
+    again = Journal(tmp_path)
+    assert again.read(lambda tx: (tx.document(document.seq).released_at, tx.kept("pace"))) == (9.0, "slow")  # type: ignore[union-attr]
