@@ -159,6 +159,7 @@ class Line:
         self._accepted: deque[float] = deque()  # when the mails of the last day were accepted, where it has a quota
         self._share = 1.0  # of the rate: halved at each throttling
         self._measured = 0  # messages a minute before the first throttling, where no rate is configured
+        self._stepped_at = float("-inf")  # when that was last changed
         self._quota_told = False
         self._breaker = _Breaker()
         self._unsaved = False
@@ -367,6 +368,19 @@ class Line:
         if self._rate is None and self._measured == 0:
             self._measured = max(_LEAST_MEASURED, sum(now - _MEASURED_OVER < at for at in self._turns))
         self._share = max(_LEAST_SHARE, self._share / 2)
+        self._stepped_at = now
+
+    def _speed_up(self, now: float) -> None:
+        """A step a minute at most: a burst of acceptances must not raise the rate that has let it through."""
+        if now - self._stepped_at < _MEASURED_OVER:
+            return
+        self._stepped_at = now
+        self._unsaved |= self._share < 1 or self._measured > 0
+        if self._share < 1:
+            self._share = min(1.0, self._share + _STEP)
+        else:
+            self._measured += self._measured // 4
+            self._measured = 0 if self._measured > _NO_LIMIT else self._measured
 
     def _pause(self, matter: _Matter, failures: int) -> float:
         if matter == "misconfigured":  # rarely: each probe is one more failed login
@@ -408,12 +422,10 @@ class Line:
         self._acceptances += 1
         if self._acceptances >= _ACCEPTANCES:
             self._acceptances = 0
-            self._unsaved |= self._share < 1 or self._measured > 0 or self._sessions < self._most_sessions
+            self._unsaved |= self._sessions < self._most_sessions
             self._sessions = min(self._most_sessions, self._sessions + 1)
-            self._measured = self._measured + self._measured // 4 if self._share == 1 else self._measured
-            self._measured = 0 if self._measured > _NO_LIMIT else self._measured
-            self._share = min(1.0, self._share + _STEP)
             self._failures.pop("throttled", None)
+            self._speed_up(now)
         if self._daily_quota is None:
             return None
         self._accepted.append(now)
