@@ -315,7 +315,8 @@ def _tell_death(error: BaseException | None, thread: threading.Thread | None) ->
 
 def _new_line(journal: Journal, settings: Settings) -> Line:
     smtp = settings.smtp
-    line = Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota)
+    signs_in = smtp.username is not None
+    line = Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota, careful=signs_in)
     pace.resume(journal, smtp, line, instant())
     return line
 

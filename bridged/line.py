@@ -42,6 +42,7 @@ _STEP: Final = 1 / 8  # of the rate that comes back at a time: doubled as it was
 _NO_LIMIT: Final = 6000  # messages a minute
 _MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
 _LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
+_SOON: Final = 0.05
 _IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
 
 # What is the matter, in the order of gravity, and how it is told.
@@ -149,13 +150,17 @@ class Line:
         rate: Rate | None = None,
         random: Callable[[], float] = _random.random,
         daily_quota: int | None = None,
+        *,
+        careful: bool = False,
     ) -> None:
+        """`careful`: the first turn is alone, or each session would try a wrong password, and lock the account."""
         self._retry = retry
         self._random = random
         self._most_sessions = self._sessions = max(1, sessions)
         self._rate = rate
         self._turns: deque[float] = deque()  # when the turns of the last `rate.seconds` (or minute) were taken
         self._daily_quota = daily_quota
+        self._careful = careful
         self._accepted: deque[float] = deque()  # when the mails of the last day were accepted, where it has a quota
         self._share = 1.0  # of the rate: halved at each throttling
         self._measured = 0  # messages a minute before the first throttling, where no rate is configured
@@ -307,6 +312,8 @@ class Line:
     def _blocked_for(self, now: float) -> float:
         if self._probing:
             return 1.0  # until the probe is reported nobody knows
+        if self._careful and self._out > 0:
+            return _SOON
         pause = max(0.0, self._due - now) if self._matter != "up" else 0.0
         return max(pause, self._rate_allows_in(now), self._quota_allows_in(now))
 
@@ -405,6 +412,7 @@ class Line:
     def _works(
         self, outcome: Accepted | Deferred | Refused | AddressRefused, now: float, *, probe: bool, early: bool
     ) -> LineEvent | None:
+        self._careful = False
         used_up = self._one_more_acceptance(now) if isinstance(outcome, Accepted) else None
         halted = self._breaker.open and self._matter == "misconfigured"  # no deferral proves the relay well
         if self._matter == "up" or halted or (early and not probe and self._matter != "unreachable"):

@@ -267,3 +267,25 @@ def test_a_due_time_that_a_jumping_clock_has_made_is_at_most_an_hour_away():
     fresh = line()
     fresh.resume(Pace("misconfigured", "535", 9e9, 2, 3, 1.0, 0, breaker=False), [], [], Instant(0.0, 0.0))
     assert fresh.wake_in(0.0) == 3600.0
+
+
+# -- signing in
+
+
+def test_a_careful_line_lets_one_in_first_and_the_others_once_it_was_let_in():
+    a_line = line(careful=True)
+    assert [a_line.may_send(0.0), a_line.may_send(0.0)] == [True, False]
+    assert 0 < a_line.wake_in(0.0) < 1
+    a_line.give_back()
+    assert a_line.may_send(0.0)
+    a_line.report(NO, 1.0)
+    assert [a_line.may_send(1.0), a_line.may_send(1.0)] == [True, True]
+
+
+def test_a_careful_line_whose_first_sign_in_failed_goes_on_by_single_probes():
+    a_line = line(careful=True)
+    assert a_line.may_send(0.0)
+    a_line.report(Misconfigured("535 no"), 0.0)
+    assert [a_line.may_send(900.0), a_line.may_send(900.0)] == [True, False]
+    a_line.report(OK, 901.0)
+    assert [a_line.may_send(901.0), a_line.may_send(901.0)] == [True, True]
