@@ -169,6 +169,32 @@ class Transaction(Known):
         row = self.sql.execute("SELECT reply FROM refused_addresses WHERE address = ?", (collection_email,)).fetchone()
         return None if row is None else str(row[0])
 
+    def held(self) -> list[tuple[str, str, int]]:
+        """What is held: client, reason, how many."""
+        sql = "SELECT client, reason, COUNT(*) FROM documents WHERE state = 'held' GROUP BY client, reason"
+        return self.sql.execute(f"{sql} ORDER BY client, reason").fetchall()
+
+    def late(self, before: float) -> list[tuple[str, int, float]]:
+        """What has been on its way since `before` or longer, and is not sent: client, how many, since when."""
+        since = "CASE state WHEN 'waiting' THEN deposited_at ELSE COALESCE(queued_at, deposited_at) END"
+        late = f"state IN ('waiting', 'queued', 'sending') AND {since} <= ?"
+        sql = f"SELECT client, COUNT(*), MIN({since}) FROM documents WHERE {late} GROUP BY client ORDER BY client"  # noqa: S608 - constants only
+        return self.sql.execute(sql, (before,)).fetchall()
+
+    def missed_since(self, since: float) -> list[tuple[str, int]]:
+        """What was found to be missed since then: client, how many."""
+        missed = "state = 'missed' AND deposited_at > ?"
+        sql = f"SELECT client, COUNT(*) FROM documents WHERE {missed} GROUP BY client ORDER BY client"  # noqa: S608 - constants only
+        return self.sql.execute(sql, (since,)).fetchall()
+
+    def active_days(self, since: float) -> list[tuple[str, str]]:
+        """The days (local time, ISO 8601) on which each client has deposited something."""
+        day = "date(deposited_at, 'unixepoch', 'localtime')"
+        return self.sql.execute(
+            f"SELECT DISTINCT client, {day} FROM documents WHERE deposited_at > ? ORDER BY 1, 2",  # noqa: S608 - constants only
+            (since,),
+        ).fetchall()
+
     def kept(self, key: str) -> str | None:
         """What was kept under this key."""
         row = self.sql.execute("SELECT value FROM kept WHERE key = ?", (key,)).fetchone()

@@ -10,7 +10,7 @@ import sqlite3
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO, TypeVar
@@ -72,6 +72,18 @@ EVENTS: Final[dict[str, Event]] = {
 }
 
 
+_listener: Callable[[str, Mapping[str, Any]], None] | None = None
+
+
+def listen(listener: Callable[[str, Mapping[str, Any]], None] | None) -> None:
+    """From now on `listener` (or nobody) hears every line, also those that the level keeps from being written.
+
+    It is called in the thread that has something to say: it must do no more than put it on a queue.
+    """
+    global _listener  # noqa: PLW0603 - there is one log, as there is one configuration of it
+    _listener = listener
+
+
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Write to `stream` (stderr) as `form` says: console, json, or auto (console on a terminal)."""
     out = stream or sys.stderr
@@ -123,7 +135,18 @@ def say(event: str, *, level: str = "", **fields: Any) -> None:
     level = level or usual
     if not fields.get("exc_info", True):
         del fields["exc_info"]
+    _let_hear(event, fields | {"level": level})
     structlog.get_logger().bind(level=level, **fields).log(_LEVELS[level], event)
+
+
+def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
+    """What goes wrong in the listener is not the trouble of whoever has something to say."""
+    try:
+        if _listener is not None:
+            _listener(event, fields)
+    except Exception as error:  # noqa: BLE001 - told, but not to the listener again
+        what = {"half": "alerts", "reason": f"{type(error).__name__}: {error}"}
+        structlog.get_logger().bind(level="error", **what).log(_LEVELS["error"], "state_failed")
 
 
 def say_document(event: str, document: Document, **fields: Any) -> None:

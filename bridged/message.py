@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from binascii import b2a_base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -136,6 +136,28 @@ def compose(
     return Mail(header=header, footer=f"--{_BOUNDARY}--\r\n".encode("ascii"))
 
 
+def letter(*, sender: str, to: Sequence[str], subject: str, text: str, message_id: str, date: str) -> bytes:
+    """A mail of our own, to people: nothing but text, for which neither line ends nor characters matter.
+
+    It ends with a line end, and no line starts with a dot. Raises UnsafeHeader as `compose` does.
+    """
+    lines = [
+        f"From: {_address(sender)}",
+        f"To: {f',{_FOLD}'.join(map(_address, to))}",
+        f"Subject: {_unstructured(_one_line(subject))}",
+        f"Date: {date}",
+        f"Message-ID: {message_id}",
+        "MIME-Version: 1.0",
+        "Auto-Submitted: auto-generated",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: base64",
+        "",
+    ]
+    body = "\r\n".join([*map(_one_line, text.rstrip("\n").split("\n")), ""])
+    header = _checked("\r\n".join(lines) + "\r\n", _LETTER_SHAPE)
+    return header + b"".join(_encoded(body.encode()[at : at + BLOCK]) for at in range(0, len(body.encode()), BLOCK))
+
+
 def new_message_id(id: str, sender: str) -> str:  # noqa: A002 - the contract's word
     """The Message-ID of the document `id`, in the sender's domain: as unique as the id is."""
     domain = re.sub(r"[^A-Za-z0-9.-]", "", sender.rpartition("@")[2]).strip(".-")
@@ -166,6 +188,7 @@ def shortened(name: str) -> str:
     return _first_bytes(stem, STEM_LIMIT) + dot + extension
 
 
+_FOLD: Final = "\r\n "
 _BOUNDARY: Final = "=_bridged_document"  # base64 has no "_": no document can hold it
 _BODY: Final = (
     "",
@@ -200,7 +223,7 @@ def _address(address: str) -> str:
 def _unstructured(text: str) -> str:
     if _PLAIN_WORD.fullmatch(text) and len(text) <= 66 and "  " not in text:
         return text
-    return "\r\n ".join(_encoded_word(piece) for piece in _pieces(text, 39))
+    return _FOLD.join(_encoded_word(piece) for piece in _pieces(text, 39))
 
 
 def _encoded_word(text: str) -> str:
@@ -233,16 +256,17 @@ def _attachment_lines(name: str) -> tuple[str, ...]:
 _HEADERS: Final = ("From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Auto-Submitted")
 _PART_HEADERS: Final = ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition")
 _SHAPE: Final = [*_HEADERS, "X-Bridged-Document", "Content-Type", *_BODY, *_PART_HEADERS, "", ""]
+_LETTER_SHAPE: Final = [*_HEADERS, "Content-Type", "Content-Transfer-Encoding", "", ""]
 _LINE: Final = re.compile(r"[\x20-\x7e]{0,998}")
 
 
-def _checked(block: str) -> bytes:
+def _checked(block: str, wanted: Sequence[str] = _SHAPE) -> bytes:
     """The block as bytes, if it has exactly the lines it should have: each header once and in its place."""
     lines = block.split("\r\n")
     if not all(_LINE.fullmatch(line) for line in lines):
         raise UnsafeHeader("A header line holds a forbidden character, or is too long.")
     shape = [line if line in _BODY else line.partition(": ")[0] for line in lines if not line.startswith(" ")]
-    if shape != _SHAPE:
+    if shape != wanted:
         raise UnsafeHeader("The header block does not have the lines it should have.")
     return block.encode("ascii")
 
