@@ -1,0 +1,398 @@
+"""Alerts and digests on their way to the firm: gathered from the log, mailed, tried again, remembered over a restart.
+
+Nothing here may stop a document: it has a loop of its own, what fails is told once and tried again, and a mail that
+cannot leave is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bridged import alerts, credentials, letters, message
+from bridged.alerts import Ended, Kind, Ledger, Raised
+from bridged.journal import Journal
+from bridged.letters import Letter
+from bridged.logs import say
+from bridged.model import Accepted, Exhausted, Instant, Misconfigured, Outcome, RelayDown, Throttled
+from bridged.relay import Relay
+from bridged.settings import Alerts, Settings, Smtp
+from bridged.yaml_lines import read
+
+KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
+STEP: Final = 1.0  # seconds between two looks
+AGAIN: Final = (60.0, 300.0, 900.0, 3600.0)  # seconds until a mail that failed is tried again, the last one for ever
+SIGNED_IN_AGAIN: Final = 2  # the place in AGAIN where a refused login begins: asking often locks the account
+HALTED: Final = 3600.0  # seconds between two tries through a relay that is known to be in trouble
+WORTH: Final = 3 * 86400.0  # seconds after which an alert that could not leave is no news any more
+FRESH: Final = 300.0  # seconds after which a mail says that it comes late
+MOST: Final = 30  # mails that are kept
+REFUSED_WITHIN: Final = 20.0  # seconds for the one alert of a start that is refused
+_LARGEST: Final = 1_000_000  # bytes of a configuration
+
+Deliver = Callable[[Smtp, Sequence[str], bytes], Mapping[str, Outcome]]
+
+
+class Post:
+    """Mails of our own through any relay: a session for each mail, a transaction for each address."""
+
+    def __init__(self) -> None:
+        self._relay: Relay | None = None
+        self._aborted = False
+
+    def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome]:
+        """What came of each address; those that are missing were not tried, as the relay is in trouble."""
+        outcomes: dict[str, Outcome] = {}
+        relay = self._relay = Relay(smtp, lambda: credentials.password(smtp))
+        try:
+            if self._aborted:  # between the two lines above, or before them
+                relay.abort()
+            for address in to:
+                outcomes[address] = relay.deliver(smtp.sender, address, len(mail), iter([mail]), lambda: None)
+                if _is_relays(outcomes[address]):
+                    break
+        finally:
+            relay.close()
+        return outcomes
+
+    def abort(self) -> None:
+        """Break what is under way, from any thread, and let nothing begin any more."""
+        self._aborted = True
+        if self._relay is not None:
+            self._relay.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Mailing:
+    """A mail that has not reached everybody yet. `written` is of the wall clock, `due` of the steady one."""
+
+    id: str
+    letter: Letter
+    written: float
+    left: tuple[str, ...]
+    tries: int = 0
+    due: float = float("-inf")
+    digest: bool = False
+
+
+class Alerting:
+    """The loop's step for alerts and digests. `hear` may be called by any thread; the rest by the loop's."""
+
+    def __init__(
+        self, journal: Journal, settings: Settings, deliver: Deliver | None = None, zone: tzinfo | None = None
+    ) -> None:
+        """`zone` None is the machine's own local time."""
+        self._journal = journal
+        self._settings = settings
+        self._wanted: Settings | None = None
+        self._post = Post()
+        self._deliver: Deliver = deliver or self._post
+        self._zone = zone
+        self._heard: SimpleQueue[tuple[str, tuple[Raised | Ended, ...]]] = SimpleQueue()
+        self._troubled = False  # the relay of the documents, as far as the log told
+        self._try_at = float("-inf")  # the steady clock's, while it is
+        self._told = ""  # what was last told to be the matter with the alerts themselves
+        self._ledger, self._mailings, self._digest_at = self._remembered()
+        self._kept = self._memory()
+
+    def hear(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Take a log line; no more than a thought, whoever says it must not wait."""
+        news = alerts.read(event, fields)
+        if news or event in _RELAY_WELL:
+            self._heard.put((event, news))
+
+    def configure(self, settings: Settings) -> None:
+        """Put a configuration in force with the next step; from any thread."""
+        self._wanted = settings
+
+    def abort(self) -> None:
+        """Break a mail that is under way, from any thread: the daemon stops. It is sent after the next start."""
+        self._post.abort()
+
+    def step(self, now: Instant) -> float:
+        """Hear, write, mail, remember. Returns the seconds until it is to be called again; raises for no failure."""
+        self._reconfigured()
+        self._listen(now)
+        wanted = self._settings.alerts
+        if wanted is not None:
+            self._write_alerts(wanted, now)
+            self._mail(wanted, now)
+            self._guarded(lambda: self._write_digest(wanted, now))
+            self._guarded(self._remember)
+        return STEP
+
+    # -- what is heard
+
+    def _reconfigured(self) -> None:
+        if self._wanted is not None:
+            self._settings, self._wanted = self._wanted, None
+            self._ledger.keep_clients(client.name for client in self._settings.clients)
+            self._mailings = [replace(mailing, due=float("-inf")) for mailing in self._mailings]
+            self._try_at = float("-inf")
+
+    def _listen(self, now: Instant) -> None:
+        try:
+            while True:
+                event, news = self._heard.get_nowait()
+                well = _RELAY_WELL.get(event)
+                if well is True:
+                    self._mailings = [replace(mailing, due=now.steady) for mailing in self._mailings]
+                elif well is False and not self._troubled:
+                    self._try_at = now.steady + HALTED
+                self._troubled = self._troubled if well is None else not well
+                for one in news:
+                    self._ledger.take(one, now)
+        except Empty:
+            return
+
+    # -- what is written
+
+    def _write_alerts(self, wanted: Alerts, now: Instant) -> None:
+        for conditions in self._ledger.due(now):
+            self._add(letters.alert(conditions, wanted.language, self._zone), wanted, now)
+
+    def _write_digest(self, wanted: Alerts, now: Instant) -> None:
+        """The first start ever has no day behind it to tell of; a clock that was ahead is not waited for."""
+        if self._digest_at is None or self._digest_at > now.wall:
+            self._digest_at = now.wall
+        last = self._digest_at
+        if wanted.digest is None or not alerts.digest_due(wanted.digest, last, now.wall, self._zone):
+            return
+        found = self._found(last, now.wall)
+        self._digest_at = now.wall
+        if found:
+            self._mailings = [mailing for mailing in self._mailings if not mailing.digest]  # an older one is no news
+            self._add(letters.digest(found, wanted.language, self._zone), wanted, now, digest=True)
+
+    def _found(self, last: float, now: float) -> alerts.Digest:
+        since = now - timedelta(days=alerts.LOOK_BACK).total_seconds()
+        held, late, missed, days = self._journal.read(
+            lambda tx: (tx.held(), tx.late(now - alerts.LATE), tx.missed_since(last), tx.active_days(since))
+        )
+        names = [client.name for client in self._settings.clients]
+        yesterday, today = (datetime.fromtimestamp(at, self._zone).date() for at in (last, now))
+        silent = alerts.silences(days, names, yesterday, today)
+        return alerts.Digest(tuple(held), tuple(late), tuple(missed), silent)
+
+    def _add(self, letter: Letter, wanted: Alerts, now: Instant, *, digest: bool = False) -> None:
+        mailing = Mailing(f"alert-{uuid.uuid4().hex}", letter, now.wall, tuple(wanted.to), digest=digest)
+        self._mailings.append(mailing)
+        if len(self._mailings) > MOST:
+            self._tell(f"{len(self._mailings)} alerts could not be sent; the oldest is given up")
+            self._mailings = self._mailings[-MOST:]
+
+    # -- what is mailed
+
+    def _mail(self, wanted: Alerts, now: Instant) -> None:
+        for mailing in list(self._mailings):
+            if mailing.due > now.steady or not self._may_try(wanted, now):
+                continue
+            self._mailings.remove(mailing)
+            rest, relays = self._tried(mailing, wanted, now)
+            if rest is not None and now.wall - rest.written < WORTH:
+                self._mailings.append(rest)
+            if relays:
+                self._put_off(now)
+                return
+
+    def _may_try(self, wanted: Alerts, now: Instant) -> bool:
+        """The relay of the documents is spared while it is in trouble: each try may be one more failed login."""
+        if wanted.smtp is not None or not self._troubled:
+            return True
+        if now.steady < self._try_at:
+            return False
+        self._try_at = now.steady + HALTED
+        return True
+
+    def _tried(self, mailing: Mailing, wanted: Alerts, now: Instant) -> tuple[Mailing | None, bool]:
+        """What is left of it, if anything, and whether that is the relay's fault."""
+        left = tuple(address for address in mailing.left if address in wanted.to)
+        smtp = wanted.smtp or self._settings.smtp
+        letter = mailing.letter
+        if mailing.tries or now.wall - mailing.written > FRESH:
+            letter = letters.late(letter, mailing.written, wanted.language, self._zone)
+        try:
+            outcomes = (
+                self._deliver(smtp, left, composed(letter, smtp, wanted.to, mailing.id, now.wall)) if left else {}
+            )
+        except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
+            self._tell(f"{type(error).__name__}: {error}")
+            return self._again(replace(mailing, left=left), now, mailing.tries), False
+        left = tuple(address for address in left if not isinstance(outcomes.get(address), Accepted))
+        if not left:
+            self._told = ""
+            return None, False
+        failed = [outcomes[address] for address in left if address in outcomes]
+        self._tell(_words(failed[0]) if failed else "not tried")
+        tries = (
+            max(mailing.tries, SIGNED_IN_AGAIN) if any(isinstance(o, Misconfigured) for o in failed) else mailing.tries
+        )
+        return self._again(replace(mailing, left=left), now, tries), any(map(_is_relays, failed))
+
+    def _again(self, mailing: Mailing, now: Instant, tries: int) -> Mailing:
+        return replace(mailing, tries=tries + 1, due=now.steady + AGAIN[min(tries, len(AGAIN) - 1)])
+
+    def _put_off(self, now: Instant) -> None:
+        """What one mail has found out about the relay holds for the others."""
+        soonest = max((mailing.due for mailing in self._mailings if mailing.tries), default=now.steady)
+        self._mailings = [replace(mailing, due=max(mailing.due, soonest)) for mailing in self._mailings]
+
+    # -- what a restart must not forget
+
+    def _memory(self) -> str:
+        mailings = [
+            {"id": m.id, "letter": asdict(m.letter), "written": m.written, "left": m.left, "digest": m.digest}
+            for m in self._mailings
+        ]
+        memory = {"ledger": self._ledger.memory(), "mailings": mailings, "digest_at": self._digest_at}
+        return json.dumps(memory, ensure_ascii=False)
+
+    def _remember(self) -> None:
+        memory = self._memory()
+        if memory != self._kept:
+            self._journal.write(lambda tx: tx.keep(KEPT, memory))
+            self._kept = memory
+
+    def _remembered(self) -> tuple[Ledger, list[Mailing], float | None]:
+        """What an earlier run has kept. What cannot be read is as good as nothing: an alert is told once more."""
+        try:
+            memory = json.loads(self._journal.read(lambda tx: tx.kept(KEPT)) or "null")
+            if memory is None:
+                return Ledger(), [], None
+            mailings = [
+                Mailing(
+                    str(row["id"]),
+                    Letter(**row["letter"]),
+                    float(row["written"]),
+                    tuple(map(str, row["left"])),
+                    digest=bool(row["digest"]),
+                )
+                for row in memory["mailings"]
+            ]
+            at = memory["digest_at"]
+            return Ledger(memory["ledger"]), mailings, None if at is None else float(at)
+        except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+            self._tell(f"what earlier alerts were told cannot be read: {type(error).__name__}: {error}")
+            return Ledger(), [], None
+
+    # -- what goes wrong here
+
+    def _guarded(self, part: Callable[[], None]) -> None:
+        """The state directory may be what is broken, and that is what the alerts are to tell."""
+        try:
+            part()
+        except (sqlite3.Error, OSError) as error:
+            self._tell(f"{type(error).__name__}: {error}")
+
+    def _tell(self, why: str) -> None:
+        """One line until it works again; `hear` passes over what half `alerts` says, so that no alert makes another."""
+        if not self._told:
+            say("state_failed", half="alerts", level="warning", reason=f"an alert cannot be sent or kept: {why}")
+        self._told = why
+
+
+def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: float) -> bytes:
+    """The letter as a mail, ready for the wire."""
+    return message.letter(
+        sender=smtp.sender,
+        to=to,
+        subject=letter.subject,
+        text=letter.text,
+        message_id=message.new_message_id(identity, smtp.sender),
+        date=message.frozen_date(at),
+    )
+
+
+def _is_relays(outcome: Outcome) -> bool:
+    """No other address would fare better."""
+    return isinstance(outcome, RelayDown | Misconfigured | Throttled | Exhausted)
+
+
+def _words(outcome: Outcome) -> str:
+    return str(getattr(outcome, "reply", "") or getattr(outcome, "detail", ""))
+
+
+# What the log says of the relay of the documents: well, or not.
+_RELAY_WELL: Final[dict[str, bool]] = {
+    "relay_misconfigured": False,
+    "relay_unreachable": False,
+    "relay_throttled": False,
+    "relay_recovered": True,
+}
+
+
+# -- a start that is refused
+
+
+def refused_at_start(
+    path: Path, problems: Sequence[str], now: float, deliver: Deliver | None = None, within: float = REFUSED_WITHIN
+) -> None:
+    """Tell the firm that its configuration was refused, as far as the file says to whom and how; never raises.
+
+    Over within 20 seconds, whatever the file, the relay or the network does.
+    """
+    post = Post()
+
+    def attempt() -> None:
+        try:
+            _send_refusal(path, problems, now, within, deliver or post)
+        except Exception as error:  # noqa: BLE001 - told; the refusal itself is what the caller is about to tell
+            _tell_refusal_unsent(f"{type(error).__name__}: {error}")
+
+    thread = threading.Thread(target=attempt, name="refused", daemon=True)
+    thread.start()
+    thread.join(within)
+    if thread.is_alive():
+        post.abort()
+        _tell_refusal_unsent(f"not within {within:g} s")
+
+
+def _send_refusal(path: Path, problems: Sequence[str], now: float, within: float, deliver: Deliver) -> None:
+    with path.open("rb") as file:
+        text = file.read(_LARGEST).decode("utf-8-sig", "replace")
+    found = salvaged(text)
+    if found is None:
+        return
+    wanted, smtp = found
+    smtp = smtp.model_copy(update={"timeout": min(smtp.timeout, within)})
+    raised = [Raised(Kind.CONFIGURATION, why=problem) for problem in problems]
+    letter = letters.alert([alerts.Condition(one, now, 0.0) for one in raised], wanted.language)
+    mail = composed(letter, smtp, wanted.to, f"alert-{uuid.uuid4().hex}", now)
+    outcomes = deliver(smtp, wanted.to, mail)
+    failed = [outcome for outcome in outcomes.values() if not isinstance(outcome, Accepted)]
+    if failed:
+        _tell_refusal_unsent(_words(failed[0]))
+
+
+def _tell_refusal_unsent(why: str) -> None:
+    say("state_failed", half="alerts", level="warning", reason=f"the alert about it cannot be sent: {why}")
+
+
+def salvaged(text: str) -> tuple[Alerts, Smtp] | None:
+    """What a refused configuration says about alerts, and the relay for them, if each by itself is good."""
+    whole = read(text, "").value
+    written = whole if isinstance(whole, dict) else {}
+    try:
+        wanted = Alerts.model_validate(written.get("alerts") or _block(text, "alerts"))
+        smtp = wanted.smtp or Smtp.model_validate(written.get("smtp") or _block(text, "smtp"))
+    except ValidationError:
+        return None
+    return wanted, smtp
+
+
+def _block(text: str, key: str) -> Any:
+    """The value of a key of the outermost mapping, where a slip elsewhere keeps the file from being YAML."""
+    found = re.search(rf"^{key}:.*\n(?:(?:[ \t#-].*)?\n)*", text + "\n", re.MULTILINE)
+    value = read(found[0], "").value if found else None
+    return value.get(key) if isinstance(value, dict) else None
