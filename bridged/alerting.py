@@ -11,7 +11,7 @@ import re
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
@@ -343,22 +343,27 @@ def refused_at_start(
     Over within 20 seconds, whatever the file, the relay or the network does.
     """
     post = Post()
+    failures: list[str] = []
 
     def attempt() -> None:
         try:
-            _send_refusal(path, problems, now, within, deliver or post)
+            failures.extend(_refusal_failures(path, problems, now, within, deliver or post))
         except Exception as error:  # noqa: BLE001 - told; the refusal itself is what the caller is about to tell
-            _tell_refusal_unsent(f"{type(error).__name__}: {error}")
+            failures.append(f"{type(error).__name__}: {error}")
 
     thread = threading.Thread(target=attempt, name="refused", daemon=True)
     thread.start()
     thread.join(within)
-    if thread.is_alive():
-        post.abort()
-        _tell_refusal_unsent(f"not within {within:g} s")
+    why = f"not within {within:g} s" if thread.is_alive() else next(iter(failures), "")
+    post.abort()
+    if why:
+        say("state_failed", half="alerts", level="warning", reason=f"the alert about it cannot be sent: {why}")
 
 
-def _send_refusal(path: Path, problems: Sequence[str], now: float, within: float, deliver: Deliver) -> None:
+def _refusal_failures(
+    path: Path, problems: Sequence[str], now: float, within: float, deliver: Deliver
+) -> Iterator[str]:
+    """Send it; what the relay said to each address that did not accept."""
     with path.open("rb") as file:
         text = file.read(_LARGEST).decode("utf-8-sig", "replace")
     found = salvaged(text)
@@ -366,17 +371,12 @@ def _send_refusal(path: Path, problems: Sequence[str], now: float, within: float
         return
     wanted, smtp = found
     smtp = smtp.model_copy(update={"timeout": min(smtp.timeout, within)})
-    raised = [Raised(Kind.CONFIGURATION, why=problem) for problem in problems]
-    letter = letters.alert([alerts.Condition(one, now, 0.0) for one in raised], wanted.language)
+    conditions = [alerts.Condition(Raised(Kind.CONFIGURATION, why=problem), now, 0.0) for problem in problems]
+    letter = letters.alert(conditions, wanted.language)
     mail = composed(letter, smtp, wanted.to, f"alert-{uuid.uuid4().hex}", now)
-    outcomes = deliver(smtp, wanted.to, mail)
-    failed = [outcome for outcome in outcomes.values() if not isinstance(outcome, Accepted)]
-    if failed:
-        _tell_refusal_unsent(_words(failed[0]))
-
-
-def _tell_refusal_unsent(why: str) -> None:
-    say("state_failed", half="alerts", level="warning", reason=f"the alert about it cannot be sent: {why}")
+    for outcome in deliver(smtp, wanted.to, mail).values():
+        if not isinstance(outcome, Accepted):
+            yield _words(outcome)
 
 
 def salvaged(text: str) -> tuple[Alerts, Smtp] | None:
