@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bridged.model import UserError
 from bridged.patience import Patience
 from bridged.settings import (
+    Alerts,
     Brake,
     Client,
     LogOptions,
@@ -59,7 +60,7 @@ def find_config(option: Path | None) -> Path:
 def load(path: Path, *, dry_run: bool = False) -> Settings:
     """The settings in a file. Raises ConfigError with every problem at once, or the first hundred of them.
 
-    A dry run has a state directory of its own, below the real one.
+    A dry run has a state directory of its own, below the real one, and alerts nobody.
     """
     lines = read(_content(path), str(path))
     if not isinstance(lines.value, dict) and not lines.problems:
@@ -73,7 +74,7 @@ def load(path: Path, *, dry_run: bool = False) -> Settings:
     if lines.problems or settings is None:
         raise ConfigError(lines.found())
     if dry_run:
-        return settings.model_copy(update={"state_dir": settings.state_dir / "dry-run"})
+        return settings.model_copy(update={"state_dir": settings.state_dir / "dry-run", "alerts": None})
     return settings
 
 
@@ -114,6 +115,8 @@ _NAMES: Final = {
     ("smtp", "username"),
     ("smtp", "auth", "tenant"),
     ("smtp", "auth", "client_id"),
+    ("alerts", "digest"),
+    ("alerts", "smtp", "username"),
     ("clients", "name"),
     ("clients", "switched_folders"),
     ("clients", "switched_folders", "path"),
@@ -195,6 +198,9 @@ def _model_at(where: Where) -> type[Model] | None:
         (): Settings,
         ("smtp",): Smtp,
         ("smtp", "auth"): OAuth,
+        ("alerts",): Alerts,
+        ("alerts", "smtp"): Smtp,
+        ("alerts", "smtp", "auth"): OAuth,
         ("retry",): Retry,
         ("watch",): Watch,
         ("marker",): MarkerOptions,
@@ -211,6 +217,9 @@ def _model_at(where: Where) -> type[Model] | None:
 
 def _conflicts(lines: Lines) -> None:
     _login(lines, ("smtp",), lines.value.get("smtp"))
+    alerts = lines.value.get("alerts")
+    if isinstance(alerts, dict):
+        _login(lines, ("alerts", "smtp"), alerts.get("smtp"))
     _state_in_ged(lines)
     clients = lines.value.get("clients")
     if clients == []:  # a half-written file must not switch everything off

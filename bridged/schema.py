@@ -29,6 +29,8 @@ def json_schema() -> dict[str, Any]:
     smtp = definitions["Smtp"]
     smtp["required"] = ["sender"]  # a provider presets the host
     smtp["properties"]["size_limit"] = {"type": "string", "pattern": _SIZE, "title": "Size Limit"}
+    to = definitions["Alerts"]["properties"]["to"]
+    definitions["Alerts"]["properties"]["to"] = {"anyOf": [{"type": "string"}, to]}
     items = definitions["Client"]["properties"]["switched_folders"]["items"]
     definitions["Client"]["properties"]["switched_folders"]["items"] = {"anyOf": [{"type": "string"}, items]}
     schema["properties"]["state_dir"].setdefault("default", "/var/lib/bridged")

@@ -166,6 +166,13 @@ def _pattern(value: Any) -> str:
     return text
 
 
+def _time_of_day(value: Any) -> str:
+    text = str(value)
+    if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", text):
+        raise ValueError(f'{shown(text)} is not a time of day|Write for example "18:00".')
+    return text.zfill(5)
+
+
 def _token_url(value: Any) -> str:
     """Over TLS, or to this machine: whoever reads the request can send mail as the firm."""
     url = urlsplit(_text(value))
@@ -173,6 +180,11 @@ def _token_url(value: Any) -> str:
     if not private or not url.hostname or url.username:
         raise ValueError("a token endpoint is an https:// address|Write it as the provider gives it, or leave it out.")
     return str(value)
+
+
+def _one_or_more(value: Any) -> Any:
+    """`to: office@cabinet.example` is as clear as a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
@@ -333,6 +345,15 @@ class Client(Model):
     switched_folders: tuple[SwitchedFolder, ...] = ()
 
 
+class Alerts(Model):
+    """Who is told, by mail, when a person must act; `digest` is a local time of day."""
+
+    to: Annotated[tuple[Address, ...], BeforeValidator(_one_or_more)] = Field(min_length=1)
+    digest: Annotated[str, BeforeValidator(_time_of_day)] | None = None
+    language: Literal["fr", "en"] = "en"
+    smtp: Smtp | None = None
+
+
 def _default_state_dir() -> Path:
     """The first of systemd's StateDirectory=, of which there may be several."""
     return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or "/var/lib/bridged")
@@ -351,4 +372,5 @@ class Settings(Model):
     on_overwrite: Literal["ignore", "send"] = "ignore"
     state_dir: Annotated[Path, BeforeValidator(_absolute)] = Field(default_factory=_default_state_dir)
     log: LogOptions = LogOptions()
+    alerts: Alerts | None = None
     clients: tuple[Client, ...]
