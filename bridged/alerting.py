@@ -20,12 +20,13 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bridged import alerts, credentials, letters, message
+from bridged import alerts, letters, message
 from bridged.alerts import Ended, Kind, Ledger, Raised
 from bridged.journal import Journal
 from bridged.letters import Letter
 from bridged.logs import say
 from bridged.model import Accepted, Exhausted, Instant, Misconfigured, Outcome, RelayDown, Throttled
+from bridged.oauth import secret_of
 from bridged.relay import Relay
 from bridged.settings import Alerts, Settings, Smtp
 from bridged.yaml_lines import read
@@ -54,7 +55,7 @@ class Post:
     def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome]:
         """What came of each address; those that are missing were not tried, as the relay is in trouble."""
         outcomes: dict[str, Outcome] = {}
-        relay = self._relay = Relay(smtp, lambda: credentials.password(smtp))
+        relay = self._relay = Relay(smtp, secret_of(smtp))
         try:
             if self._aborted:  # between the two lines above, or before them
                 relay.abort()

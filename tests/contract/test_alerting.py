@@ -433,19 +433,3 @@ def test_a_letter_says_exactly_its_text_whatever_that_is():
     assert max(map(len, raw.split(b"\r\n"))) <= 998
     assert raw.endswith(b"\r\n")
     assert b"\n." not in raw
-
-
-def test_a_journal_of_the_first_schema_learns_to_keep(tmp_path):
-    journal = Journal(tmp_path)
-    add(journal, "a", State.QUEUED)
-    journal.write(lambda tx: tx.keep("x", "1"))
-    journal.close()
-    with sqlite3.connect(journal.path) as sql:
-        sql.executescript("DROP TABLE kept; PRAGMA user_version = 1;")
-    sql.close()
-    journal = Journal(tmp_path)
-    assert journal.read(lambda tx: tx.kept("x")) is None
-    journal.write(lambda tx: tx.keep("x", "2"))
-    journal.write(lambda tx: tx.keep("x", "3"))
-    assert journal.read(lambda tx: (tx.kept("x"), len(list(tx.documents())))) == ("3", 1)
-    journal.close()
