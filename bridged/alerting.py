@@ -101,10 +101,10 @@ class Alerting:
         self._deliver: Deliver = deliver or self._post
         self._zone = zone
         self._heard: SimpleQueue[tuple[str, tuple[Raised | Ended, ...]]] = SimpleQueue()
-        self._troubled = False  # the relay of the documents, as far as the log told
-        self._try_at = float("-inf")  # the steady clock's, while it is
+        self._try_at: float | None = None  # of the steady clock, while the relay of the documents is in trouble
         self._told = ""  # what was last told to be the matter with the alerts themselves
-        self._ledger, self._mailings, self._digest_at = self._remembered()
+        self._ledger, self._mailings, self._digest_at, self._troubled = self._remembered()
+        self._only_remembered = self._troubled  # that it is in trouble; the log has not said so since the start
         self._kept = self._memory()
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -143,19 +143,28 @@ class Alerting:
             self._try_at = float("-inf")
 
     def _listen(self, now: Instant) -> None:
+        if self._try_at is None:  # a daemon that starts again and again must not try at each start
+            self._try_at = now.steady + HALTED
         try:
             while True:
                 event, news = self._heard.get_nowait()
-                well = _RELAY_WELL.get(event)
-                if well is True:
-                    self._mailings = [replace(mailing, due=now.steady) for mailing in self._mailings]
-                elif well is False and not self._troubled:
-                    self._try_at = now.steady + HALTED
-                self._troubled = self._troubled if well is None else not well
+                self._relay_is(_RELAY_WELL.get(event), now)
+                if event == "document_sent" and self._only_remembered:  # another relay, which nobody calls recovered
+                    self._relay_is(True, now)
                 for one in news:
                     self._ledger.take(one, now)
         except Empty:
             return
+
+    def _relay_is(self, well: bool | None, now: Instant) -> None:
+        """The relay of the documents is well, or not, or nothing is said of it."""
+        if well is None:
+            return
+        if well:
+            self._mailings = [replace(mailing, due=now.steady) for mailing in self._mailings]
+        elif not self._troubled:
+            self._try_at = now.steady + HALTED
+        self._troubled, self._only_remembered = not well, False
 
     # -- what is written
 
@@ -211,7 +220,7 @@ class Alerting:
         """The relay of the documents is spared while it is in trouble: each try may be one more failed login."""
         if wanted.smtp is not None or not self._troubled:
             return True
-        if now.steady < self._try_at:
+        if self._try_at is not None and now.steady < self._try_at:
             return False
         self._try_at = now.steady + HALTED
         return True
@@ -236,9 +245,7 @@ class Alerting:
             return None, False
         failed = [outcomes[address] for address in left if address in outcomes]
         self._tell(_words(failed[0]) if failed else "not tried")
-        tries = (
-            max(mailing.tries, SIGNED_IN_AGAIN) if any(isinstance(o, Misconfigured) for o in failed) else mailing.tries
-        )
+        tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(_is_login, failed)) else mailing.tries
         return self._again(replace(mailing, left=left), now, tries), any(map(_is_relays, failed))
 
     def _again(self, mailing: Mailing, now: Instant, tries: int) -> Mailing:
@@ -256,7 +263,12 @@ class Alerting:
             {"id": m.id, "letter": asdict(m.letter), "written": m.written, "left": m.left, "digest": m.digest}
             for m in self._mailings
         ]
-        memory = {"ledger": self._ledger.memory(), "mailings": mailings, "digest_at": self._digest_at}
+        memory = {
+            "ledger": self._ledger.memory(),
+            "mailings": mailings,
+            "digest_at": self._digest_at,
+            "troubled": self._troubled,
+        }
         return json.dumps(memory, ensure_ascii=False)
 
     def _remember(self) -> None:
@@ -265,12 +277,12 @@ class Alerting:
             self._journal.write(lambda tx: tx.keep(KEPT, memory))
             self._kept = memory
 
-    def _remembered(self) -> tuple[Ledger, list[Mailing], float | None]:
+    def _remembered(self) -> tuple[Ledger, list[Mailing], float | None, bool]:
         """What an earlier run has kept. What cannot be read is as good as nothing: an alert is told once more."""
         try:
             memory = json.loads(self._journal.read(lambda tx: tx.kept(KEPT)) or "null")
             if memory is None:
-                return Ledger(), [], None
+                return Ledger(), [], None, False
             mailings = [
                 Mailing(
                     str(row["id"]),
@@ -282,10 +294,10 @@ class Alerting:
                 for row in memory["mailings"]
             ]
             at = memory["digest_at"]
-            return Ledger(memory["ledger"]), mailings, None if at is None else float(at)
+            return Ledger(memory["ledger"]), mailings, None if at is None else float(at), bool(memory["troubled"])
         except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
             self._tell(f"what earlier alerts were told cannot be read: {type(error).__name__}: {error}")
-            return Ledger(), [], None
+            return Ledger(), [], None, False
 
     # -- what goes wrong here
 
@@ -318,6 +330,10 @@ def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: f
 def _is_relays(outcome: Outcome) -> bool:
     """No other address would fare better."""
     return isinstance(outcome, RelayDown | Misconfigured | Throttled | Exhausted)
+
+
+def _is_login(outcome: Outcome) -> bool:
+    return isinstance(outcome, Misconfigured) or (isinstance(outcome, RelayDown) and outcome.signing_in)
 
 
 def _words(outcome: Outcome) -> str:

@@ -158,6 +158,34 @@ def test_without_one_a_halted_relay_is_tried_once_an_hour_and_at_once_when_it_is
     assert "could not be sent when it was written" in parsed(mail.data).get_content()
 
 
+def test_a_halt_is_remembered_so_that_restarts_are_no_failed_logins(journal, relay, tmp_path):
+    wanted = settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted)
+    alerting.hear("relay_misconfigured", {"reason": "535"})
+    for second in range(0, 60, 10):
+        alerting.step(at(second))
+    for start in range(100, 2000, 100):
+        alerting = Alerting(journal, wanted)
+        for second in range(0, 60, 10):
+            alerting.step(at(start + second))
+    assert relay.sessions == 0
+    alerting.hear("document_sent", {"client": "A", "collection_email": "a@c.example"})
+    alerting.step(at(2100))
+    assert len(relay.mails) == 1
+
+
+def test_a_refused_login_of_the_alerts_is_tried_again_after_a_quarter_of_an_hour(journal, relay, tmp_path):
+    relay.always("MAIL", Say("530 5.7.0 authentication required"))
+    alerting = Alerting(journal, settings(relay, tmp_path))
+    alerting.hear("watch_limit_reached", {})
+    tries = []
+    for second in range(0, 3 * 3600, 10):
+        before = relay.sessions
+        alerting.step(at(second))
+        tries += [second] * (relay.sessions - before)
+    assert tries == [10, 910, 4510, 8110]
+
+
 def test_a_failing_alert_is_told_once_and_tried_again_ever_more_rarely(journal, relay, tmp_path, said):
     relay.always("MAIL", Say("451 4.3.0 try later"))
     alerting = Alerting(journal, settings(relay, tmp_path))
