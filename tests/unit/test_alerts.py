@@ -381,6 +381,12 @@ def test_two_weeks_are_no_silence_of_a_client_that_deposits_daily():
     assert silence("A", days, on - timedelta(days=1), on) is not None
 
 
+def test_a_long_pause_of_long_ago_makes_no_silence_usual():
+    days = days_with_gaps(date(2026, 1, 1), [90, *[10] * 13])
+    on = days[-1] + timedelta(days=21)
+    assert silence("A", days, on - timedelta(days=1), on) == Silence("A", days[-1], 10)
+
+
 def test_of_a_client_that_is_hardly_known_nobody_says_that_it_is_silent():
     days = days_with_gaps(date(2026, 9, 1), [1] * (ACTIVE_DAYS - 2))
     assert silence("A", days, date(2026, 9, 2), date(2027, 9, 1)) is None
