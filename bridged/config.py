@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from bridged.model import UserError
 from bridged.patience import Patience
+from bridged.presets import COLLECTORS, collector
 from bridged.settings import (
     Alerts,
     Brake,
@@ -322,11 +323,19 @@ def _shared_addresses(lines: Lines, entries: Entries) -> None:
     shared = {i for i, client in entries if client.get("shared_collection_email") is True}
     for i, client in entries:
         for where, address in _addresses(i, client):
-            first = owners.setdefault(address.casefold(), i)
+            first = owners.setdefault(address if _case_matters(client, where, lines) else address.casefold(), i)
             if first != i and not {first, i} <= shared:
                 line = lines.line(("clients", first, "collection_email"))
                 message = f"The client on line {line} has this collection email too: documents would mix."
                 lines.add(where, message, "Correct it, or set shared_collection_email: true on both clients.")
+
+
+def _case_matters(client: dict[str, Any], where: Where, lines: Lines) -> bool:
+    """Whether the collector gives out addresses that differ by their case alone."""
+    folder = lines.value["clients"][where[1]]["switched_folders"][where[3]] if len(where) > 3 else client
+    name = folder.get("collector") or client.get("collector")
+    limit = collector(name).case_sensitive if name in COLLECTORS else None
+    return limit is not None and limit.value and limit.holds
 
 
 def _addresses(i: int, client: dict[str, Any]) -> Iterator[tuple[Where, str]]:

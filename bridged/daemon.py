@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridged import __version__, control, logs, pace, systemd
+from bridged.alerting import Alerting, refused_at_start
 from bridged.config import ConfigError, load
 from bridged.dispatch import Dispatch, Route, Turns
 from bridged.folders import SwitchedFolders
@@ -90,6 +91,8 @@ class Daemon:
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
         )
+        self._alerting = Alerting(journal, settings)
+        self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
         self._senders: list[tuple[Dispatch, Loop]] = []
@@ -100,12 +103,13 @@ class Daemon:
     def run(self) -> int:
         """Until SIGTERM or SIGINT."""
         self._signals()
+        logs.listen(self._alerting.hear)
         self._recover()
         if self._line.state != "up":  # as it was when the daemon stopped: whoever reads on from here must know
             say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host)
         self._rounds.configure(self._settings, start=True)
         self._hire()
-        for loop in (self._intake_loop, self._marking_loop):
+        for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
             loop.start()
         self._server.start()
         while not self._stop.wait(TICK):
@@ -154,9 +158,10 @@ class Daemon:
         say("daemon_stopping")
         systemd.notify("STOPPING=1")
         self._server.close()
-        loops = [self._intake_loop, self._marking_loop, *(loop for _, loop in self._senders)]
+        loops = [self._intake_loop, self._marking_loop, self._alerting_loop, *(loop for _, loop in self._senders)]
         for loop in loops:
             loop.stop()
+        self._alerting.abort()  # an alert that is broken off goes after the next start
         deadline = time.monotonic() + FINISH_WITHIN
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
@@ -170,6 +175,7 @@ class Daemon:
         if not self._intake_loop.is_alive():
             self._rounds.close()
         say("daemon_stopped")
+        logs.listen(None)
 
     # -- the halves
 
@@ -266,6 +272,7 @@ class Daemon:
         self._settings = settings
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
+        self._alerting.configure(settings)
         self._reconfigure = settings
         self._intake_loop.wake.set()
         self._hire()
@@ -323,7 +330,13 @@ def _new_line(journal: Journal, settings: Settings) -> Line:
 
 def run(config_path: Path, *, dry_run: bool = False) -> int:
     """`bridged run`: the exit code. Raises UserError (75: another instance; 78: configuration)."""
-    settings = load(config_path, dry_run=dry_run)
+    try:
+        settings = load(config_path, dry_run=dry_run)
+    except ConfigError as error:
+        logs.configure("auto", "info")
+        if not dry_run:
+            refused_at_start(config_path, [str(problem) for problem in error.problems], time.time())
+        raise
     logs.configure(settings.log.format, settings.log.level)
     lock = control.lock(settings.state_dir)
     try:

@@ -94,3 +94,9 @@ def test_brakes_are_off_until_they_are_written(settings, problems):
     assert "brake.documents" in problems("host: a.example", ", brake: {documents: 0, within: 10m}")[0]
     assert "brake.within: This is required" in problems("host: a.example", ", brake: {documents: 3}")[0]
     assert "is not one of the choices" in problems("host: a.example", ", collector: dxt")[0]
+
+
+def test_addresses_that_differ_by_their_case_alone_are_two_only_where_the_collector_says_so(settings, problems):
+    other = "\n  - {name: Dupont, ged: /srv/ged/dupont, collection_email: Martin@collecte.example, collector: %s}"
+    assert "documents would mix" in problems("host: a.example", "}" + (other % "generic")[:-1])[0]
+    assert len(settings("host: a.example", ", collector: clearfacts}" + (other % "clearfacts")[:-1]).clients) == 2
