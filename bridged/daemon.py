@@ -106,7 +106,8 @@ class Daemon:
         logs.listen(self._alerting.hear)
         self._recover()
         if self._line.state != "up":  # as it was when the daemon stopped: whoever reads on from here must know
-            say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host)
+            hint = "It was so at the stop; when it is mended, `bridged reload` tries at once."
+            say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host, remedy=hint)
         self._rounds.configure(self._settings, start=True)
         self._hire()
         for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
