@@ -68,6 +68,7 @@ class Life(RuleBasedStateMachine):
         self.vacated: set[Path] = set()  # since the bridge died
         self.saved: set[int] = set()  # the files that got other bytes since then
         self.moved: set[int] = set()  # and those that got another path
+        self.arrived: set[int] = set()  # and those that were put into a switched folder
 
     def teardown(self) -> None:
         try:
@@ -95,6 +96,9 @@ class Life(RuleBasedStateMachine):
         """Deliveries of a document; the same mail again is not another one."""
         return len({header(m, "Message-ID") for m in self.firm.mails() if any(t in self._body(m) for t in file.tokens)})
 
+    def _file_of(self, mail: Received) -> File:
+        return next(f for f in self.files + self.gone if self._body(mail) in f.tokens)
+
     def _body(self, mail: Received) -> bytes:
         return attachment(mail.data)[1]
 
@@ -103,12 +107,19 @@ class Life(RuleBasedStateMachine):
         file.clients.add(self._client(file.path))
         before = self._sent(file)
         if not self.firm.alive:
-            # Where a queued document was when the bridge died, another file is taken for it, overwritten.
-            file.may = max(file.may, before + (file.path in self.vacated))
+            self.arrived.add(id(file))
+            self._taken_for_another(file)
             return
         file.may = before + 1
-        survived = self.firm.mortal(self.firm.look)
-        file.must = before + 1 if survived else file.must
+        if self.firm.mortal(self.firm.look):
+            file.must = before + 1
+            self._all_seen()
+        else:
+            self.arrived.add(id(file))
+
+    def _taken_for_another(self, file: File) -> None:
+        """Where a queued document was when the bridge died, what came since then is taken for it, overwritten."""
+        file.may = max(file.may, self._sent(file) + (file.path in self.vacated))
 
     def _left(self, file: File) -> None:
         """It is in no switched folder any more: what has not left by now never will, unless it is back at the start."""
@@ -118,12 +129,13 @@ class Life(RuleBasedStateMachine):
             file.may = file.must
 
     def _looked(self) -> None:
-        if self.firm.alive:
-            self.vacated.clear()
-            self.saved.clear()
-            self.moved.clear()
-        if self.firm.alive:
-            self.firm.mortal(self.firm.look)
+        """A look that is killed half-way may have seen nothing of what was done before it."""
+        if self.firm.alive and self.firm.mortal(self.firm.look):
+            self._all_seen()
+
+    def _all_seen(self) -> None:
+        for since_then in (self.vacated, self.saved, self.moved, self.arrived):
+            since_then.clear()
 
     def _changed(self, file: File, what: set[int]) -> None:
         """Saved or moved. Both while the bridge was dead: it is no longer known by anything, and is missed."""
@@ -207,6 +219,8 @@ class Life(RuleBasedStateMachine):
             self.vacated.add(file.path)
             file.path.rename(target)
             file.path = target
+            if id(file) in self.arrived:
+                self._taken_for_another(file)
             self._changed(file, self.moved)
 
     @rule(data=st.data())
@@ -311,7 +325,8 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: not self.firm.alive)
     @rule()
     def start(self) -> None:
-        self.firm.mortal(self.firm.start)
+        if self.firm.mortal(self.firm.start):
+            self._all_seen()
 
     # -- what always holds
 
@@ -322,15 +337,15 @@ class Life(RuleBasedStateMachine):
         rows = {row.id: row for row in self.firm.rows()}
         for mail in self.firm.mails():
             assert header(mail, "X-Bridged-Document") in rows
-            file = next(f for f in self.files + self.gone if any(t == self._body(mail) for t in f.tokens))
+            file = self._file_of(mail)
             assert mail.recipients in {(CLIENTS[client],) for client in file.clients}
 
     @invariant()
     def one_message_id_is_one_mail(self) -> None:
-        """Sent again only where the reply was lost or the bridge was killed, and then the same but for a new name."""
+        """Sent again only where the reply was lost or the bridge was killed, and then the same document."""
         mails = defaultdict(list)
         for mail in self.firm.mails():
-            same = (self._body(mail), header(mail, "Date"), mail.recipients)
+            same = (id(self._file_of(mail)), header(mail, "Date"), mail.recipients)
             mails[header(mail, "Message-ID")].append(same)
         assert all(len(set(same)) == 1 for same in mails.values())
         again = sum(len(same) - 1 for same in mails.values())
