@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from bridged.admit import verdict
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile, limbo, split
@@ -27,6 +26,7 @@ REPLACED: Final = 600.0
 # A marker follows its document's rename after this time, when the rename has proved not to be a save.
 MARKER_FOLLOWS: Final = 2.5
 
+IGNORED_NOW: Final = "renamed to a name that is ignored"
 ADOPTED: Final = "its valid marker was beside it"
 
 Unknown = Literal["existing", "missed", "deposit"]
@@ -196,7 +196,7 @@ class Changes:
             return
         self._carry(document, path)
         if document.state in NOT_SENT_YET and self._verdict(path):
-            self._withdraw(document, "renamed to a name that is ignored")
+            self._withdraw(document, IGNORED_NOW)
             self._tx.forget(path)
 
     def _carry(self, document: Document, path: bytes) -> None:
@@ -332,8 +332,7 @@ class Changes:
         self._say("document_withdrawn", document, reason=reason)
 
     def _verdict(self, path: bytes) -> str | None:
-        marker = self._settings.marker
-        return verdict(split(path)[1], extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)
+        return self._settings.ignored(split(path)[1])
 
     def _document(self, seq: int | None) -> Document | None:
         return None if seq is None else self._tx.document(seq)

@@ -32,7 +32,7 @@ from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema
 from bridged.settings import Settings
-from bridged.survey import Survey, ignored, survey
+from bridged.survey import Survey, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
 ANSWER_WITHIN: Final = 10.0
@@ -358,8 +358,9 @@ class NotSendable(Exception):
 
 def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Place:
     switched = SwitchedFolders(settings.clients, settings.ignore)
-    place = switched.place(split(path)[0])
-    if place is None or ignored(settings, path):
+    directory, name = split(path)
+    place = switched.place(directory)
+    if place is None or settings.ignored(name):
         raise NotSendable
     stamp = _stamp(place, path)
     journal.write(lambda tx: _queue(tx, settings, place, path, stamp, now))

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from bridged import files
-from bridged.admit import verdict
 from bridged.changes import Changes, Unknown
 from bridged.folders import Place, SwitchedFolders
 from bridged.ged import Ged
@@ -265,5 +264,4 @@ class Comparison:
 
     def ignores(self, name: bytes) -> str | None:
         """Why a name is no document's; None where it is."""
-        marker = self._settings.marker
-        return verdict(name, extra=self._settings.ignore, marker=marker.suffix, hidden=marker.hidden)
+        return self._settings.ignored(name)

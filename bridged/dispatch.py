@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from bridged import brakes, files, pace
-from bridged.changes import ADOPTED
+from bridged.changes import ADOPTED, IGNORED_NOW
 from bridged.collectors import HEAD, neutral, objections
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
@@ -224,17 +224,16 @@ class Dispatch:
             return None
         self._turns.last = document.client
         place = route.switched.place(document.directory)
-        if place is None:
-            tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason="switched_off")
-            refused.append(("document_withdrawn", document, "switched_off"))
-            return None
         standing = tx.standing(document.path, document.seq)
+        gone = self._withdrawn_for(document, place, standing)
+        if gone or place is None:
+            tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=gone)
+            if gone == IGNORED_NOW:
+                tx.forget(document.path)  # under its own name again it is a document again
+            refused.append(("document_withdrawn", document, gone))
+            return None
         if standing == "moved":
             tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
-            return None
-        if standing == "replaced":
-            tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=REPLACED)
-            refused.append(("document_withdrawn", document, REPLACED))
             return None
         address = place.collection_email
         reason = self._held_for(tx, document, place)
@@ -257,6 +256,14 @@ class Dispatch:
         suspects = route.line.suspects()
         document = tx.due_after(last, now.wall, horizon, away, suspects)
         return document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
+
+    def _withdrawn_for(self, document: Document, place: Place | None, standing: str) -> str:
+        if place is None:
+            return "switched_off"
+        if standing == "replaced":
+            return REPLACED
+        # Where it got that name while it was being sent or held, it could not be withdrawn at once.
+        return IGNORED_NOW if self._route.settings.ignored(document.name) else ""
 
     def _held_for(self, tx: Transaction, document: Document, place: Place) -> str:
         if document.uncertain > self._route.settings.retry.uncertain_attempts:

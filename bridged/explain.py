@@ -14,7 +14,6 @@ from bridged.mark import Marker, utc
 from bridged.model import Document, State, readable
 from bridged.report import clean, date
 from bridged.settings import Client, Settings
-from bridged.survey import ignored
 
 MARKER_AT_MOST: Final = 65_536
 _NAMES: Final = {
@@ -72,7 +71,7 @@ class Explainer:
             return self._directory(path)
         if place is None:
             return self._off(path, ged)
-        why = ignored(self._settings, path)
+        why = self._settings.ignored(split(path)[1])
         if why is not None:
             return _ignored(ged, path, why)
         if kind.startswith("other:"):

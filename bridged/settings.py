@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bridged.admit import verdict
 from bridged.presets import PROVIDERS, CollectorName, ProviderName, parse_size, provider
 from bridged.yaml_lines import shown
 
@@ -374,3 +375,7 @@ class Settings(Model):
     log: LogOptions = LogOptions()
     alerts: Alerts | None = None
     clients: tuple[Client, ...]
+
+    def ignored(self, name: bytes) -> str | None:
+        """None for a document's name; else why a file of that name is ignored."""
+        return verdict(name, extra=self.ignore, marker=self.marker.suffix, hidden=self.marker.hidden)

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridged import files
-from bridged.admit import verdict
 from bridged.collectors import fits
 from bridged.folders import SwitchedFolders, components
-from bridged.known import split
 from bridged.model import readable
 from bridged.presets import collector
 from bridged.settings import Client, Settings
@@ -138,16 +136,10 @@ def _count(
         elif isinstance(found, Listing):
             row = rows[place.folder.path]
             row["directories"] += 1
-            row["files"] += sum(e.kind == "file" and not ignored(settings, e.name) for e in found.entries)
+            row["files"] += sum(e.kind == "file" and not settings.ignored(e.name) for e in found.entries)
             writable = os.access(relative or b".", os.W_OK | os.X_OK, dir_fd=root_fd, effective_ids=True)
             row["markers"] = writable and row["markers"] is not False
             if not writable:
                 where = readable(found.directory)
                 result.warnings.append(f"Markers cannot be written in {where}: this user may not write there.")
     return watched
-
-
-def ignored(settings: Settings, path: bytes) -> str | None:
-    """None for a document's name; else why a file of that name is ignored."""
-    name = split(path)[1]
-    return verdict(name, extra=settings.ignore, marker=settings.marker.suffix, hidden=settings.marker.hidden)

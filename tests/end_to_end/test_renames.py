@@ -7,8 +7,10 @@ import os
 import unicodedata
 from pathlib import Path
 
+import pytest
+
 from tests.bridge import Bridge, sha256, until
-from tests.relay import Late
+from tests.relay import Late, Say, Stall
 
 
 def marker_of(document: Path) -> Path:
@@ -140,6 +142,24 @@ def test_a_queued_document_renamed_to_a_temporary_name_and_back_is_sent_once(bri
     (bridge.inbox / "a.txt.part").rename(bridge.inbox / "a.txt")
     bridge.wait_for("document_queued", 2)
     bridge.relay.listen_again()
+    bridge.expect("a.txt")
+
+
+@pytest.mark.parametrize("was", ["sending", "held"])
+def test_a_document_renamed_to_a_temporary_name_when_it_could_not_be_withdrawn_does_not_leave(
+    bridge: Bridge, was: str
+) -> None:
+    """While it is being sent, or held, its state stays; when its turn comes again its name decides."""
+    bridge.relay.script(*(("MAIL", Stall()) if was == "sending" else ("DOT", Say("550 5.7.1 no"))))
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: bridge.relay.stalled or bridge.count("document_held"), was)
+    (bridge.inbox / "a.txt").rename(bridge.inbox / "a.txt.part")
+    until(lambda: '"Achats/a.txt.part"' in bridge.run("documents", "--json").stdout, "the rename was seen")
+    bridge.relay.go_on()
+    bridge.run("release", "--all")
+    assert bridge.wait_for("document_withdrawn")[0]["reason"] == "renamed to a name that is ignored"
+    (bridge.inbox / "a.txt.part").rename(bridge.inbox / "a.txt")
     bridge.expect("a.txt")
 
 
