@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -97,7 +98,9 @@ def until(condition: Callable[[], object], what: str, within: float, every: floa
 class Bridge:
     """The installed daemon on a GED below `base`, with a configuration of its own."""
 
-    def __init__(self, base: Path, port: int, *, sessions: int = 4, clients: int = 1, watch: str = "", smtp: str = "") -> None:
+    def __init__(
+        self, base: Path, port: int, *, sessions: int = 4, clients: int = 1, watch: str = "", smtp: str = ""
+    ) -> None:
         self.base = base
         self.geds = [base / f"ged-{number:04}" for number in range(clients)]
         for ged in self.geds:
@@ -194,3 +197,25 @@ def cpu(pid: int) -> float:
     """Seconds of processor that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def medians(rounds: int, *timers: Callable[[], float]) -> list[float]:
+    """The median of each timer. They take turns, so that what else the machine does meets them alike."""
+    taken = [[timer() for timer in timers] for _ in range(rounds)]
+    return [statistics.median(one) for one in zip(*taken, strict=True)]
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    began = time.monotonic()
+    action()
+    return time.monotonic() - began
+
+
+def watches(pid: int) -> int:
+    """How many directories a process has inotify watches on."""
+    count = 0
+    for name in os.listdir(f"/proc/{pid}/fdinfo"):
+        with contextlib.suppress(FileNotFoundError):
+            count += Path(f"/proc/{pid}/fdinfo/{name}").read_bytes().count(b"inotify wd:")
+    return count

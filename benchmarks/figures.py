@@ -37,7 +37,9 @@ class Figure:
 
     def row(self) -> str:
         """A row of the Markdown table."""
-        against = f"{self.peer}: {number(self.theirs)} {self.unit}" if self.peer else f"{number(self.theirs)} {self.unit}"
+        against = (
+            f"{self.peer}: {number(self.theirs)} {self.unit}" if self.peer else f"{number(self.theirs)} {self.unit}"
+        )
         verdict = ("yes" if self.met else "**no**") if self.mark else ""
         cells = (self.what, f"{number(self.ours)} {self.unit}", against, f"{number(self.ratio)} x", self.mark, verdict)
         return f"| {' | '.join(cells)} |"

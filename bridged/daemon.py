@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from bridged import __version__, control, logs, pace, systemd
 from bridged.alerting import Alerting, refused_at_start
+from bridged.claims import Route, Turns
 from bridged.config import ConfigError, load
-from bridged.dispatch import Dispatch, Route, Turns
+from bridged.dispatch import Dispatch
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal, damaged
 from bridged.line import Line
@@ -32,6 +33,7 @@ TICK: Final = 0.2
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 ABANDON_WITHIN: Final = 2.0
+MARK_WITHIN: Final = 1.0  # for the last markers: one that is not written then is written at the next start
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
 
@@ -44,8 +46,10 @@ def instant() -> Instant:
 class Loop(threading.Thread):
     """Steps one half until told to stop. A step that raises is told as `state_failed` and tried again."""
 
-    def __init__(self, name: str, step: Callable[[Instant], float]) -> None:
+    def __init__(self, name: str, step: Callable[[Instant], float], *, once_more: bool = False) -> None:
+        """`once_more`: one more step begins after `stop`, with what the others have left."""
         super().__init__(name=name, daemon=True)
+        self._once_more = once_more
         self._step = step
         self.wake = threading.Event()
         self._stopping = False
@@ -60,6 +64,8 @@ class Loop(threading.Thread):
             self.stepped_at = time.monotonic()
             if delay != 0:
                 self.wake.wait(AFTER_TROUBLE if delay is None else delay)
+        if self._once_more:
+            self._trouble.guarded(lambda: self._step(instant()))
 
     def stop(self) -> None:
         """No further step begins."""
@@ -86,7 +92,14 @@ class Daemon:
         self._turns = Turns()
         self._patience = Patience(time.monotonic)
         self._shares = Shares()
-        self._marking = Marking(journal, settings, self._patience, self._shares, dry_run=dry_run)
+        self._marking = Marking(
+            journal,
+            settings,
+            self._patience,
+            self._shares,
+            dry_run=dry_run,
+            wake=self._wake_marking,
+        )
         self._intake_loop = Loop("intake", self._step_intake)
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
@@ -94,7 +107,7 @@ class Daemon:
         self._alerting = Alerting(journal, settings)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
-        self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
+        self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), once_more=True)
         self._senders: list[tuple[Dispatch, Loop]] = []
         self._server = control.ControlServer(settings.state_dir, self._answer, _tell_mistake)
 
@@ -159,7 +172,7 @@ class Daemon:
         say("daemon_stopping")
         systemd.notify("STOPPING=1")
         self._server.close()
-        loops = [self._intake_loop, self._marking_loop, self._alerting_loop, *(loop for _, loop in self._senders)]
+        loops = [self._intake_loop, self._alerting_loop, *(loop for _, loop in self._senders)]
         for loop in loops:
             loop.stop()
         self._alerting.abort()  # an alert that is broken off goes after the next start
@@ -173,6 +186,8 @@ class Daemon:
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
+        self._marking_loop.stop()  # only now: what the senders have sent last is marked, too
+        self._marking_loop.join(MARK_WITHIN)
         if not self._intake_loop.is_alive():
             self._rounds.close()
         say("daemon_stopped")
@@ -186,6 +201,9 @@ class Daemon:
             self._rounds.configure(wanted, start=False)
             self._reconfigure = None  # only now: whoever waits for the reload reads it
         return self._rounds.step(now)
+
+    def _wake_marking(self) -> None:
+        self._marking_loop.wake.set()
 
     def _wake_senders(self) -> None:
         for _, loop in self._senders:

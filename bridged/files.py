@@ -118,7 +118,7 @@ def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
         yield tuple(fds)
 
 
-def open_document(root_fd: int, relative: bytes) -> BinaryIO:
+def open_document(root_fd: int, relative: bytes, *, buffered: bool = True) -> BinaryIO:
     """A document opened for reading, without following a link or waiting for anybody.
 
     Raises NotRegular for what is not a regular file; BlockingIOError while another process holds it
@@ -130,7 +130,7 @@ def open_document(root_fd: int, relative: bytes) -> BinaryIO:
     try:
         _require_regular(os.fstat(fd), relative)  # the name may have changed hands since the lstat
         os.set_blocking(fd, True)
-        return os.fdopen(fd, "rb")
+        return os.fdopen(fd, "rb", -1 if buffered else 0)
     except BaseException:
         os.close(fd)
         raise

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from bridged.known import KNOWN_SCHEMA, Known
 from bridged.model import TRANSITIONS, Document, Stamp, State, UserError
@@ -60,8 +60,6 @@ _COLUMNS: Final = (
     " released_at"
 )
 
-_NAMES: Final = _COLUMNS.split(", ")
-
 T = TypeVar("T")
 
 
@@ -76,10 +74,10 @@ class StateConflict(Exception):
 
 
 def _document(row: tuple[Any, ...]) -> Document:
-    values = dict(zip(_NAMES, row, strict=True))
-    stamp = Stamp(*(values.pop(name) for name in ("inode", "size", "mtime_ns", "ctime_ns")))
-    values |= {"state": State(values["state"]), "dotted": bool(values["dotted"])}
-    return Document(stamp=stamp, **values)
+    """By position: the columns stand in the order of the fields."""
+    stamp, dotted = Stamp(*row[7:11]), bool(row[17])
+    values: tuple[Any, ...] = (*row[:5], State(row[5]), row[6], stamp, *row[11:17], dotted, *row[18:])
+    return Document(*values)
 
 
 class Transaction(Known):
@@ -120,7 +118,7 @@ class Transaction(Known):
         row = self.sql.execute(sql, tuple(away)).fetchone()
         return None if row[0] is None else float(row[0])
 
-    def markers_due(self, now: float, horizon: float, limit: int = 50) -> list[Document]:
+    def markers_due(self, now: float, horizon: float, limit: int) -> list[Document]:
         """Sent documents whose marker is to be written and validated ones whose marker is to follow a rename.
 
         A time beyond `horizon` nobody has set: the clock jumped back, so it is due.
@@ -249,6 +247,11 @@ class Transaction(Known):
             (path, marker_due, seq),
         )
 
+    def is_at(self, seq: int, path: bytes) -> bool:
+        """Whether a document still goes by that path."""
+        sql = "SELECT 1 FROM documents WHERE seq = ? AND path = ?"
+        return self.sql.execute(sql, (seq, path)).fetchone() is not None
+
     def attempt(self, seq: int, at: float, outcome: str, reply: str) -> None:
         """Record an attempt."""
         self.sql.execute("INSERT INTO attempts VALUES (?, ?, ?, ?)", (seq, at, outcome, reply))
@@ -294,13 +297,13 @@ def _stamp_columns(stamp: Stamp) -> dict[str, int]:
     }
 
 
-class _Ticket:
-    """One caller's wish in the queue of a group commit."""
+class Ticket(Generic[T]):
+    """One caller's wish in the queue of a group commit. `Journal.settle` says what came of it."""
 
-    def __init__(self, wish: Callable[[Transaction], Any]) -> None:
+    def __init__(self, wish: Callable[[Transaction], T]) -> None:
         self.wish = wish
         self.done = False
-        self.result: Any = None
+        self.result: list[T] = []
         self.error: BaseException | None = None
 
 
@@ -313,7 +316,7 @@ class Journal:
         if not create and not self.path.exists():
             raise JournalError(f"There is no journal in {state_dir} yet: start the daemon with `bridged run` first.")
         self._lock = threading.Lock()
-        self._queue: list[_Ticket] = []
+        self._queue: list[Ticket[Any]] = []
         self._queue_lock = threading.Lock()
         self._readers: list[sqlite3.Connection] = []
         self._busy_since: float | None = None
@@ -328,15 +331,29 @@ class Journal:
 
         A wish that raises is rolled back alone and raises here. Wishes of other threads may share the commit.
         """
-        ticket = _Ticket(wish)
+        return self.settle(self.post(wish))
+
+    def post(self, wish: Callable[[Transaction], T]) -> Ticket[T]:
+        """Let the next commit run `wish`, whoever makes it. Promises nothing before the ticket is settled."""
+        ticket = Ticket(wish)
         with self._queue_lock:
             self._queue.append(ticket)
+        return ticket
+
+    def settle(self, ticket: Ticket[T]) -> T:
+        """The result of what was posted once it is on the disk; commits where nobody else has."""
         with self._lock:
             if not ticket.done:
                 self._commit_all()
         if ticket.error is not None:
             raise ticket.error
-        return ticket.result  # type: ignore[no-any-return]
+        return ticket.result[0]
+
+    def flush(self) -> None:
+        """Commit what was posted. Whoever settles its ticket hears of what fails."""
+        with self._lock:
+            if self._queue:
+                self._commit_all()
 
     def read(self, wish: Callable[[Transaction], T]) -> T:
         """Run `wish` against the last commit, without waiting for a writer."""
@@ -377,8 +394,9 @@ class Journal:
         try:
             self._require_file()
             self._sql.execute("BEGIN IMMEDIATE")
+            transaction = Transaction(self._sql)
             for ticket in tickets:
-                self._grant(ticket)
+                self._grant(ticket, transaction)
             self._sql.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - the disk's own trouble is every ticket's; each raises it
             for ticket in tickets:
@@ -390,10 +408,10 @@ class Journal:
             for ticket in tickets:
                 ticket.done = True
 
-    def _grant(self, ticket: _Ticket) -> None:
+    def _grant(self, ticket: Ticket[Any], transaction: Transaction) -> None:
         self._sql.execute("SAVEPOINT wish")
         try:
-            ticket.result = ticket.wish(Transaction(self._sql))
+            ticket.result.append(ticket.wish(transaction))
         except sqlite3.OperationalError:
             raise
         except Exception as error:  # noqa: BLE001 - raised again in the thread whose wish it was

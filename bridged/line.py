@@ -203,6 +203,13 @@ class Line:
         with self._lock:
             return self._sessions
 
+    @property
+    def unhurried(self) -> bool:
+        """Whether no turn is rationed, so that several documents may be claimed together."""
+        with self._lock:
+            rationed = self._rate is not None or self._daily_quota is not None or self._measured > 0 or self._careful
+            return self._matter == "up" and not rationed and not self._breaker.streak
+
     def may_send(self, now: float) -> bool:
         """Take a turn: always when up and within the rate; in trouble only the one probe that is due."""
         with self._lock:

@@ -15,10 +15,10 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -30,6 +30,11 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno
 _NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _RENAME_NOREPLACE: Final = 1
+_SYNC_FILE_RANGE_WRITE: Final = 2
+_ENCODED: Final = json.JSONEncoder(ensure_ascii=False).encode
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,9 @@ class Marker:
 
     def to_json(self) -> bytes:
         """The content of the file: UTF-8, one field a line. What is not UTF-8 is written as `?`."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=2)
-        return text.encode("utf-8", "replace") + b"\n"
+        # Not json.dumps with an indent: that one is written in Python, and takes longer than the file.
+        lines = ",\n".join([f'  "{name}": {_ENCODED(getattr(self, name))}' for name in self.__slots__])
+        return f"{{\n{lines}\n}}\n".encode("utf-8", "replace")
 
     @classmethod
     def from_json(cls, content: bytes) -> Marker | None:
@@ -89,17 +95,41 @@ def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidde
     When this returns, the marker survives a power cut. Nothing is ever replaced. Raises OSError when it
     cannot be written (FileNotFoundError also when the document has left), and may then be repeated.
     """
-    status = os.lstat(document, dir_fd=directory_fd)
-    for number, name in _names(directory_fd, document, suffix, hidden):
-        if _exists(directory_fd, name):
-            if _is(directory_fd, name, marker.message_id):
-                _sync(directory_fd)  # a crash may have come between its name and this
-                return Written(name, number > 1)
-            continue
-        with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
-            _create(directory_fd, name, marker, status)
-            return Written(name, number > 1)
-    raise OSError(errno.EEXIST, _ALL_TAKEN)
+    [written] = write_all(directory_fd, [(document, marker)], suffix, hidden)
+    if isinstance(written, OSError):
+        raise written
+    return written
+
+
+def write_all(
+    directory_fd: int, markers: Sequence[tuple[bytes, Marker]], suffix: str, hidden: bool
+) -> list[Written | OSError]:
+    """The same for many documents of one directory: their files are synced together, and the directory once.
+
+    One that fails does not stop the others; its OSError stands in its place.
+    """
+    longest = _longest_name(directory_fd)
+    names = [_names(document, suffix, hidden, longest) for document, _ in markers]
+    outcomes: list[Written | OSError | _Draft] = [
+        _attempt(_drafted, directory_fd, document, marker, candidates)
+        for (document, marker), candidates in zip(markers, names, strict=True)
+    ]
+    drafts = [outcome for outcome in outcomes if isinstance(outcome, _Draft)]
+    try:
+        if len(drafts) > 1:
+            for draft in drafts:
+                _begin_writing(draft.fd)
+        outcomes = [
+            _attempt(_published, directory_fd, outcome, candidates) if isinstance(outcome, _Draft) else outcome
+            for outcome, candidates in zip(outcomes, names, strict=True)
+        ]
+        failure = _attempt(_sync, directory_fd)  # also for a marker that stood there: a crash may have come before this
+    finally:
+        for draft in drafts:
+            draft.leave(directory_fd)
+    if failure is not None:
+        return [outcome if isinstance(outcome, OSError) else failure for outcome in outcomes]
+    return outcomes  # type: ignore[return-value]  # every draft has become one of the others
 
 
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
@@ -108,7 +138,7 @@ def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marke
     Raises OSError when something is there that cannot be read: that is not the same as none.
     """
     newest = None
-    for _, name in _names(directory_fd, document, suffix, hidden):
+    for _, name in _names(document, suffix, hidden, _longest_name(directory_fd)):
         if not _exists(directory_fd, name):
             break
         with contextlib.suppress(PermissionError):  # ours would be as readable as its document
@@ -126,7 +156,7 @@ def follow(
     marker = _read(old_fd, old_marker_name)
     if marker is None:
         return None
-    for _, name in _names(new_fd, new_document, suffix, hidden):
+    for _, name in _names(new_document, suffix, hidden, _longest_name(new_fd)):
         if _same(old_fd, old_marker_name, new_fd, name):
             return name
         if _is(new_fd, name, marker.message_id):
@@ -152,10 +182,13 @@ def utc(epoch: float) -> str:
 # Names
 
 
-def _names(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Iterator[tuple[int, bytes]]:
+def _longest_name(directory_fd: int) -> int:
+    """In bytes. vfat claims 1530 and means 255 characters."""
+    return min(os.fpathconf(directory_fd, "PC_NAME_MAX"), 255)
+
+
+def _names(document: bytes, suffix: str, hidden: bool, longest: int) -> Iterator[tuple[int, bytes]]:
     """The names a marker may have, in order of preference, each short enough for the file system."""
-    # vfat claims 1530 bytes and means 255 characters.
-    longest = min(os.fpathconf(directory_fd, "PC_NAME_MAX"), 255)
     dot = b"." if hidden else b""
     for number in range(1, _NAMES + 1):
         end = _numbered(os.fsencode(suffix), number)
@@ -225,25 +258,102 @@ def _read(directory_fd: int, name: bytes) -> Marker | None:
 # Writing
 
 
-def _create(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
-    """A new file at a free name, whole or not at all, as accessible as `like`."""
-    fd, temporary = _temporary(directory_fd, marker.message_id)
-    with os.fdopen(fd, "wb") as file:
+@dataclass(slots=True)
+class _Draft:
+    """A marker in its temporary file, not yet under its name. `fd` is open, and whoever holds the draft closes it."""
+
+    fd: int
+    temporary: bytes
+    message_id: str
+    number: int
+    name: bytes
+    like: os.stat_result
+    published: bool = False
+
+    def leave(self, directory_fd: int) -> None:
+        """Its end, whatever became of it."""
         try:
-            file.write(marker.to_json())
-            file.flush()
-            with contextlib.suppress(OSError):  # best effort, like the owner below
-                os.fchmod(fd, like.st_mode & 0o666)
-            os.fsync(fd)
-            _publish(directory_fd, temporary, directory_fd, name)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):  # already published
-                os.unlink(temporary, dir_fd=directory_fd)
-            raise
-        # Only now: in a directory with the sticky bit one may rename only what one owns.
-        for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
-            with contextlib.suppress(OSError):  # best effort, by contract never an error
-                os.fchown(fd, user, group)
+            with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
+                os.unlink(self.temporary, dir_fd=directory_fd)
+            if self.published:
+                _give(self.fd, self.like)
+        finally:
+            os.close(self.fd)
+
+
+def _attempt(work: Callable[..., R], *arguments: Any) -> R | OSError:
+    try:
+        return work(*arguments)
+    except OSError as error:
+        return error
+
+
+def _drafted(
+    directory_fd: int, document: bytes, marker: Marker, names: Iterator[tuple[int, bytes]]
+) -> _Draft | Written:
+    """The content in a temporary file, as accessible as the document; or the marker that stands there already."""
+    like = os.lstat(document, dir_fd=directory_fd)
+    number, name, stands = _next_name(directory_fd, marker.message_id, names)
+    if stands:
+        return Written(name, number > 1)
+    return _draft(directory_fd, marker, number, name, like)
+
+
+def _draft(directory_fd: int, marker: Marker, number: int, name: bytes, like: os.stat_result) -> _Draft:
+    fd, temporary = _temporary(directory_fd, marker.message_id)
+    draft = _Draft(fd, temporary, marker.message_id, number, name, like)
+    try:
+        content = marker.to_json()
+        while content:
+            content = content[os.write(fd, content) :]
+        with contextlib.suppress(OSError):  # best effort, like the owner later
+            os.fchmod(fd, like.st_mode & 0o666)
+    except BaseException:
+        draft.leave(directory_fd)
+        raise
+    return draft
+
+
+def _published(directory_fd: int, draft: _Draft, names: Iterator[tuple[int, bytes]]) -> Written:
+    """The draft under the next free name. Durable once its directory is synced."""
+    os.fsync(draft.fd)
+    while True:
+        with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
+            _name(directory_fd, draft.temporary, directory_fd, draft.name)
+            draft.published = True
+            return Written(draft.name, draft.number > 1)
+        draft.number, draft.name, stands = _next_name(directory_fd, draft.message_id, names)
+        if stands:
+            return Written(draft.name, draft.number > 1)
+
+
+def _next_name(directory_fd: int, message_id: str, names: Iterator[tuple[int, bytes]]) -> tuple[int, bytes, bool]:
+    """The next name that is free, or has this very marker already (True)."""
+    for number, name in names:
+        if not _exists(directory_fd, name):
+            return number, name, False
+        if _is(directory_fd, name, message_id):
+            return number, name, True
+    raise OSError(errno.EEXIST, _ALL_TAKEN)
+
+
+def _begin_writing(fd: int) -> None:
+    """Let the kernel begin to write, so that the syncs that follow find most of it done. Only a hint."""
+    begin = getattr(_libc, "sync_file_range", None)  # sync_file_range(2); glibc has it, musl has not
+    if begin is not None:
+        begin(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+
+def _give(fd: int, like: os.stat_result) -> None:
+    """To the document's owner and group, which by contract is never an error.
+
+    Only after its name: in a directory with the sticky bit one may rename only what one owns.
+    """
+    try:
+        os.fchown(fd, like.st_uid, like.st_gid)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.fchown(fd, -1, like.st_gid)
 
 
 def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
@@ -259,32 +369,40 @@ def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
 
 def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> None:
     try:
-        _publish(old_fd, old, new_fd, new)
+        _name(old_fd, old, new_fd, new)
     except OSError as error:
         if error.errno != errno.EXDEV:  # a folder of the GED may be another file system
             raise
-        _create(new_fd, new, marker, os.lstat(old, dir_fd=old_fd))
+        _copy(new_fd, new, marker, os.lstat(old, dir_fd=old_fd))
+    _sync(new_fd)
+    with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
         os.unlink(old, dir_fd=old_fd)
 
 
-def _publish(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
-    """Rename, replacing nothing (FileExistsError), and durable before the old name is given up."""
+def _copy(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
+    """A new file at a free name (else FileExistsError), whole or not at all, as accessible as `like`."""
+    draft = _draft(directory_fd, marker, 1, name, like)
+    try:
+        os.fsync(draft.fd)
+        _name(directory_fd, draft.temporary, directory_fd, name)
+        draft.published = True
+    finally:
+        draft.leave(directory_fd)
+
+
+def _name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
+    """Give a file another name, replacing nothing (FileExistsError). The old one goes only where there are no links."""
     try:
         os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
         _rename(old_fd, old, new_fd, new)
-        _sync(new_fd)
-        return
-    _sync(new_fd)
-    os.unlink(old, dir_fd=old_fd)
 
 
 def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
     """For file systems without hard links (FAT, many FUSE)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(old_fd, old, new_fd, new, _RENAME_NOREPLACE) == 0:
+    if _libc.renameat2(old_fd, old, new_fd, new, _RENAME_NOREPLACE) == 0:
         return
     code = ctypes.get_errno()
     if code not in _NO_FLAGS:

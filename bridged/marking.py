@@ -1,14 +1,18 @@
-"""Markers for documents that were sent: written once, retried until they stand, moved along with a rename."""
+"""What was sent: its acceptance entered, its marker written once, tried until it stands, moved along with a rename."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
 
 from bridged import __version__, files, mark
 from bridged.changes import MARKER_FOLLOWS
-from bridged.journal import Journal
+from bridged.journal import Journal, Ticket, Transaction
 from bridged.known import split
 from bridged.logs import say_document
 from bridged.model import Document, State, readable
@@ -16,87 +20,153 @@ from bridged.patience import Patience
 from bridged.settings import Settings
 from bridged.shares import Away, Shares
 
+# What enters an acceptance; returns the document as it is then, or None where it is no longer being sent.
+Acceptance = Callable[[Transaction], Document | None]
+
+BATCH: Final = 200  # markers that are written before they are entered
+
 
 class Marking:
-    """The last step of every document. Thread-safe: senders mark what they sent, one loop sees to the rest."""
+    """The last steps of every document, by one loop. `sent` and `beside` may be called from any thread."""
 
     def __init__(
-        self, journal: Journal, settings: Settings, patience: Patience, shares: Shares, *, dry_run: bool = False
+        self,
+        journal: Journal,
+        settings: Settings,
+        patience: Patience,
+        shares: Shares,
+        *,
+        dry_run: bool = False,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """In a dry run no marker is written."""
+        """In a dry run no marker is written. `wake` is called when `step` is worth calling at once."""
+        self._wake = wake
+        self._accepted: deque[tuple[Acceptance, Ticket[Document | None]]] = deque()
+        self._handing_over = threading.Lock()
         self._dry_run = dry_run
         self._journal = journal
         self._patience = patience
         self._shares = shares
         self._settings = settings
         self._told: dict[int, str] = {}
-        self._lock = threading.Lock()
 
     def configure(self, settings: Settings) -> None:
         """Put a configuration in force."""
         self._settings = settings
 
+    def sent(self, enter: Acceptance) -> None:
+        """The relay has accepted a document: `enter` puts that into the journal, and is tried until it is in.
+
+        Its line and its marker come from here.
+        """
+        with self._handing_over:  # who sees its row in the journal finds it here, too
+            self._accepted.append((enter, self._journal.post(enter)))
+        self._wake()
+
+    def record(self) -> int:
+        """Enter what the relay has accepted, and say so; how much that was. Raises sqlite3.Error, and keeps it then."""
+        with self._handing_over:
+            taken = len(self._accepted)
+        for _ in range(taken):
+            enter, ticket = self._accepted[0]
+            try:
+                sent = self._journal.settle(ticket)
+            except sqlite3.Error:
+                # A full disk must not make us send again what the relay took: the row stays `sending` until it is in.
+                self._accepted[0] = (enter, self._journal.post(enter))
+                raise
+            self._accepted.popleft()
+            if sent is not None:
+                words = {"collection_email": sent.collection_email, "relay_reply": sent.relay_reply}
+                say_document("document_sent", sent, **words)
+        return taken
+
     def step(self, now: float) -> float:
         """Write the markers that are still owed and move those that are to follow; seconds until the next look."""
         horizon = now + max(self._settings.watch.sweep, MARKER_FOLLOWS) + 1.0
-        due = self._journal.read(lambda tx: tx.markers_due(now, horizon))
+        due = self._journal.read(lambda tx: tx.markers_due(now, horizon, BATCH))
+        recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
+        sent = [document for document in due if document.state is State.SENT]
+        for ged in dict.fromkeys(document.ged for document in sent):
+            self._validate(ged, [document for document in sent if document.ged == ged], now)
         for document in due:
-            if document.state is State.SENT:
-                self.validate(document, now)
-            elif document.state is State.VALIDATED:
+            if document.state is State.VALIDATED:
                 self._follow(document, now)
-            else:  # still queued: its marker of an earlier life is none of ours
+            elif document.state is not State.SENT:  # still queued: its marker of an earlier life is none of ours
                 self._settle(document, document.marker)
-        return 0.0 if len(due) > 1 else 1.0
+        return 0.0 if recorded or len(due) > 1 else 1.0
 
-    def validate(self, document: Document, now: float) -> None:
-        """Write the marker, then say so in the journal. A marker that cannot be written is tried at each sweep."""
+    def _validate(self, ged: bytes, documents: list[Document], now: float) -> None:
+        """Write the markers, then say so in the journal. What cannot be written is tried at each sweep."""
+        written = self._attempts(ged, documents, now)
+        outcomes = self._journal.write(lambda tx: [self._conclude(tx, d, written[d.seq], now) for d in documents])
+        for document, outcome in zip(documents, outcomes, strict=True):
+            if isinstance(outcome, OSError):
+                self._tell_failure(document, outcome)
+            elif outcome is not None:
+                self._told.pop(document.seq, None)
+                say_document("document_validated", document, marker=readable(outcome))
+
+    def _attempts(self, ged: bytes, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+        if self._dry_run:
+            return dict.fromkeys((d.seq for d in documents), b"")
         try:
-            name = self._patience.call(document.ged, lambda: self._write(document, now))
-        except FileNotFoundError:
-            known = self._journal.read(lambda tx: tx.known(document.path))
-            if known is not None and known.document == document.seq:  # renamed, or deleted: intake soon knows which
-                again = now + MARKER_FOLLOWS
-                self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
-                return
-            name = b""  # the document left after it was sent: there is nothing to stand beside
+            return self._patience.call(ged, lambda: self._write(ged, documents, now))
         except OSError as error:
-            self._failed(document, error, now)
-            return
-        path = document.directory + b"/" + name if name else b""
-        self._journal.write(
-            lambda tx: tx.move(
-                document.seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=None
-            )
-        )
-        self._told.pop(document.seq, None)
-        say_document("document_validated", document, marker=readable(name))
+            return dict.fromkeys((d.seq for d in documents), error)
 
-    def beside(self, root_fd: int, document: Document) -> mark.Marker | None:
-        """The marker of this very delivery, if it stands beside the document. Raises OSError."""
+    def _conclude(
+        self, tx: Transaction, document: Document, written: bytes | OSError, now: float
+    ) -> bytes | OSError | None:
+        """The marker's name once the document is validated (none beside one that has left), or what is in the way."""
+        seq, name = document.seq, written
+        if isinstance(written, FileNotFoundError):
+            known = tx.known(document.path)
+            if known is not None and known.document == seq:  # renamed, or deleted: intake soon knows which
+                tx.note(seq, State.SENT, marker_due=now + MARKER_FOLLOWS)
+                return None
+            name = b""  # the document left after it was sent: there is nothing to stand beside
+        if isinstance(name, OSError):
+            tx.note(seq, State.SENT, marker_due=now + self._settings.watch.sweep)
+            return name
+        path = document.directory + b"/" + name if name else b""
+        # Renamed since: the marker stands beside nothing now, and follows.
+        due = None if not name or tx.is_at(seq, document.path) else now + MARKER_FOLLOWS
+        tx.move(seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=due)
+        return name
+
+    def beside(self, directory_fd: int, document: Document) -> mark.Marker | None:
+        """The marker of this very delivery, if it stands in the document's directory. Raises OSError."""
         options = self._settings.marker
-        with files.directories(root_fd, document.relative.rpartition(b"/")[0]) as (fd,):
-            marker = mark.find(fd, document.name, options.suffix, options.hidden)
+        marker = mark.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
-    def _write(self, document: Document, now: float) -> bytes:
-        if self._dry_run:
-            return b""
-        with self._shares.at(document.ged, document.path) as root_fd:
-            files.lstat(root_fd, document.relative)
-            fd = files.open_directory(root_fd, document.relative.rpartition(b"/")[0])
+    def _write(self, ged: bytes, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+        """The markers' names, a directory at a time."""
+        written: dict[int, bytes | OSError] = {}
+        for directory in dict.fromkeys(document.directory for document in documents):
+            here = [document for document in documents if document.directory == directory]
             try:
-                options = self._settings.marker
-                written = mark.write(fd, document.name, self._marker(document, now), options.suffix, options.hidden)
-            except FileNotFoundError:
-                files.lstat(root_fd, document.relative)  # raises the same when it is the document that has left
-                raise OSError(errno.EAGAIN, "somebody removed the marker's temporary file") from None
-            finally:
-                os.close(fd)
-        if written.displaced:
-            why = f"another file has the marker's name; the marker is {readable(written.name)}"
-            say_document("marker_failed", document, reason=why, level="warning")
-        return written.name
+                with (
+                    self._shares.at(ged, here[0].path) as root_fd,
+                    files.directories(root_fd, directory[len(ged) + 1 :]) as (fd,),
+                ):
+                    written |= self._write_in(fd, here, now)
+            except OSError as error:
+                written |= dict.fromkeys((document.seq for document in here), error)
+        return written
+
+    def _write_in(self, fd: int, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+        options, markers = self._settings.marker, [(d.name, self._marker(d, now)) for d in documents]
+        outcomes: dict[int, bytes | OSError] = {}
+        for document, one in zip(documents, mark.write_all(fd, markers, options.suffix, options.hidden), strict=True):
+            outcomes[document.seq] = one if isinstance(one, OSError) else one.name
+            if isinstance(one, FileNotFoundError) and _stands(fd, document.name):
+                outcomes[document.seq] = OSError(errno.EAGAIN, "somebody removed the marker's temporary file")
+            if isinstance(one, mark.Written) and one.displaced:
+                why = f"another file has the marker's name; the marker is {readable(one.name)}"
+                say_document("marker_failed", document, reason=why, level="warning")
+        return outcomes
 
     def _marker(self, document: Document, now: float) -> mark.Marker:
         return mark.Marker(
@@ -114,15 +184,13 @@ class Marking:
             bridged=__version__,
         )
 
-    def _failed(self, document: Document, error: OSError, now: float) -> None:
+    def _tell_failure(self, document: Document, error: OSError) -> None:
         reason = error.strerror or str(error)
         path = readable(document.path)
         # A share that is away was told of as such, and its markers are written when it is back.
         if self._told.get(document.seq) != reason and not isinstance(error, Away):
             self._told[document.seq] = reason
             say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
-        again = now + self._settings.watch.sweep
-        self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
 
     def _follow(self, document: Document, now: float) -> None:
         try:
@@ -130,7 +198,9 @@ class Marking:
         except FileNotFoundError:
             moved = None  # it went along with its directory, or was deleted
         except OSError as error:
-            self._failed(document, error, now)
+            again = now + self._settings.watch.sweep
+            self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
+            self._tell_failure(document, error)
             return
         self._settle(document, document.directory + b"/" + (moved or split(document.marker)[1]))
 
@@ -146,3 +216,11 @@ class Marking:
 
     def _settle(self, document: Document, marker: bytes) -> None:
         self._journal.write(lambda tx: tx.note(document.seq, document.state, marker=marker, marker_due=None))
+
+
+def _stands(directory_fd: int, name: bytes) -> bool:
+    try:
+        os.lstat(name, dir_fd=directory_fd)
+    except OSError:
+        return False
+    return True

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from bridged import logs
+from bridged.claims import Route, Turns
 from bridged.config import load
-from bridged.dispatch import Dispatch, Route, Turns
+from bridged.dispatch import Dispatch
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
 from bridged.line import Line
@@ -44,17 +45,19 @@ class MortalJournal(Journal):
     after = False
     dead = False
 
-    def write(self, wish: Callable[..., Any]) -> Any:
+    def _commit_all(self) -> None:
         if self.dead:
             raise Killed
         if self.commits_to_live is None:
-            return super().write(wish)
+            super()._commit_all()
+            return
         self.commits_to_live -= 1
         if self.commits_to_live > 0:
-            return super().write(wish)
+            super()._commit_all()
+            return
         self.dead = True
         if self.after:
-            super().write(wish)
+            super()._commit_all()
         raise Killed
 
 

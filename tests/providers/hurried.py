@@ -48,8 +48,8 @@ def hurry(factor: float, since: float) -> None:
 
     usual_rounds, begin = daemon.Rounds, daemon.Loop.__init__
 
-    def with_wake(self, *arguments):
-        begin(self, *arguments)
+    def with_wake(self, *arguments, **more):
+        begin(self, *arguments, **more)
         self.wake = Wake()
 
     Wake.factor = factor

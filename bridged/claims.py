@@ -1,0 +1,155 @@
+"""Which documents leave next. They are claimed in one commit, before the first byte of any of them goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from bridged import brakes
+from bridged.changes import IGNORED_NOW
+from bridged.folders import Place, SwitchedFolders
+from bridged.journal import Journal, Transaction
+from bridged.known import REPLACED
+from bridged.line import Line
+from bridged.logs import say_document
+from bridged.model import Document, Instant, State
+from bridged.settings import Settings
+
+FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
+MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
+SMALL: Final = 256 * 1024  # bytes: what is larger is the last of what is claimed together, and is streamed
+LOOKS: Final = 100  # documents looked at in one commit, so that the others' commits need not wait long
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The configuration that senders work by, replaced whole at a reload."""
+
+    settings: Settings
+    switched: SwitchedFolders
+    line: Line
+    maildir: Path | None = None  # in a dry run: where mails go instead of the relay
+
+
+class Turns:
+    """What all sessions' senders share: whose turn it is, since clients take turns, and what was told already."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        self.unreadable: set[int] = set()
+
+
+@dataclass(slots=True)
+class _Looked:
+    """What one commit came to."""
+
+    claimed: list[Document] = field(default_factory=list)
+    lines: list[tuple[str, Document, str]] = field(default_factory=list)
+
+
+class Claims:
+    """One sender's way to its next documents."""
+
+    def __init__(self, journal: Journal, turns: Turns, away: Callable[[], Collection[bytes]]) -> None:
+        """`away`: the GEDs whose documents wait without being tried."""
+        self._journal = journal
+        self._turns = turns
+        self._away = away
+
+    def waiting(self, route: Route, now: Instant) -> bool:
+        """Whether any document is due."""
+        horizon, away = _horizon(route, now), self._away()
+        return self._journal.read(lambda tx: tx.due_after("", now.wall, horizon, away)) is not None
+
+    def wake_in(self, now: Instant) -> float:
+        """Seconds until the next one is, as far as can be told."""
+        away = self._away()
+        due = self._journal.read(lambda tx: tx.next_due(away))
+        return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
+
+    def take(self, route: Route, now: Instant, most: int) -> list[Document]:
+        """Claim the next documents, `most` at most, and say what became of those that may not leave."""
+        away = self._away()
+        looked = self._journal.write(lambda tx: self._look(tx, route, now, most, away))
+        for event, document, reason in looked.lines:
+            say_document(event, document, reason=reason)
+        return looked.claimed
+
+    def _look(self, tx: Transaction, route: Route, now: Instant, most: int, away: Collection[bytes]) -> _Looked:
+        looked = _Looked()
+        for _ in range(LOOKS):
+            document = self._due(tx, route, now, away)
+            if document is None:
+                break
+            self._turns.last = document.client
+            claimed = _claimed(tx, document, route, now, looked)
+            if claimed is not None:
+                looked.claimed.append(claimed)
+                if len(looked.claimed) == most or document.stamp.size > SMALL:
+                    break
+        return looked
+
+    def _due(self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes]) -> Document | None:
+        """Whose turn it is. Where the relay refuses everything, those it has not refused yet are the better probes."""
+        last, horizon = self._turns.last, _horizon(route, now)
+        suspects = route.line.suspects()
+        document = tx.due_after(last, now.wall, horizon, away, suspects)
+        return document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
+
+
+def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, looked: _Looked) -> Document | None:
+    place = route.switched.place(document.directory)
+    standing = tx.standing(document.path, document.seq)
+    gone = _withdrawn_for(route, document, place, standing)
+    if gone or place is None:
+        tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=gone)
+        if gone == IGNORED_NOW:
+            tx.forget(document.path)  # under its own name again it is a document again
+        looked.lines.append(("document_withdrawn", document, gone))
+        return None
+    if standing == "moved":
+        tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
+        return None
+    address = place.collection_email
+    reason = _held_for(tx, route, document, place)
+    if reason:
+        tx.move(document.seq, State.QUEUED, State.HELD, reason=reason, collection_email=address)
+        looked.lines.append(("document_held", document, reason))
+        return None
+    later = brakes.put_off_until(tx, place, now.wall)
+    if later is not None:
+        reason = f"{place.collector.name} takes {place.collector.daily_cap} documents a day; it goes on then"
+        tx.note(document.seq, State.QUEUED, due_at=later, reason=reason)
+        looked.lines.append(("document_deferred", document, reason))
+        return None
+    tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
+    return replace(document, state=State.SENDING, collection_email=address)
+
+
+def _withdrawn_for(route: Route, document: Document, place: Place | None, standing: str) -> str:
+    if place is None:
+        return "switched_off"
+    if standing == "replaced":
+        return REPLACED
+    # Where it got that name while it was being sent or held, it could not be withdrawn at once.
+    return IGNORED_NOW if route.settings.ignored(document.name) else ""
+
+
+def _held_for(tx: Transaction, route: Route, document: Document, place: Place) -> str:
+    if document.uncertain > route.settings.retry.uncertain_attempts:
+        return "uncertain: the connection was lost after the final dot too often; it may have arrived"
+    refused = tx.refused_address(place.collection_email)
+    if refused is not None:
+        return address_refused(place.collection_email, refused)
+    return brakes.held_for(tx, document, place)
+
+
+def _horizon(route: Route, now: Instant) -> float:
+    return now.wall + max(route.settings.retry.max, MISTAKE) + 1.0
+
+
+def address_refused(address: str, reply: str) -> str:
+    """The reason for which everything that goes to a refused address is held."""
+    return f"{reply} (the address {address} is refused, so everything for it is held)"

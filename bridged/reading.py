@@ -1,0 +1,171 @@
+"""A document's bytes for its mail: of one version, or no final dot follows them.
+
+Small documents are read whole, several in one call, before their turn comes; the others are streamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Protocol
+
+from bridged import files
+from bridged.marking import Marking
+from bridged.message import BLOCK
+from bridged.model import Document
+from bridged.patience import Patience, PatientFile
+from bridged.shares import Shares
+
+
+class Changed(Exception):
+    """The document was overwritten while it was read: what was read may be half old, half new."""
+
+
+class Marked(Exception):
+    """The document's own marker stands beside it: it left, and a damaged journal has forgotten that."""
+
+    def __init__(self, relay_reply: str) -> None:
+        super().__init__(relay_reply)
+        self.relay_reply = relay_reply
+
+
+class Content(Protocol):
+    """What is read of a document."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises OSError."""
+
+    def require_unchanged(self) -> None:
+        """Raises Changed unless all that was read is the version that was found quiet. OSError, too."""
+
+
+class Whole:
+    """A document that was read at once, and found to be one version."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        """As of a file."""
+        block = self._data[self._at : self._at + size]
+        self._at += len(block)
+        return block
+
+    def require_unchanged(self) -> None:
+        """It cannot have been."""
+
+    def rewind(self) -> Whole:
+        """The same, to be read from its beginning."""
+        return Whole(self._data)
+
+
+class _Streamed:
+    """A document that is read as it leaves."""
+
+    def __init__(self, file: PatientFile, document: Document) -> None:
+        self._file = file
+        self._document = document
+        self.read = file.read
+
+    def require_unchanged(self) -> None:
+        """Its size and time are still those it was found quiet with."""
+        _require_same(self._file.status(), self._document)
+
+
+class Reading:
+    """Opens documents. Thread-safe."""
+
+    def __init__(self, patience: Patience, shares: Shares, marking: Marking) -> None:
+        self._patience = patience
+        self._shares = shares
+        self._marking = marking
+
+    def ahead(self, documents: Iterable[Document]) -> dict[int, Whole | Exception]:
+        """Small documents, or what stood in the way of each: one call for all that are in one GED."""
+        read: dict[int, Whole | Exception] = {}
+        by_ged: dict[bytes, list[Document]] = {}
+        for document in documents:
+            by_ged.setdefault(document.ged, []).append(document)
+        for ged, group in by_ged.items():
+            try:
+                read |= self._patience.call(ged, lambda g=group: self._read_all(g))  # type: ignore[misc]
+            except OSError as error:
+                read |= dict.fromkeys((document.seq for document in group), error)
+        return read
+
+    @contextmanager
+    def content(self, document: Document, ahead: Whole | Exception | None) -> Iterator[Content]:
+        """What there is of it `ahead`, or the file. Raises Changed, Marked or OSError."""
+        if isinstance(ahead, Exception):
+            raise ahead
+        if ahead is not None:
+            yield ahead.rewind()
+            return
+        with PatientFile(self._patience, document.ged, lambda: self._opened(document)) as file:
+            streamed = _Streamed(file, document)
+            streamed.require_unchanged()
+            yield streamed
+
+    def sha256(self, document: Document, ahead: Whole | Exception | None) -> str:
+        """The digest of its bytes: once more than is needed to send it. Raises as `content` does."""
+        digest = hashlib.sha256()
+        with self.content(document, ahead) as content:
+            while block := content.read(BLOCK):
+                digest.update(block)
+            content.require_unchanged()
+        return digest.hexdigest()
+
+    def _opened(self, document: Document) -> BinaryIO:
+        with self._shares.at(document.ged, document.path) as root_fd:
+            with files.directories(root_fd, document.relative.rpartition(b"/")[0]) as (fd,):
+                self._require_unmarked(fd, document)
+            return files.open_document(root_fd, document.relative)
+
+    def _require_unmarked(self, directory_fd: int, document: Document) -> None:
+        marker = self._marking.beside(directory_fd, document)
+        if marker is not None:
+            raise Marked(marker.relay_reply)
+
+    def _read_all(self, documents: list[Document]) -> dict[int, Whole | Exception]:
+        read: dict[int, Whole | Exception] = {}
+        for directory in dict.fromkeys(document.directory for document in documents):
+            here = [document for document in documents if document.directory == directory]
+            try:
+                with (
+                    self._shares.at(here[0].ged, here[0].path) as root_fd,
+                    files.directories(root_fd, here[0].relative.rpartition(b"/")[0]) as (fd,),
+                ):
+                    for document in here:
+                        read[document.seq] = self._read(fd, document)
+            except OSError as error:
+                for document in here:
+                    read.setdefault(document.seq, error)
+        return read
+
+    def _read(self, directory_fd: int, document: Document) -> Whole | Exception:
+        self._patience.beat()
+        try:
+            self._require_unmarked(directory_fd, document)
+            with files.open_document(directory_fd, document.name, buffered=False) as file:
+                _require_same(os.fstat(file.fileno()), document)
+                data = _read_whole(file, document.stamp.size)
+                _require_same(os.fstat(file.fileno()), document)
+        except (OSError, Changed, Marked) as error:
+            return error
+        return Whole(data) if len(data) == document.stamp.size else Changed()
+
+
+def _read_whole(file: BinaryIO, size: int) -> bytes:
+    """The file, or a byte more than `size`: then it has grown."""
+    data = file.read(size + 1)
+    while len(data) <= size and (more := file.read(size + 1 - len(data))):
+        data += more
+    return data
+
+
+def _require_same(status: os.stat_result, document: Document) -> None:
+    if not files.stamp_of(status).same_content(document.stamp):
+        raise Changed
