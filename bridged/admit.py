@@ -76,6 +76,14 @@ def ignored_directory(name: bytes, extra: Sequence[str] = ()) -> str | None:
     return "ignored by configuration" if _configured(_text(name), extra) else None
 
 
+_LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")
+
+
+def is_leftover(name: bytes) -> bool:
+    """Whether a name is that of a marker's temporary file. One found at the start was left by a crash."""
+    return _LEFTOVER.fullmatch(name) is not None
+
+
 _FIRST_KEYS: Final = (b"status", b"document", b"client", b"collection_email", b"sha256")
 _STRING: Final = rb'"(?:[^"\\]|\\.)*'
 _PAIR: Final = re.compile(rb'\s*"(\w+)"\s*:\s*(' + _STRING + rb'")\s*,', re.DOTALL)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from bridged import files
+from bridged.admit import is_leftover
 from bridged.changes import Changes, Unknown
 from bridged.folders import Place, SwitchedFolders
 from bridged.ged import Ged
 from bridged.journal import Journal
 from bridged.known import SPECIAL, KnownFile, is_in, split
 from bridged.logs import say
-from bridged.mark import find, is_leftover
+from bridged.mark import find
 from bridged.model import Stamp
 from bridged.settings import Settings
 from bridged.sweep import Found, GoneDirectory, Listing, Unreadable

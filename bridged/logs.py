@@ -73,6 +73,7 @@ EVENTS: Final[dict[str, Event]] = {
 
 
 _listener: Callable[[str, Mapping[str, Any]], None] | None = None
+_bound: Any = structlog.get_logger()
 
 
 def listen(listener: Callable[[str, Mapping[str, Any]], None] | None) -> None:
@@ -96,6 +97,8 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
+    global _bound  # noqa: PLW0603 - made once, and not for each of a million lines
+    _bound = structlog.get_logger().bind()
     # watchdog reports an overflow on its own logger; the watcher says `hints_lost` for it.
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
@@ -136,7 +139,7 @@ def say(event: str, *, level: str = "", **fields: Any) -> None:
     if not fields.get("exc_info", True):
         del fields["exc_info"]
     _let_hear(event, fields | {"level": level})
-    structlog.get_logger().bind(level=level, **fields).log(_LEVELS[level], event)
+    getattr(_bound, level)(event, level=level, **fields)
 
 
 def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
@@ -146,7 +149,7 @@ def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
             _listener(event, fields)
     except Exception as error:  # noqa: BLE001 - told, but not to the listener again
         what = {"half": "alerts", "reason": f"{type(error).__name__}: {error}"}
-        structlog.get_logger().bind(level="error", **what).log(_LEVELS["error"], "state_failed")
+        _bound.error("state_failed", level="error", **what)
 
 
 def say_document(event: str, document: Document, **fields: Any) -> None:
@@ -188,7 +191,7 @@ class Trouble:
 
 def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:
     now = datetime.now(UTC)  # noqa: TID251 - a line's own time; nothing is decided by it
-    fields["timestamp"] = now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+    fields["timestamp"] = now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
     return fields
 
 
@@ -218,11 +221,15 @@ def _cut(text: str, longest: int) -> str:
 
 def _printable(text: str) -> str:
     """The spaces of French names (U+00A0, U+202F) are printable too, whatever Python says."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
 def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
     """Below 4 kB: lists end with how many entries are left out, and then the longest texts are shortened."""
+    if _surely_fits(fields):
+        return fields
     left_out: dict[str, int] = {}
     longest = _LONGEST
     while _size(fields) > _ROOM and longest > 1:
@@ -242,6 +249,16 @@ def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
             elif isinstance(value, list):
                 fields[name] = [_cut(item, longest) for item in value]
     return fields
+
+
+def _surely_fits(fields: Fields) -> bool:
+    """Without writing it out: a character is at most six bytes, and most lines are short."""
+    room = _ROOM
+    for key, value in fields.items():
+        if isinstance(value, list):
+            return False
+        room -= 6 * (len(key) + (len(value) if isinstance(value, str) else 20) + 1)
+    return room > 0
 
 
 def _size(fields: Fields) -> int:

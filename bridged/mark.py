@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -22,7 +21,6 @@ from typing import Any, Final, TypeVar
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")
 _LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
 _NAMES: Final = 99
 _ALL_TAKEN: Final = "every name for its marker is taken by another file"
@@ -167,11 +165,6 @@ def follow(
                 _move(old_fd, old_marker_name, new_fd, name, marker)
                 return name
     raise OSError(errno.EEXIST, _ALL_TAKEN)
-
-
-def is_leftover(name: bytes) -> bool:
-    """Whether a name is that of our temporary file. One found at the start was left by a crash."""
-    return _LEFTOVER.fullmatch(name) is not None
 
 
 def utc(epoch: float) -> str:

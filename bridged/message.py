@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from struct import Struct
 from typing import Final, Protocol
 from urllib.parse import quote
 
@@ -89,11 +90,16 @@ class Mail:
 
         It ends with a line end, and no line ever starts with a dot: nothing is left to escape.
         """
-        yield self.header
+        before = self.header
         while block := _full_block(file):
             on_bytes(block)
-            yield _encoded(block)
-        yield self.footer
+            more = _encoded(block)
+            if len(block) < BLOCK:  # the end, and most documents are no longer than that: one piece, not three
+                yield b"".join((before, more, self.footer))
+                return
+            yield before + more
+            before = b""
+        yield before + self.footer
 
 
 def compose(
@@ -257,6 +263,7 @@ _HEADERS: Final = ("From", "To", "Subject", "Date", "Message-ID", "MIME-Version"
 _PART_HEADERS: Final = ("Content-Type", "Content-Transfer-Encoding", "Content-Disposition")
 _SHAPE: Final = [*_HEADERS, "X-Bridged-Document", "Content-Type", *_BODY, *_PART_HEADERS, "", ""]
 _LETTER_SHAPE: Final = [*_HEADERS, "Content-Type", "Content-Transfer-Encoding", "", ""]
+_LINES: Final = Struct("76s" * 64)
 _LINE: Final = re.compile(r"[\x20-\x7e]{0,998}")
 
 
@@ -280,5 +287,9 @@ def _full_block(file: Readable) -> bytes:
 
 
 def _encoded(block: bytes) -> bytes:
+    """Base64 in lines of 76 columns, 64 of them cut at a time: one by one that takes longer than the encoding."""
     text = b2a_base64(block, newline=False)
-    return b"".join([text[start : start + 76] + b"\r\n" for start in range(0, len(text), 76)])
+    rest = len(text) - len(text) % _LINES.size
+    parts = [b"\r\n".join(lines) for lines in _LINES.iter_unpack(memoryview(text)[:rest])]
+    parts += [text[start : start + 76] for start in range(rest, len(text), 76)]
+    return b"".join((b"\r\n".join(parts), b"\r\n"))

@@ -205,6 +205,8 @@ def readable(path: bytes) -> str:
     to rearrange a terminal.
     """
     text = path.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() or c in _SPACES else "\ufffd" for c in text)
 
 

@@ -120,7 +120,6 @@ class Relay:
             return Refused(words, certain=True)
         try:
             session = self._envelope(sender, collection_email, size)
-            self._judged(session, Phase.DATA, b"DATA\r\n", {354}, reusable=True)
             outcome = self._body(session, chunks, before_dot)
             reusable = _in_step(outcome)
         except _Ended as ended:
@@ -172,7 +171,7 @@ class Relay:
     # -- the transaction
 
     def _envelope(self, sender: str, collection_email: str, size: int) -> _Session:
-        """A session that has accepted MAIL and RCPT: the kept one, or where that has died a new one, once."""
+        """A session that waits for the mail: the kept one, or where that has died a new one, once."""
         mail, rcpt = _path("MAIL FROM:", sender), _path("RCPT TO:", collection_email)
         shared = sender == self._smtp.sender
         if self._session is not None and time.monotonic() - self._session.used_at > IDLE_LIMIT:
@@ -194,14 +193,13 @@ class Relay:
             raise _Ended(Refused(words, certain=True), reusable=True)
         mail += b" SIZE=%d" % size if session.sizes else b""
         steps = [(Phase.RSET, b"RSET\r\n")] if reset else []
-        steps += [(Phase.MAIL, mail + b"\r\n"), (Phase.RCPT, rcpt + b"\r\n")]
+        steps += [(Phase.MAIL, mail + b"\r\n"), (Phase.RCPT, rcpt + b"\r\n"), (Phase.DATA, b"DATA\r\n")]
         try:
-            if session.pipelining:
+            if session.pipelining:  # RFC 2920 3.1: DATA may be the last command of a group
                 session.wire.send(b"".join(command for _, command in steps), self._smtp.timeout)
                 steps = [(phase, b"") for phase, _ in steps]
             for phase, command in steps:
-                # After a refused RCPT the session is in step; a refused MAIL may leave RCPT's answer behind.
-                self._judged(session, phase, command, range(200, 300), reusable=phase is Phase.RCPT, shared=shared)
+                self._begin(session, phase, command, shared=shared)
                 reset = reset and phase is Phase.RSET
         except (Lost, _Ended) as error:
             closed = isinstance(error, Lost) or _words(error.outcome).startswith("421")
@@ -209,6 +207,24 @@ class Relay:
             if reset and died and not self._aborted:
                 raise _Stale from error
             raise
+
+    def _begin(self, session: _Session, phase: Phase, command: bytes, *, shared: bool) -> None:
+        reply = self._asked(session, command)
+        if reply.code not in ({354} if phase is Phase.DATA else range(200, 300)):
+            outcome = self._classified(phase, reply, shared=shared or phase is Phase.DATA)
+            raise _Ended(outcome, reusable=self._in_step_after(phase, session))
+
+    def _in_step_after(self, refused: Phase, session: _Session) -> bool:
+        """Whether nothing is left to be answered. A refused MAIL may leave the answers to the others behind.
+
+        After a refused RCPT a relay may wait for a mail to nobody (RFC 2920 3.1): it gets no dot, the line is cut.
+        """
+        if refused is Phase.RCPT and session.pipelining:
+            try:
+                return self._asked(session, b"").code in range(400, 600)
+            except Lost:
+                return False
+        return refused in (Phase.RCPT, Phase.DATA)
 
     def _body(self, session: _Session, chunks: Iterator[bytes], before_dot: Callable[[], None]) -> Outcome:
         wire, timeout = session.wire, self._smtp.timeout

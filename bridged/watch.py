@@ -39,6 +39,8 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
+from bridged.admit import is_leftover
+
 # Watching a directory again after it was renamed keeps its descriptor, which watchdog takes for a mistake.
 warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
 
@@ -92,6 +94,8 @@ class DirectoryEmitter(EventEmitter):
 
     def on_event(self, event: InotifyEvent) -> None:
         """One event of the kernel, turned into one of watchdog's."""
+        if is_leftover(event.name):
+            return  # our own, and several for each document: nobody wants to look there
         with self._lock:
             directory = self._paths.get(event.wd)
         if directory is None:

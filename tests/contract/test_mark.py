@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridged import mark
+from bridged.admit import is_leftover
 
 AS_ROOT = os.geteuid() == 0
 SUFFIX = ".validated.json"
@@ -181,14 +182,14 @@ def test_the_second_name_has_its_number_before_the_extension(folder, fd, suffix,
 
 
 def test_a_temporary_name_is_recognised_and_nothing_else_is(fd):
-    assert mark.is_leftover(temporary(fd))
+    assert is_leftover(temporary(fd))
     for name in (
         b".bridged-x.tmp",
         b"bridged-0123456789abcdef.tmp",
         DOCUMENT,
         b".bridged-0123456789abcdef.tmp\n",
     ):
-        assert not mark.is_leftover(name)
+        assert not is_leftover(name)
 
 
 # What others have put there
@@ -360,7 +361,7 @@ def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends
         with pytest.raises(PowerCutError):
             write(fd)
     left = names(folder) - {NAME, f"{NAME}.validated.json"}
-    assert all(mark.is_leftover(os.fsencode(name)) for name in left)
+    assert all(is_leftover(os.fsencode(name)) for name in left)
     assert find(fd) in (None, MARKER)
     assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
     assert find(fd) == MARKER

@@ -393,11 +393,37 @@ def test_an_answer_is_an_outcome_in_the_relays_own_words_and_the_next_mail_goes(
         assert server.sessions == (1 if kind in (Deferred, Refused, AddressRefused) else 2)
 
 
-def test_a_refused_recipient_never_gets_a_body(make, server):
+@pytest.mark.parametrize("pipelining", [True, False])
+def test_a_refused_recipient_never_gets_a_body(make, pipelining):
+    """Where commands are pipelined DATA goes along with the envelope, and is answered before anything else is sent."""
+    with ScriptedRelay(extensions=["PIPELINING"] if pipelining else []) as server:
+        server.script("RCPT", Say("550 5.1.1 nobody"))
+        relay = make(server)
+        assert isinstance(send(relay), AddressRefused)
+        assert ("DATA" in [line for _, line in server.commands]) is pipelining
+        assert server.uploaded == 0
+        assert send(relay) == Accepted("250 2.0.0 Ok: queued as 0001")
+        assert server.sessions == 1
+
+
+class WaitingForNobody(scripted._Session):
+    """Answers DATA with 354 although it has refused the only recipient, as RFC 2920 3.1 allows."""
+
+    def do_data(self, _: str) -> None:
+        self.say("354 go on")
+        left = self.relay.left = bytearray(self.buffer)
+        while True:
+            left += self.more()
+
+
+def test_a_relay_that_waits_for_a_mail_to_nobody_gets_no_dot(make, server, monkeypatch):
+    monkeypatch.setattr(scripted, "_Session", WaitingForNobody)
     server.script("RCPT", Say("550 5.1.1 nobody"))
-    send(make(server))
-    assert server.uploaded == 0
-    assert "DATA" not in [line for _, line in server.commands]
+    relay = make(server)
+    assert isinstance(send(relay), AddressRefused)
+    monkeypatch.undo()
+    assert send(relay) == Accepted("250 2.0.0 Ok: queued as 0001")
+    assert (server.sessions, server.left) == (2, b"")
 
 
 def test_a_clients_own_sender_that_is_refused_is_that_clients_trouble(make, server):
