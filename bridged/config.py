@@ -319,15 +319,29 @@ def _resolved(geds: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:
-    owners: dict[str, int] = {}
+    """Case tells two addresses apart only where the collectors of both say so, and the domain's never does."""
+    owners: dict[tuple[str, str], list[int]] = {}
     shared = {i for i, client in entries if client.get("shared_collection_email") is True}
     for i, client in entries:
         for where, address in _addresses(i, client):
-            first = owners.setdefault(address if _case_matters(client, where, lines) else address.casefold(), i)
-            if first != i and not {first, i} <= shared:
+            matters, folded = _case_matters(client, where, lines), address.casefold()
+            local, _, domain = address.rpartition("@")
+            same = ("as it is", f"{local}@{domain.casefold()}")
+            others = [same, ("caseless", folded)] if matters else [("of any kind", folded)]
+            found = (first for key in others for first in owners.get(key, ()) if first != i)
+            first = next((one for one in found if not {one, i} <= shared), None)
+            if first is not None:
                 line = lines.line(("clients", first, "collection_email"))
                 message = f"The client on line {line} has this collection email too: documents would mix."
                 lines.add(where, message, "Correct it, or set shared_collection_email: true on both clients.")
+            for key in (same, ("of any kind", folded), *([] if matters else [("caseless", folded)])):
+                _note_owner(owners.setdefault(key, []), i, shared)
+
+
+def _note_owner(owners: list[int], i: int, shared: set[int]) -> None:
+    """Two of them are enough, and one that does not share: each further client is compared with no more."""
+    if i not in owners and (len(owners) < 2 or (i not in shared and shared.issuperset(owners))):
+        owners.append(i)
 
 
 def _case_matters(client: dict[str, Any], where: Where, lines: Lines) -> bool:
