@@ -148,3 +148,37 @@ def test_an_address_is_refused_exactly_when_one_before_it_of_another_client_is_t
     found = [problem.where for problem in lines.problems]
     assert set(found) <= set(mixed)
     assert bool(found) == bool(mixed)
+
+
+FOLDER = ", switched_folders: [{path: A, collection_email: alerts@cabinet.example}]"
+
+
+@pytest.mark.parametrize(
+    ("to", "where"),
+    [
+        ("Martin@collecte.example", "alerts.to: "),
+        ("[chef@cabinet.example, martin@collecte.example]", "alerts.to[1]: "),
+        ("[alerts@cabinet.example]", "alerts.to[0]: "),
+    ],
+)
+def test_an_alert_never_goes_to_a_collector(problems, settings, to, where):
+    other = "}\n  - {name: B, ged: /srv/ged/b, collection_email: b@collecte.example" + FOLDER
+    found = problems("host: a.example", other, f"alerts: {{to: {to}}}")
+    assert [one.startswith(where) for one in found] == [True]
+    assert "is a collection email" in found[0]
+    assert settings("host: a.example", more="alerts: {to: [chef@cabinet.example]}").alerts
+
+
+@pytest.mark.parametrize(
+    ("smtp", "client", "more", "told"),
+    [
+        ("", "", "alerts: {to: []}", "alerts.to: This list is empty. Write at least one entry."),
+        ("", ", brake: {documents: 0, within: 1h}", "", "brake.documents: 0 is too small. Write at least 1."),
+        (", daily_quota: 0", "", "", "smtp.daily_quota: 0 is too small. Write at least 1."),
+        (", connections: 51", "", "", "smtp.connections: 51 is too large. Write at most 50."),
+        (", port: 70000", "", "", "smtp.port: 70000 is too large. Write at most 65535."),
+    ],
+)
+def test_what_is_too_little_or_too_much_is_told_in_our_words(problems, smtp, client, more, told):
+    (found,) = problems("host: a.example" + smtp, client, more)
+    assert found.endswith(told)
