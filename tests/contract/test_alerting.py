@@ -158,6 +158,24 @@ def test_without_one_a_halted_relay_is_tried_once_an_hour_and_at_once_when_it_is
     assert "could not be sent when it was written" in parsed(mail.data).get_content()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_alert_that_was_withheld_says_so_however_soon_the_relay_is_well(journal, relay, tmp_path, restarted):
+    """It speaks of now: nobody may read of a halt, when it is over, as of one that goes on."""
+    wanted = settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, zone=PARIS)
+    alerting.hear("relay_misconfigured", {"reason": "535 5.7.8 bad credentials"})
+    for second in range(12):
+        alerting.step(at(second))
+    if restarted:
+        alerting = Alerting(journal, wanted, zone=PARIS)
+    alerting.hear("relay_recovered", {"reason": "250"})
+    alerting.step(at(14))
+    [mail] = relay.mails
+    message = parsed(mail.data)
+    assert message["Subject"] == "[bridged] Delayed: Nothing is sent: the relay refuses the account"
+    assert message.get_content().startswith("This mail could not be sent when it was written, 2026-11-24 12:00")
+
+
 def test_a_halt_is_remembered_so_that_restarts_are_no_failed_logins(journal, relay, tmp_path):
     wanted = settings(relay, tmp_path)
     alerting = Alerting(journal, wanted)
@@ -351,6 +369,7 @@ def test_a_client_that_has_fallen_silent_is_in_one_digest(journal, relay, tmp_pa
     alerting = Alerting(journal, settings(relay, tmp_path, digest="18:00"))
     for day in range(10, 60):
         alerting.step(at(day * 86400))
+        alerting.step(at(day * 86400 + 1))
     [mail] = relay.mails
     assert parsed(mail.data)["Subject"] == "[bridged] Daily digest: 1 silent"
 
@@ -391,8 +410,7 @@ def test_a_refused_configuration_is_told_to_whom_it_names(relay, tmp_path, slip)
         "alerts: {to: nobody}\nsmtp: {host: a.example, sender: a@b.example}\n",
         "alerts: {to: a@b.example}\nsmtp: {host: a.example, sender: a@b.example, securty: tls}\n",
         "alerts: {to: a@b.example, smtp: {host: a.example}}\nsmtp: {host: a.example, sender: a@b.example}\n",
-        "alerts: {to: a@b.example}\nsmtp: {host: a.example, sender: a@b.example}\n"
-        "clients: [{collection_email: A@b.example}]",
+        "alerts: {to: a@b.example}\nsmtp: {host: a.example, sender: a@b.example}\nx: {collection_email: A@b.example}",
         "alerts: {too: a@b.example}\nsmtp: {host: a.example, sender: a@b.example}\n",
         "\0",
     ],
