@@ -31,7 +31,7 @@ from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema
-from bridged.settings import Settings
+from bridged.settings import Settings, Smtp
 from bridged.survey import Survey, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
@@ -111,7 +111,11 @@ def run(config: Path | None, dry: bool) -> None:
 
 @main.command()
 @_config
-@click.option("--smtp", is_flag=True, help="Also connect to the relay, check TLS and sign in; sends nothing.")
+@click.option(
+    "--smtp",
+    is_flag=True,
+    help="Also connect to the relay (and that of the alerts), check TLS and sign in; sends nothing.",
+)
 @_json
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     """Validate the configuration, and show client, folder and address with what is there."""
@@ -123,7 +127,7 @@ def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     else:
         _show(found)
     if smtp:
-        _check_relay(settings, as_json=as_json)
+        _check_relays(settings, as_json=as_json)
 
 
 def _show(found: Survey) -> None:
@@ -144,23 +148,38 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def _check_relay(settings: Settings, *, as_json: bool) -> None:
+def _check_relays(settings: Settings, *, as_json: bool) -> None:
+    """Both are tried, also where one cannot be used."""
+    relays = {"relay": settings.smtp}
+    if settings.alerts is not None and settings.alerts.smtp is not None:
+        relays["alerts_relay"] = settings.alerts.smtp
+    failed = []
+    for key, smtp in relays.items():
+        about = "The relay of the alerts (alerts.smtp): " if key == "alerts_relay" else ""
+        try:
+            sentences = _check_relay(smtp)
+        except UserError as error:
+            failed.append(f"{about}{error}")
+            continue
+        if as_json:
+            report.lines([{key: sentences}])
+        else:
+            for sentence in sentences:
+                _say(f"{about}{sentence}")
+    if failed:
+        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
+        raise UserError("\n".join(failed))
+
+
+def _check_relay(smtp: Smtp) -> list[str]:
     from bridged.oauth import secret_of  # noqa: PLC0415
     from bridged.relay import Relay  # noqa: PLC0415
 
-    relay = Relay(settings.smtp, secret_of(settings.smtp))
+    relay = Relay(smtp, secret_of(smtp))
     try:
-        sentences = relay.check()
-    except UserError as error:
-        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
-        raise UserError(str(error)) from error
+        return relay.check()
     finally:
         relay.close()
-    if as_json:
-        report.lines([{"relay": sentences}])
-    else:
-        for sentence in sentences:
-            _say(sentence)
 
 
 @main.command()

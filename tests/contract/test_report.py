@@ -539,6 +539,58 @@ def test_check_says_where_markers_cannot_be_written(firm):
     assert "Achats/11" in summary["warnings"][0]
 
 
+def with_alerts(firm, more=""):
+    text = firm.config.read_text(encoding="utf-8")
+    firm.config.write_text(f"{text}alerts: {{to: [chef@cabinet.example]{more}}}\n", encoding="utf-8")
+
+
+def plain(port):
+    return f"{{host: 127.0.0.1, port: {port}, security: plain, sender: factures@cabinet.example}}"
+
+
+def test_check_warns_where_a_halted_account_could_not_tell_of_itself(firm):
+    with_alerts(firm)
+    (warning,) = firm.rows("check")[-1]["warnings"]
+    assert "Set alerts.smtp" in warning
+    assert firm.run("check").exit_code == 0
+    firm.config.write_text(firm.config.read_text(encoding="utf-8").replace("alerts:", "# alerts:"), encoding="utf-8")
+    assert firm.rows("check")[-1]["warnings"] == []
+    with_alerts(firm, f", smtp: {plain(25)}")
+    assert firm.rows("check")[-1]["warnings"] == []
+
+
+def test_check_smtp_tries_the_relay_of_the_alerts_too_and_sends_nothing(firm, relay):
+    text = firm.config.read_text(encoding="utf-8")
+    smtp = "smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}"
+    firm.config.write_text(text.replace(smtp, f"smtp: {plain(relay.port)}"), encoding="utf-8")
+    with_alerts(firm, f", smtp: {plain(relay.port)}")
+    told = firm.told("check", "--smtp")
+    assert f"The relay of the alerts (alerts.smtp): Connected to 127.0.0.1:{relay.port}." in told.splitlines()
+    assert [list(row) for row in firm.rows("check", "--smtp")[-2:]] == [["relay"], ["alerts_relay"]]
+    assert relay.sessions == 4
+    assert relay.mails == []
+
+
+def test_check_smtp_tells_of_either_relay_that_cannot_be_used(firm, relay):
+    with_alerts(firm, f", smtp: {plain(relay.port)}")
+    text = firm.config.read_text(encoding="utf-8")
+    smtp = "smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}"
+    firm.config.write_text(text.replace(smtp, f"smtp: {plain(1)}"), encoding="utf-8")
+    result = firm.run("check", "--smtp")
+    assert result.exit_code == 1
+    assert "127.0.0.1:1 could not be opened" in result.stderr
+    assert f"(alerts.smtp): Connected to 127.0.0.1:{relay.port}." in result.stdout
+    swapped = text.replace(smtp, f"smtp: {plain(relay.port)}").replace(
+        f"smtp: {plain(relay.port)}}}", f"smtp: {plain(1)}}}"
+    )
+    firm.config.write_text(swapped, encoding="utf-8")
+    result = firm.run("check", "--smtp")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "The relay of the alerts (alerts.smtp): The line to 127.0.0.1:1 could not be opened"
+    )
+
+
 # -- demo
 
 
