@@ -37,6 +37,7 @@ from bridged.yaml_lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
+DRY_RUN: Final = "dry-run"  # the state directory of a dry run, in the real one
 _SECRETS: Final = ("password", "passwd", "pass", "passphrase", "mot_de_passe")
 
 
@@ -75,7 +76,7 @@ def load(path: Path, *, dry_run: bool = False) -> Settings:
     if lines.problems or settings is None:
         raise ConfigError(lines.found())
     if dry_run:
-        return settings.model_copy(update={"state_dir": settings.state_dir / "dry-run", "alerts": None})
+        return settings.model_copy(update={"state_dir": settings.state_dir / DRY_RUN, "alerts": None})
     return settings
 
 
