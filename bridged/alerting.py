@@ -16,12 +16,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
 from bridged import alerts, letters, message
 from bridged.alerts import Ended, Kind, Ledger, Raised
+from bridged.config import as_written
 from bridged.journal import Journal
 from bridged.letters import Letter
 from bridged.logs import say
@@ -36,8 +37,8 @@ STEP: Final = 1.0  # seconds between two looks
 AGAIN: Final = (60.0, 300.0, 900.0, 3600.0)  # seconds until a mail that failed is tried again, the last one for ever
 SIGNED_IN_AGAIN: Final = 2  # the place in AGAIN where a refused login begins: asking often locks the account
 HALTED: Final = 3600.0  # seconds between two tries through a relay that is known to be in trouble
+FRESH: Final = 3 * STEP  # seconds after which a mail says that it comes late: it was withheld, or tried before
 WORTH: Final = 3 * 86400.0  # seconds after which an alert that could not leave is no news any more
-FRESH: Final = 300.0  # seconds after which a mail says that it comes late
 MOST: Final = 30  # mails that are kept
 REFUSED_WITHIN: Final = 20.0  # seconds for the one alert of a start that is refused
 _LARGEST: Final = 1_000_000  # bytes of a configuration
@@ -385,6 +386,8 @@ def _refusal_failures(
         text = file.read(_LARGEST).decode("utf-8-sig", "replace")
     found = salvaged(text)
     if found is None:
+        if _wants_alerts(text):
+            yield "alerts.to, or the relay for them, is not good by itself"
         return
     wanted, smtp = found
     smtp = smtp.model_copy(update={"timeout": min(smtp.timeout, within)})
@@ -397,19 +400,45 @@ def _refusal_failures(
 
 
 def salvaged(text: str) -> tuple[Alerts, Smtp] | None:
-    """What a refused configuration says about alerts, and the relay for them, if each by itself is good."""
-    whole = read(text, "").value
-    written = whole if isinstance(whole, dict) else {}
+    """Whom to tell of a refused configuration, and through which relay, if both are good by themselves.
+
+    What else stands in `alerts` does not matter here. A language that is none is English.
+    """
+    written = _outermost(text)
+    given = written.get("alerts") or _block(text, "alerts")
+    if not isinstance(given, dict):
+        return None
+    kept = {key: given[key] for key in ("to", "language", "smtp") if key in given}
+    if kept.get("language") not in get_args(letters.Language):
+        kept.pop("language", None)
     try:
-        wanted = Alerts.model_validate(written.get("alerts") or _block(text, "alerts"))
+        wanted = Alerts.model_validate(kept)
         smtp = wanted.smtp or Smtp.model_validate(written.get("smtp") or _block(text, "smtp"))
     except ValidationError:
         return None
-    return wanted, smtp
+    collecting = {found.casefold() for found in _COLLECTION_EMAIL.findall(text)}
+    people = tuple(address for address in wanted.to if address.casefold() not in collecting)
+    return (wanted.model_copy(update={"to": people}), smtp) if people else None
+
+
+_COLLECTION_EMAIL: Final = re.compile(r"""collection_email["']?:\s*["']?([^\s"',}]+)""")
+
+
+def _wants_alerts(text: str) -> bool:
+    """Whether somebody has meant to be told, however it is written."""
+    written = _outermost(text)
+    return bool(written.get("alerts")) if written else re.search(r"^alerts:", text, re.MULTILINE) is not None
+
+
+def _outermost(text: str) -> dict[str, Any]:
+    lines = read(text, "")
+    if not isinstance(lines.value, dict):
+        return {}
+    as_written(lines)
+    return lines.value
 
 
 def _block(text: str, key: str) -> Any:
     """The value of a key of the outermost mapping, where a slip elsewhere keeps the file from being YAML."""
     found = re.search(rf"^{key}:.*\n(?:(?:[ \t#-].*)?\n)*", text + "\n", re.MULTILINE)
-    value = read(found[0], "").value if found else None
-    return value.get(key) if isinstance(value, dict) else None
+    return _outermost(found[0]).get(key) if found else None

@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -21,7 +23,7 @@ import click
 from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
 from bridged.changes import enter
-from bridged.config import ConfigError, find_config, load
+from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
@@ -31,7 +33,7 @@ from bridged.model import Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema
-from bridged.settings import Settings
+from bridged.settings import Settings, Smtp
 from bridged.survey import Survey, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
@@ -111,7 +113,11 @@ def run(config: Path | None, dry: bool) -> None:
 
 @main.command()
 @_config
-@click.option("--smtp", is_flag=True, help="Also connect to the relay, check TLS and sign in; sends nothing.")
+@click.option(
+    "--smtp",
+    is_flag=True,
+    help="Also connect to the relay (and that of the alerts), check TLS and sign in; sends nothing.",
+)
 @_json
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     """Validate the configuration, and show client, folder and address with what is there."""
@@ -123,7 +129,7 @@ def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     else:
         _show(found)
     if smtp:
-        _check_relay(settings, as_json=as_json)
+        _check_relays(settings, as_json=as_json)
 
 
 def _show(found: Survey) -> None:
@@ -144,23 +150,38 @@ def _user() -> str:
         return str(os.geteuid())
 
 
-def _check_relay(settings: Settings, *, as_json: bool) -> None:
+def _check_relays(settings: Settings, *, as_json: bool) -> None:
+    """Both are tried, also where one cannot be used."""
+    relays = {"relay": settings.smtp}
+    if settings.alerts is not None and settings.alerts.smtp is not None:
+        relays["alerts_relay"] = settings.alerts.smtp
+    failed = []
+    for key, smtp in relays.items():
+        about = "The relay of the alerts (alerts.smtp): " if key == "alerts_relay" else ""
+        try:
+            sentences = _check_relay(smtp)
+        except UserError as error:
+            failed.append(f"{about}{error}")
+            continue
+        if as_json:
+            report.lines([{key: sentences}])
+        else:
+            for sentence in sentences:
+                _say(f"{about}{sentence}")
+    if failed:
+        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
+        raise UserError("\n".join(failed))
+
+
+def _check_relay(smtp: Smtp) -> list[str]:
     from bridged.oauth import secret_of  # noqa: PLC0415
     from bridged.relay import Relay  # noqa: PLC0415
 
-    relay = Relay(settings.smtp, secret_of(settings.smtp))
+    relay = Relay(smtp, secret_of(smtp))
     try:
-        sentences = relay.check()
-    except UserError as error:
-        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
-        raise UserError(str(error)) from error
+        return relay.check()
     finally:
         relay.close()
-    if as_json:
-        report.lines([{"relay": sentences}])
-    else:
-        for sentence in sentences:
-            _say(sentence)
 
 
 @main.command()
@@ -223,62 +244,133 @@ def explain(config: Path | None, dry: bool, path: bytes) -> None:
     """Say why a file was or was not sent."""
     settings = load(find_config(config), dry_run=dry)
     with _journal(settings) as journal:
-        _say(_explained(settings, journal, locate(settings, path)))
+        _say(_explained(settings, journal, locate(settings, path), dry=dry))
 
 
-def _explained(settings: Settings, journal: Journal | None, path: bytes) -> str:
+def _explained(settings: Settings, journal: Journal | None, path: bytes, *, dry: bool) -> str:
     running = _ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
-    return Explainer(settings, journal, running=running).sentence(path)
+    return Explainer(settings, journal, running=running, dry_run=dry).sentence(path)
 
 
 # -- what to do
 
 
 def _choice(function: F) -> F:
-    """Which held documents are meant: by id, by client, by folder."""
+    """Which held documents are meant: by id, by client, by folder, and of these by their reason."""
     client = click.option("--client", metavar="N", help="Every held document of this client.")
     folder = click.option("--folder", metavar="PATH", type=_PATH, help="Every held document in this folder and below.")
-    return click.argument("ids", metavar="ID...", nargs=-1)(client(folder(function)))
+    told = "Of those only the ones that are held for a reason with this in it, as `brake`."
+    reason = click.option("--reason", metavar="TEXT", help=told)
+    return click.argument("ids", metavar="ID...", nargs=-1)(client(folder(reason(function))))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Which held documents a person means: these ids; or of all those of a client, below a folder, with a reason."""
+
+    ids: tuple[str, ...]
+    client: str | None
+    below: bytes | None
+    reason: str | None
+
+    def has(self, document: Document) -> bool:
+        """Whether a held document is meant, where no ids are given."""
+        ours = self.client in (None, document.client) and (self.below is None or is_in(document.path, self.below))
+        return ours and (self.reason is None or self.reason.casefold() in document.reason.casefold())
+
+
+def _chosen(
+    settings: Settings, ids: tuple[str, ...], client: str | None, folder: bytes | None, reason: str | None
+) -> _Chosen:
+    if ids and reason is not None:
+        raise click.UsageError("--reason narrows --client, --folder and --all; ids name their documents already.")
+    return _Chosen(ids, client, None if folder is None else locate(settings, folder), reason)
 
 
 @main.command()
 @_config
+@_dry_run
 @_choice
 @click.option("--all", "everything", is_flag=True, help="Release every held document.")
 def release(
-    config: Path | None, ids: tuple[str, ...], client: str | None, folder: bytes | None, everything: bool
+    config: Path | None,
+    dry: bool,
+    ids: tuple[str, ...],
+    client: str | None,
+    folder: bytes | None,
+    reason: str | None,
+    everything: bool,
 ) -> None:
-    """Put held documents back in the queue. They leave, whatever brake or collector's limit had held them."""
+    """Put held documents back in the queue. They leave, whatever brake or collector's limit had held them.
+
+    What may have arrived already is left by --client and --folder: a release could send it a second time.
+    """
     if sum(map(bool, (ids, client, folder, everything))) != 1:
         raise click.UsageError("Name the documents to release: ids, or --client, or --folder, or --all.")
-    settings = load(find_config(config))
-    now = time.time()
-    below = None if folder is None else locate(settings, folder)
+    settings = load(find_config(config), dry_run=dry)
+    chosen, now = _chosen(settings, ids, client, folder, reason), time.time()
     with _writable(settings) as journal:
-        done, refused = journal.write(lambda tx: _each_held(tx, ids, client, below, _Release(tx, now)))
+        _require_client(settings, journal, client)
+        done, left, refused = journal.write(
+            lambda tx: _each_held(tx, chosen, _Release(tx, now), careful=not everything)
+        )
     for document in done:
         _say(f"Released: {readable(document.relative)} of {document.client} is queued again.")
-    if not ids and not done:
-        _say("No document is held." if everything else "No such document is held.")
+    _tell_uncertain([document for document in done if not ids and _may_have_arrived(document)], left)
+    if not ids and not done and not left:
+        _say("No document is held." if everything and reason is None else "No such document is held.")
     _finish(settings, bool(done), refused, released=[document.id for document in done])
 
 
 @main.command()
 @_config
+@_dry_run
 @_choice
-def drop(config: Path | None, ids: tuple[str, ...], client: str | None, folder: bytes | None) -> None:
+def drop(
+    config: Path | None, dry: bool, ids: tuple[str, ...], client: str | None, folder: bytes | None, reason: str | None
+) -> None:
     """Decide that held documents are never sent. Their files stay where they are."""
     if sum(map(bool, (ids, client, folder))) != 1:
         raise click.UsageError("Name the documents to drop: ids, or --client, or --folder.")
-    settings = load(find_config(config))
-    below = None if folder is None else locate(settings, folder)
+    settings = load(find_config(config), dry_run=dry)
+    chosen = _chosen(settings, ids, client, folder, reason)
     with _writable(settings) as journal:
-        done, refused = journal.write(lambda tx: _each_held(tx, ids, client, below, _Drop(tx)))
+        _require_client(settings, journal, client)
+        done, _, refused = journal.write(lambda tx: _each_held(tx, chosen, _Drop(tx), careful=False))
     for document in done:
         _say(f"Dropped: {readable(document.relative)} of {document.client} is not sent.")
     if not ids and not done:
         _say("No such document is held.")
     _finish(settings, bool(done), refused, dropped=[document.id for document in done])
+
+
+def _require_client(settings: Settings, journal: Journal, name: str | None) -> None:
+    """Nothing held of a client that there is not is a slip of the pen, and no success."""
+    names = [client.name for client in settings.clients]
+    if name is None or name in names or journal.read(lambda tx: next(tx.documents("client = ?", (name,), 1), None)):
+        return
+    names += [held for held, *_ in journal.read(Transaction.held)]
+    folded = {one.casefold(): one for one in reversed(names)}
+    near = get_close_matches(name.casefold(), folded, 1, 0.5)
+    remedy = f"Did you mean {folded[near[0]]!r}?" if near else "`bridged status` lists them."
+    raise UserError(f"There is no client {name!r}, neither in the configuration nor in the journal. {remedy}")
+
+
+def _may_have_arrived(document: Document) -> bool:
+    """Whether the line was lost after a final dot: the mail may be at the collector already."""
+    return document.uncertain > 0 or document.reason.startswith("uncertain")
+
+
+def _tell_uncertain(released: Sequence[Document], left: Sequence[Document]) -> None:
+    for document in released:
+        _say(f"Warning: {readable(document.relative)} may have arrived already, and then leaves a second time.")
+    if left:
+        for document in left:
+            _say(f"Left: {readable(document.relative)} of {document.client} may have arrived already.")
+        _say(
+            f"Left because a release could send them a second time: {len(left)}. Look for them at the collector, then"
+            f" release by id what is not there: bridged release {' '.join(document.id for document in left)}"
+        )
 
 
 class _Release:
@@ -309,43 +401,44 @@ class _Drop:
 
 
 def _each_held(
-    tx: Transaction,
-    ids: tuple[str, ...],
-    client: str | None,
-    below: bytes | None,
-    act: _Release | _Drop,
-) -> tuple[list[Document], list[str]]:
-    """Do it to those that were chosen; without a choice, to all. What cannot be done is told in sentences."""
-    done, refused = [], []
-    if ids:
-        found = {d.id: d for one in dict.fromkeys(ids) for d in tx.documents("id = ?", (one,))}
-        unknown = [one for one in ids if one not in found]
+    tx: Transaction, chosen: _Chosen, act: _Release | _Drop, *, careful: bool
+) -> tuple[list[Document], list[Document], list[str]]:
+    """Do it to those that were chosen: what was done, what was left, and in sentences what cannot be done.
+
+    `careful` leaves what may have arrived already, unless it is named by its id.
+    """
+    done, left, refused = [], [], []
+    if chosen.ids:
+        found = {d.id: d for one in dict.fromkeys(chosen.ids) for d in tx.documents("id = ?", (one,))}
+        unknown = [one for one in chosen.ids if one not in found]
         refused = [f"There is no document {one} in the journal; `bridged documents` lists them." for one in unknown]
     else:
-        held = (d for d in tx.documents("state = 'held'") if client in (None, d.client))
-        found = {d.id: d for d in held if below is None or is_in(d.path, below)}
+        found = {d.id: d for d in tx.documents("state = 'held'") if chosen.has(d)}
     for document in found.values():
-        if document.state is State.HELD:
+        if document.state is not State.HELD:
+            refused.append(f"{document.id} is {document.state}, not held, so there is nothing to {act.verb}.")
+        elif careful and not chosen.ids and _may_have_arrived(document):
+            left.append(document)
+        else:
             act(document)
             done.append(document)
-        else:
-            refused.append(f"{document.id} is {document.state}, not held, so there is nothing to {act.verb}.")
-    return done, refused
+    return done, left, refused
 
 
 @main.command()
 @_config
+@_dry_run
 @_paths
-def send(config: Path | None, paths: tuple[bytes, ...]) -> None:
+def send(config: Path | None, dry: bool, paths: tuple[bytes, ...]) -> None:
     """Forward existing or missed documents on purpose."""
-    settings = load(find_config(config))
+    settings = load(find_config(config), dry_run=dry)
     done, refused = 0, []
     with _writable(settings) as journal:
         for path in dict.fromkeys(locate(settings, path) for path in paths):
             try:
                 place = _send(journal, settings, path, time.time())
             except (NotSendable, StateConflict) as error:
-                refused.append(f"Not sent: {str(error) or _explained(settings, journal, path)}")
+                refused.append(f"Not sent: {str(error) or _explained(settings, journal, path, dry=dry)}")
                 continue
             done += 1
             _say(f"Queued: {readable(path[len(place.ged) + 1 :])} for {place.collection_email}.")
@@ -425,18 +518,16 @@ def _finish(
 
 @main.command()
 @_config
-def reload(config: Path | None) -> None:
+@_dry_run
+def reload(config: Path | None, dry: bool) -> None:
     """Make the running daemon read its configuration, and wait for the verdict."""
     try:
-        settings = load(find_config(config))
+        settings = load(find_config(config), dry_run=dry)
     except ConfigError:
         # The file does not tell where the state directory is; a daemon at the default place logs its verdict.
+        usual = Settings.model_fields["state_dir"].get_default(call_default_factory=True)
         with suppress(UserError, OSError):
-            _ask(
-                Settings.model_fields["state_dir"].get_default(call_default_factory=True),
-                "reload",
-                ANSWER_WITHIN,
-            )
+            _ask(usual / DRY_RUN if dry else usual, "reload", ANSWER_WITHIN)
         raise
     verdict = _ask(settings.state_dir, "reload", RELOAD_WITHIN)
     if verdict is None:

@@ -95,7 +95,7 @@ def objections(profile: Profile, name: bytes, head: bytes, size: int, mail_size:
     holds: list[str] = []
     warnings: list[str] = []
     for limit, sure, sentence in (*_about_the_type(profile, name, head), *_about_sizes(profile, name, head, size)):
-        (holds if sure and limit.holds else warnings).append(_with_source(sentence, limit))
+        (holds if sure and limit.holds else warnings).append(_with_source(sentence, limit, sure=sure))
     if (most := profile.largest_mail) and mail_size > most.value:
         sentence = _too_large(profile, "mails", most.value, mail_size)
         (holds if most.holds else warnings).append(_with_source(sentence, most))
@@ -179,13 +179,10 @@ def _too_large(profile: Profile, what: str, limit: int, size: int) -> str:
     return f"{profile.name} accepts {what} of at most {most}, and this one has {has}"
 
 
-def _with_source(sentence: str, limit: Limit[frozenset[str]] | Limit[int]) -> str:
-    outcome = {
-        "yes": "it would drop this document without a word",
-        "partly": "it would probably drop this document without a word",
-        "no": "this is not confirmed",
-    }
-    return f"{sentence}: {outcome[limit.verified]} (source: {limit.source})."
+def _with_source(sentence: str, limit: Limit[frozenset[str]] | Limit[int], *, sure: bool = True) -> str:
+    would = {"yes": "would", "partly": "would probably"}.get(limit.verified)
+    what = f"it {would if sure else 'may'} drop this document without a word" if would else "this is not confirmed"
+    return f"{sentence}: {what} (source: {limit.source})."
 
 
 def _sizes(limit: int, given: int) -> tuple[str, str]:

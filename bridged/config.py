@@ -37,6 +37,7 @@ from bridged.yaml_lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
+DRY_RUN: Final = "dry-run"  # the state directory of a dry run, in the real one
 _SECRETS: Final = ("password", "passwd", "pass", "passphrase", "mot_de_passe")
 
 
@@ -68,14 +69,14 @@ def load(path: Path, *, dry_run: bool = False) -> Settings:
         lines.add((), "The file holds no configuration.", "Begin with smtp: and clients:.")
     if not isinstance(lines.value, dict):
         raise ConfigError(lines.found())
-    _as_written(lines)
+    as_written(lines)
     _passwords(lines)
     settings = _validated(lines)
     _conflicts(lines)
     if lines.problems or settings is None:
         raise ConfigError(lines.found())
     if dry_run:
-        return settings.model_copy(update={"state_dir": settings.state_dir / "dry-run", "alerts": None})
+        return settings.model_copy(update={"state_dir": settings.state_dir / DRY_RUN, "alerts": None})
     return settings
 
 
@@ -101,7 +102,7 @@ def _content(path: Path) -> str:
         raise refuse("The file is not UTF-8.", "Save it as UTF-8 text.") from None
 
 
-def _as_written(lines: Lines) -> None:
+def as_written(lines: Lines) -> None:
     """Where people name something, `2026` and `No` are names, although YAML reads a number and a boolean."""
     for where, text in lines.texts.items():
         if tuple(part for part in where if isinstance(part, str)) in _NAMES:
@@ -167,6 +168,9 @@ def _sentence(error: Any, where: Where, lines: Lines) -> tuple[str, str]:
     if kind in ("literal_error", "enum"):
         remedy = f"Write {error['ctx']['expected']}."
         sentence = f"{shown(given)} is not one of the choices"
+    elif kind in _BOUNDS:
+        most, write = _BOUNDS[kind]
+        sentence, remedy = f"{shown(given)} is too {most}", f"Write at {write} {error['ctx'].popitem()[1]}."
     elif kind in _WRONG_TYPES:
         sentence, remedy = _WRONG_TYPES[kind]
     return sentence[:1].upper() + sentence[1:].rstrip(".") + ".", remedy or "Correct the value."
@@ -174,10 +178,12 @@ def _sentence(error: Any, where: Where, lines: Lines) -> tuple[str, str]:
 
 _MAPPING: Final = ("This must be a mapping", "Write `key: value` lines below it.")
 _NUMBER: Final = ("This must be a whole number", "Write it with digits only, without quotes.")
+_BOUNDS: Final = {"greater_than_equal": ("small", "least"), "less_than_equal": ("large", "most")}
 _WRONG_TYPES: Final = {
     "model_type": _MAPPING,
     "dict_type": _MAPPING,
     "tuple_type": ("This must be a list", "Begin each entry with a dash."),
+    "too_short": ("This list is empty", "Write at least one entry."),
     "int_type": _NUMBER,
     "int_from_float": _NUMBER,
     "int_parsing_size": _NUMBER,
@@ -218,14 +224,15 @@ def _model_at(where: Where) -> type[Model] | None:
 
 def _conflicts(lines: Lines) -> None:
     _login(lines, ("smtp",), lines.value.get("smtp"))
-    alerts = lines.value.get("alerts")
-    if isinstance(alerts, dict):
-        _login(lines, ("alerts", "smtp"), alerts.get("smtp"))
     _state_in_ged(lines)
     clients = lines.value.get("clients")
     if clients == []:  # a half-written file must not switch everything off
         lines.add(("clients",), "There is no client.", "Add one, as in the sample configuration.")
     entries = [(i, c) for i, c in enumerate(clients) if isinstance(c, dict)] if isinstance(clients, list) else []
+    alerts = lines.value.get("alerts")
+    if isinstance(alerts, dict):
+        _login(lines, ("alerts", "smtp"), alerts.get("smtp"))
+        _alerts_to_a_collector(lines, alerts.get("to"), entries)
     _same_names(lines, entries)
     _overlapping_geds(lines, entries)
     _shared_addresses(lines, entries)
@@ -319,15 +326,40 @@ def _resolved(geds: Sequence[str]) -> Iterator[str]:
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:
-    owners: dict[str, int] = {}
+    """Case tells two addresses apart only where the collectors of both say so, and the domain's never does."""
+    owners: dict[tuple[str, str], list[int]] = {}
     shared = {i for i, client in entries if client.get("shared_collection_email") is True}
     for i, client in entries:
         for where, address in _addresses(i, client):
-            first = owners.setdefault(address if _case_matters(client, where, lines) else address.casefold(), i)
-            if first != i and not {first, i} <= shared:
+            matters, folded = _case_matters(client, where, lines), address.casefold()
+            local, _, domain = address.rpartition("@")
+            same = ("as it is", f"{local}@{domain.casefold()}")
+            others = [same, ("caseless", folded)] if matters else [("of any kind", folded)]
+            found = (first for key in others for first in owners.get(key, ()) if first != i)
+            first = next((one for one in found if not {one, i} <= shared), None)
+            if first is not None:
                 line = lines.line(("clients", first, "collection_email"))
                 message = f"The client on line {line} has this collection email too: documents would mix."
                 lines.add(where, message, "Correct it, or set shared_collection_email: true on both clients.")
+            for key in (same, ("of any kind", folded), *([] if matters else [("caseless", folded)])):
+                _note_owner(owners.setdefault(key, []), i, shared)
+
+
+def _alerts_to_a_collector(lines: Lines, to: Any, entries: Entries) -> None:
+    """What a collector gets, it books, and an alert is no invoice."""
+    owners = {address.casefold(): where for i, client in entries for where, address in _addresses(i, client)}
+    people = {("alerts", "to", n): one for n, one in enumerate(to)} if isinstance(to, list) else {("alerts", "to"): to}
+    for where, address in people.items():
+        owner = owners.get(address.casefold()) if isinstance(address, str) else None
+        if owner is not None:
+            message = f"On line {lines.line(owner)} this is a collection email, where an alert is taken for an invoice."
+            lines.add(where, message, "Name the mailbox of a person.")
+
+
+def _note_owner(owners: list[int], i: int, shared: set[int]) -> None:
+    """Two of them are enough, and one that does not share: each further client is compared with no more."""
+    if i not in owners and (len(owners) < 2 or (i not in shared and shared.issuperset(owners))):
+        owners.append(i)
 
 
 def _case_matters(client: dict[str, Any], where: Where, lines: Lines) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -38,7 +39,8 @@ class StateDirectoryUnsafe(UserError):
 def lock(state_dir: Path) -> int:
     """Take the state directory for this process, as long as the returned descriptor is open.
 
-    Raises InstanceRunning (75), or StateDirectoryUnsafe (78) when others could write there.
+    Raises InstanceRunning (75), StateDirectoryUnsafe (78) when others could write there, or UserError (1) where its
+    disk is full.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,6 +48,9 @@ def lock(state_dir: Path) -> int:
         _require_ours(state_dir, status)
         fd = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # another start may find room
+            why = f"The state directory {state_dir} cannot be used now ({error.strerror})"
+            raise UserError(f"{why}: make room on its disk, and start again.") from error
         raise StateDirectoryUnsafe(
             f"The state directory {state_dir} cannot be used ({error.strerror}): make it writable for the daemon's"
             " user, or set state_dir."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 from bridged import files
@@ -43,18 +44,24 @@ def locate(settings: Settings, path: bytes) -> bytes:
 class Explainer:
     """Says why a file was or was not sent."""
 
-    def __init__(self, settings: Settings, journal: Journal | None, *, running: bool) -> None:
-        """`running`: whether the daemon runs. What becomes of a file it has not seen depends on it."""
+    def __init__(self, settings: Settings, journal: Journal | None, *, running: bool, dry_run: bool = False) -> None:
+        """`running`: whether the daemon runs. What becomes of a file it has not seen depends on it.
+
+        `dry_run`: whose settings and journal these are. What it did was sent to nobody.
+        """
         self._settings = settings
         self._journal = journal
         self._running = running
+        self._dry_run = dry_run
         self._switched = SwitchedFolders(settings.clients, settings.ignore)
 
     def sentence(self, path: bytes) -> str:
         """One sentence about a path that `locate` returned."""
         ged = self._switched.ged_of(path)
-        name = readable(path if ged is None else path[len(ged) + 1 :] or path)
-        return clean(f"“{name}” {self._why(path, ged)}.")
+        name, why = readable(path if ged is None else path[len(ged) + 1 :] or path), self._why(path, ged)
+        if self._dry_run:  # the commands that are named must find its journal
+            why = re.sub("`bridged (release|send)", r"`bridged \1 --dry-run", why)
+        return clean(f"“{name}” {why}.")
 
     def _why(self, path: bytes, ged: bytes | None) -> str:
         if ged is None:
@@ -62,6 +69,8 @@ class Explainer:
             return outside if os.path.lexists(path) else "does not exist"
         known, document = self._recorded(path)
         kind, status = _look(ged, path)
+        if document is not None and self._dry_run and document.sent_at is not None:
+            return _written(document, status, self._settings)
         if document is not None:
             return _story(document, status, self._settings, self._last_attempt(document))
         if kind == "missing":
@@ -228,11 +237,22 @@ def _story(document: Document, status: os.stat_result | None, settings: Settings
     return f"{deposited} and withdrawn, so it was not sent: {withdrawn}"
 
 
+def _written(document: Document, status: os.stat_result | None, settings: Settings) -> str:
+    """What a dry run calls sent."""
+    maildir = readable(os.fsencode(settings.state_dir / "Maildir"))
+    wrote = f"a dry run wrote its mail for {document.collection_email} to {maildir} on {date(document.sent_at)}"
+    return f"was not sent: {wrote}{_after(document, status)}"
+
+
 def _validated(document: Document, status: os.stat_result | None) -> str:
     validated = f"validated on {date(document.validated_at)}"
-    changed = status is not None and not files.stamp_of(status).same_content(document.stamp)
-    after = "; it has been overwritten since, and is not sent again" if changed else ""
+    after = _after(document, status)
     if document.sent_at is None:
         return f"counts as sent: it was {validated}, because {document.reason}{after}"
     sent = f"was sent to {document.collection_email} on {utc(document.sent_at)} and {validated}"
     return f"{sent}; the relay said: {document.relay_reply}{after}"
+
+
+def _after(document: Document, status: os.stat_result | None) -> str:
+    changed = status is not None and not files.stamp_of(status).same_content(document.stamp)
+    return "; it has been overwritten since, and is not sent again" if changed else ""

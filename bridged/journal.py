@@ -9,6 +9,7 @@ Paths are bytes: sqlite3 refuses text with surrogates, and a file name need not 
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -67,6 +68,12 @@ class JournalError(UserError):
     """The journal cannot be used as it is; the sentence says what to do."""
 
     exit_code = 78
+
+
+class JournalUnavailable(JournalError):
+    """The journal is what it was, but cannot be used now: another start may find it well."""
+
+    exit_code = 1
 
 
 class StateConflict(Exception):
@@ -445,11 +452,35 @@ def damaged(path: Path, error: Exception) -> JournalError:
     )
 
 
+# What only the place or the moment is to blame for, by SQLite's primary result code.
+_REMEDIES: Final = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "make room on its disk, or see to the disk if it is failing (the kernel's log tells)",
+    sqlite3.SQLITE_BUSY: "end what holds it open",
+    sqlite3.SQLITE_LOCKED: "end what holds it open",
+    sqlite3.SQLITE_READONLY: "make it and its directory writable for this user",
+    sqlite3.SQLITE_PERM: "make it and its directory writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "make it and its directory readable and writable for this user",
+}
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def _unavailable(path: Path, error: Exception, remedy: str) -> JournalUnavailable:
+    why = (error.strerror if isinstance(error, OSError) else None) or error
+    words = f"The journal {path} cannot be used now ({why}): {remedy}, and start again."
+    return JournalUnavailable(f"{words} Leave the journal where it is, nothing in it is lost.")
+
+
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
     try:
         yield
+    except sqlite3.OperationalError as error:
+        remedy = _REMEDIES.get(error.sqlite_errorcode & 0xFF)
+        raise damaged(path, error) if remedy is None else _unavailable(path, error, remedy) from error
     except sqlite3.DatabaseError as error:
         raise damaged(path, error) from error
     except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _unavailable(path, error, _REMEDIES[sqlite3.SQLITE_FULL]) from error
         raise JournalError(f"The journal {path} cannot be opened: {error.strerror}.") from error

@@ -158,7 +158,9 @@ PHRASES: Final[dict[Language, dict[str, str]]] = {
         "more": "… and {count} more",
         "and": " (and {count} more)",
         "once": "This is told once, until it is over and happens again.",
-        "late": "This mail could not be sent when it was written, {when}. How it is now: bridged status",
+        "delayed": "Delayed",
+        "late": "This mail could not be sent when it was written, {when}, and what it says may be over by now."
+        " How it is now: bridged status",
         "digest": "Daily digest",
         "held": "Held for a person (bridged documents --state held, then bridged release ID):",
         "waiting": "On their way for more than an hour (bridged status):",
@@ -184,7 +186,9 @@ PHRASES: Final[dict[Language, dict[str, str]]] = {
         "more": "… et {count} de plus",
         "and": " (et {count} de plus)",
         "once": "Ce message n'est envoyé qu'une fois, tant que cela dure.",
-        "late": "Ce message, écrit le {when}, n'a pas pu partir à ce moment. La situation actuelle : bridged status",
+        "delayed": "Différé",
+        "late": "Ce message, écrit le {when}, n'a pas pu partir à ce moment, et ce qu'il dit est peut-être terminé."
+        " La situation actuelle : bridged status",
         "digest": "Résumé du jour",
         "held": "Retenus pour une personne (bridged documents --state held, puis bridged release ID) :",
         "waiting": "En route depuis plus d'une heure (bridged status) :",
@@ -256,9 +260,11 @@ def digest(found: Digest, language: Language, zone: tzinfo | None = None) -> Let
 
 
 def late(letter: Letter, written: float, language: Language, zone: tzinfo | None = None) -> Letter:
-    """The same, sent later than it was written."""
-    remark = PHRASES[language]["late"].format(when=when(written, language, zone))
-    return Letter(letter.subject, f"{letter.text}\n{remark}\n")
+    """The same, sent later than it was written; the first words say so, as it speaks of what is now."""
+    phrases = PHRASES[language]
+    mark = f"[bridged] {phrases['delayed']}{_colon(language)} "
+    remark = phrases["late"].format(when=when(written, language, zone))
+    return Letter(mark + letter.subject.removeprefix("[bridged] "), f"{remark}\n\n{letter.text}")
 
 
 def when(at: float, language: Language, zone: tzinfo | None = None) -> str:

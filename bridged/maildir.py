@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridged.model import Accepted, Outcome, RelayDown
+from bridged.model import Accepted, Outcome, Refused, RelayDown
 
 
 class _Unwritable(Exception):
@@ -35,8 +35,10 @@ def _sync_directory(path: Path) -> None:
 class Maildir:
     """Takes the place of the relay. A mail is whole in `new/`, or not there at all (maildir(5))."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size_limit: int | None = None) -> None:
+        """`size_limit` is the relay's: what would be held for it is not written either."""
         self._path = path
+        self._size_limit = size_limit
         self._aborted = threading.Event()
 
     def deliver(
@@ -48,6 +50,10 @@ class Maildir:
         before_dot: Callable[[], None],
     ) -> Outcome:
         """Write one mail; RelayDown where that cannot be done. Raises what `chunks` and `before_dot` raise."""
+        most = self._size_limit
+        if most is not None and size > most:
+            words = f"The mail would be {size} bytes, more than smtp.size_limit of {most} bytes"
+            return Refused(words, certain=True)
         name = f"{os.getpid()}.{threading.get_ident()}.{os.urandom(8).hex()}.bridged,S={size}"
         try:
             self._write(name, chunks, before_dot)

@@ -34,6 +34,11 @@ def survey(settings: Settings, now: float) -> Survey:
     """Look at every GED and switched folder. Needs no secret, writes nothing, and trusts no link."""
     result = Survey(watches_available=_watch_limit())
     switched = SwitchedFolders(settings.clients, settings.ignore)
+    if settings.alerts is not None and settings.alerts.smtp is None:
+        result.warnings.append(
+            "alerts has no relay of its own: that the account of smtp is refused can only be told when it is over."
+            " Set alerts.smtp to another account, best at another provider."
+        )
     for client in settings.clients:
         result.warnings += _addresses_that_do_not_fit(client)
         _survey_ged(result, settings, switched, client, now)

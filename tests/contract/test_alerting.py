@@ -158,6 +158,24 @@ def test_without_one_a_halted_relay_is_tried_once_an_hour_and_at_once_when_it_is
     assert "could not be sent when it was written" in parsed(mail.data).get_content()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_an_alert_that_was_withheld_says_so_however_soon_the_relay_is_well(journal, relay, tmp_path, restarted):
+    """It speaks of now: nobody may read of a halt, when it is over, as of one that goes on."""
+    wanted = settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, zone=PARIS)
+    alerting.hear("relay_misconfigured", {"reason": "535 5.7.8 bad credentials"})
+    for second in range(12):
+        alerting.step(at(second))
+    if restarted:
+        alerting = Alerting(journal, wanted, zone=PARIS)
+    alerting.hear("relay_recovered", {"reason": "250"})
+    alerting.step(at(14))
+    [mail] = relay.mails
+    message = parsed(mail.data)
+    assert message["Subject"] == "[bridged] Delayed: Nothing is sent: the relay refuses the account"
+    assert message.get_content().startswith("This mail could not be sent when it was written, 2026-11-24 12:00")
+
+
 def test_a_halt_is_remembered_so_that_restarts_are_no_failed_logins(journal, relay, tmp_path):
     wanted = settings(relay, tmp_path)
     alerting = Alerting(journal, wanted)
@@ -351,6 +369,7 @@ def test_a_client_that_has_fallen_silent_is_in_one_digest(journal, relay, tmp_pa
     alerting = Alerting(journal, settings(relay, tmp_path, digest="18:00"))
     for day in range(10, 60):
         alerting.step(at(day * 86400))
+        alerting.step(at(day * 86400 + 1))
     [mail] = relay.mails
     assert parsed(mail.data)["Subject"] == "[bridged] Daily digest: 1 silent"
 
@@ -390,6 +409,9 @@ def test_a_refused_configuration_is_told_to_whom_it_names(relay, tmp_path, slip)
         "alerts: {to: chef@cabinet.example}\n",
         "alerts: {to: nobody}\nsmtp: {host: a.example, sender: a@b.example}\n",
         "alerts: {to: a@b.example}\nsmtp: {host: a.example, sender: a@b.example, securty: tls}\n",
+        "alerts: {to: a@b.example, smtp: {host: a.example}}\nsmtp: {host: a.example, sender: a@b.example}\n",
+        "alerts: {to: a@b.example}\nsmtp: {host: a.example, sender: a@b.example}\nx: {collection_email: A@b.example}",
+        "alerts: {too: a@b.example}\nsmtp: {host: a.example, sender: a@b.example}\n",
         "\0",
     ],
 )
@@ -401,6 +423,59 @@ def test_a_relay_of_the_alerts_is_enough_when_the_other_one_is_what_is_wrong():
     found = salvaged("smtp: 1\nalerts: {to: a@b.example, smtp: {host: a.example, sender: a@b.example}}\n")
     assert found is not None
     assert found[1].host == "a.example"
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["digest: 18:00", "digest: 25 o'clock", "langage: fr", "language: de", "language: [fr]", "digest: 0800"],
+)
+@pytest.mark.parametrize("slip", ["", "x: [unclosed\n"])
+def test_what_does_not_say_whom_to_tell_and_how_keeps_nobody_from_being_told(more, slip):
+    text = f"alerts:\n  to: chef@cabinet.example\n  {more}\nsmtp: {{host: a.example, sender: a@b.example}}\n{slip}"
+    found = salvaged(text)
+    assert found is not None
+    assert found[0].to == ("chef@cabinet.example",)
+
+
+def test_not_even_a_refusal_is_told_to_a_collector():
+    smtp = "smtp: {host: a.example, sender: a@b.example}\n"
+    found = salvaged(
+        f"{smtp}alerts: {{to: [a@b.example, C@d.example]}}\nclients: [{{collection_email: 'c@d.example'}}]"
+    )
+    assert found is not None
+    assert found[0].to == ("a@b.example",)
+
+
+@pytest.mark.parametrize("slip", ["", "x: [unclosed\n"])
+def test_the_relay_of_a_refused_configuration_is_read_as_it_is_written(slip):
+    """A customer's number is a username, whatever YAML makes of it."""
+    login = "username: 0012345, password_file: p"
+    smtp = f"{{host: a.example, sender: a@b.example, {login}}}"
+    found = salvaged(f"smtp: {smtp}\nalerts: {{to: a@b.example}}\n{slip}")
+    assert found is not None
+    assert found[1].username == "0012345"
+    found = salvaged(f"smtp: 1\nalerts: {{to: a@b.example, smtp: {smtp}}}\n{slip}")
+    assert found is not None
+    assert found[1].username == "0012345"
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("alerts: {to: nobody}\n", 1),
+        ("alerts: {to: a@b.example}\nsmtp: {host: a.example, securty: tls}\n", 1),
+        ("alerts:\n  to: {\nsmtp: {host: a.example, sender: a@b.example}\n", 1),
+        ("alerts:\nclients: twice\n", 0),
+        ("smtp: {host: a.example, sender: a@b.example}\n", 0),
+        ("x: [unclosed\n", 0),
+    ],
+)
+def test_a_refusal_that_can_be_told_to_nobody_is_in_the_log_where_alerts_are_wanted(tmp_path, said, text, count):
+    file = tmp_path / "bridged.yaml"
+    file.write_text(text)
+    refused_at_start(file, ["x"], NOON)
+    assert [(line["event"], line["half"]) for line in said] == [("state_failed", "alerts")] * count
+    assert all("not good by itself" in line["reason"] for line in said)
 
 
 def test_a_refused_start_is_not_held_up_by_a_relay_that_says_nothing(relay, tmp_path, said):

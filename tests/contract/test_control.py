@@ -122,6 +122,18 @@ def test_a_path_that_cannot_be_a_directory_is_refused_with_78_and_the_reason(tmp
         assert refused.value.exit_code == 78
 
 
+def test_a_full_disk_is_no_refused_configuration(tmp_path, monkeypatch):
+    """With 78 the unit would stay down, and there may be room at the next start."""
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match="make room") as failed:
+        control.lock(tmp_path / "state")
+    assert failed.value.exit_code == 1
+
+
 def test_a_planted_link_in_place_of_the_lock_is_not_followed(state_dir, tmp_path):
     """It would lock, or make, a file somewhere else."""
     (state_dir / control.LOCK).symlink_to(tmp_path / "elsewhere")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import sqlite3
+import subprocess
 import threading
 from pathlib import Path
 
@@ -138,6 +142,73 @@ def test_a_damaged_journal_is_refused_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(b"not a database at all" * 1000)
     with pytest.raises(JournalError, match="Move it aside"):
         Journal(tmp_path)
+
+
+def opened(tmp_path: Path) -> JournalError:
+    with pytest.raises(JournalError) as caught:
+        Journal(tmp_path)
+    return caught.value
+
+
+def not_now(error: JournalError, why: str, remedy: str) -> None:
+    """It ends with 1, so that the unit starts it again, and nobody is told to throw the journal away."""
+    assert error.exit_code == 1
+    assert why in str(error)
+    assert remedy in str(error)
+    assert "Move it aside" not in str(error)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_at_the_first_start_is_no_damaged_journal(tmp_path: Path) -> None:
+    """And once there is room, the same start makes the journal."""
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], check=True)
+    try:
+        with contextlib.suppress(OSError), (small / "filling").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        not_now(opened(small), "disk is full", "make room")
+        subprocess.run(["mount", "-o", "remount,size=10m", small], check=True)
+        Journal(small).close()
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_a_disk_without_room_for_the_file_itself_is_no_refused_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "open", full)
+    not_now(opened(tmp_path), "No space left on device", "make room")
+
+
+def test_a_journal_that_another_program_holds_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup, or somebody in sqlite3's shell."""
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **more: connect(path, **(more | {"timeout": 0.1})))
+    other = connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        not_now(opened(tmp_path), "database is locked", "end what holds it open")
+    finally:
+        other.close()
+
+
+def test_a_journal_whose_disk_fails_is_not_damaged(tmp_path: Path) -> None:
+    (tmp_path / f"{FILE_NAME}-wal").mkdir()
+    not_now(opened(tmp_path), "disk I/O error", "see to the disk")
+
+
+def test_another_programs_database_in_its_place_is_to_be_moved_aside(tmp_path: Path) -> None:
+    sql = sqlite3.connect(tmp_path / FILE_NAME)
+    sql.execute("CREATE TABLE documents (something INTEGER)")
+    sql.close()
+    error = opened(tmp_path)
+    assert error.exit_code == 78
+    assert "Move it aside" in str(error)
 
 
 def test_a_known_file_is_found_by_its_identity(journal: Journal) -> None:

@@ -413,6 +413,139 @@ def test_release_refuses_what_is_not_held_and_releases_the_rest(firm):
     assert firm.state(sent).state is State.VALIDATED
 
 
+def uncertain(firm, relative, reason="uncertain too often: The line was lost after the final dot; it may have arrived"):
+    document = firm.document(relative, State.HELD)
+    firm.journal.write(lambda tx: tx.note(document.seq, State.HELD, reason=reason, uncertain=3))
+    return document
+
+
+@pytest.mark.parametrize("choice", [("--client", "Boulangerie Martin"), ("--folder", "Achats")])
+def test_what_may_have_arrived_is_left_by_a_release_that_does_not_name_it(firm, choice):
+    """A second mail is a decision about one document, never the by-product of another."""
+    choice = (choice[0], firm.ged / "Achats" if choice[1] == "Achats" else choice[1])
+    held, lost = firm.document("Achats/a.pdf", State.HELD), uncertain(firm, "Achats/b.pdf")
+    told = firm.told("release", *choice)
+    assert (firm.state(held).state, firm.state(lost).state) == (State.QUEUED, State.HELD)
+    assert "Left: Achats/b.pdf of Boulangerie Martin may have arrived already." in told
+    assert f"bridged release {lost.id}" in told
+    again = firm.told("release", *choice)
+    assert "No such document" not in again
+    assert firm.state(lost).state is State.HELD
+    assert "Released: Achats/b.pdf" in firm.told("release", lost.id)
+    assert firm.state(lost).state is State.QUEUED
+
+
+def test_what_may_have_arrived_is_known_by_its_reason_or_by_its_count(firm):
+    uncertain(firm, "Achats/a.pdf", reason="550 5.1.1 No such user.")
+    other = firm.document("Achats/b.pdf", State.HELD)
+    reason = "uncertain: the connection was lost after the final dot too often; it may have arrived"
+    firm.journal.write(lambda tx: tx.note(other.seq, State.HELD, reason=reason))
+    assert "a second time: 2." in firm.told("release", "--client", "Boulangerie Martin")
+
+
+def test_release_all_takes_what_may_have_arrived_too_and_says_so(firm):
+    held, lost = firm.document("Achats/a.pdf", State.HELD), uncertain(firm, "Achats/b.pdf")
+    told = firm.told("release", "--all")
+    assert {firm.state(one).state for one in (held, lost)} == {State.QUEUED}
+    assert "Warning: Achats/b.pdf may have arrived already, and then leaves a second time." in told
+    assert "Warning: Achats/a.pdf" not in told
+
+
+def test_a_drop_takes_what_may_have_arrived_too(firm):
+    lost = uncertain(firm, "Achats/b.pdf")
+    assert "Dropped: Achats/b.pdf" in firm.told("drop", "--client", "Boulangerie Martin")
+    assert firm.state(lost).state is State.WITHDRAWN
+
+
+@pytest.mark.parametrize("choice", [("--client", "Boulangerie Martin"), ("--folder", "Achats"), ("--all",)])
+def test_a_part_of_the_reason_narrows_what_is_released(firm, choice):
+    if choice[0] == "--folder":
+        choice = ("--folder", firm.ged / "Achats")
+    braked, refused = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.HELD)
+    reason = "more than 3 documents were deposited within 10 min (brake): if they are meant to leave, release them"
+    firm.journal.write(lambda tx: tx.note(braked.seq, State.HELD, reason=reason))
+    assert "Released: Achats/a.pdf" in firm.told("release", *choice, "--reason", "BRAKE")
+    assert (firm.state(braked).state, firm.state(refused).state) == (State.QUEUED, State.HELD)
+    assert firm.told("release", *choice, "--reason", "brake") == "No such document is held."
+    assert "Dropped: Achats/b.pdf" in firm.told("drop", "--client", "Boulangerie Martin", "--reason", "5.1.1")
+    assert firm.run("release", refused.id, "--reason", "brake").exit_code == 2
+    assert firm.run("release", "--reason", "brake").exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["release", "drop"])
+def test_a_client_that_there_is_not_is_a_mistake_and_not_an_empty_success(firm, command):
+    held = firm.document("Achats/a.pdf", State.HELD)
+    result = firm.run(command, "--client", "boulangerie martn")
+    assert result.exit_code == 1
+    assert "There is no client 'boulangerie martn'" in result.stderr
+    assert "Did you mean 'Boulangerie Martin'?" in result.stderr
+    assert firm.run(command, "--client", "NOBODY").exit_code == 1
+    assert firm.state(held).state is State.HELD
+    text = firm.config.read_text(encoding="utf-8").replace("Boulangerie Martin", "Dupont")
+    firm.config.write_text(text, encoding="utf-8")
+    assert "Did you mean 'Boulangerie Martin'?" in firm.run(command, "--client", "Boulangerie Matin").stderr
+    assert firm.told(command, "--client", "Dupont") == "No such document is held."
+    assert "Achats/a.pdf" in firm.told(command, "--client", "Boulangerie Martin"), "the journal still knows it"
+
+
+# -- a dry run
+
+
+@pytest.fixture
+def dry(firm):
+    """The same firm's dry run: its journal is another one, below the real one."""
+    state = firm.here / "state" / "dry-run"
+    state.mkdir(mode=0o700)
+    journal = Journal(state)
+    yield Firm(firm.here, firm.config, journal)
+    journal.close()
+
+
+def test_what_a_dry_run_holds_is_released_dropped_and_sent_like_the_rest(firm, dry):
+    real, held, other = (
+        one.document(f"Achats/{name}.pdf", State.HELD) for one, name in ((firm, "a"), (dry, "b"), (dry, "c"))
+    )
+    missed = dry.document("Achats/d.pdf", State.MISSED)
+    assert "Released: Achats/b.pdf" in dry.told("release", "--dry-run", held.id)
+    assert "Dropped: Achats/c.pdf" in dry.told("drop", "--dry-run", other.id)
+    assert "Queued: Achats/d.pdf" in dry.told("send", "--dry-run", os.fsdecode(missed.path))
+    states = [dry.state(one).state for one in (held, other, missed)]
+    assert states == [State.QUEUED, State.WITHDRAWN, State.QUEUED]
+    assert firm.state(real).state is State.HELD
+    assert firm.run("release", held.id).exit_code == 1
+
+
+def test_a_dry_run_that_does_not_run_cannot_be_reloaded_and_one_that_runs_can(firm, dry):
+    assert dry.run("reload", "--dry-run").exit_code == 1
+    asked = []
+    server = ControlServer(firm.here / "state" / "dry-run", lambda request: asked.append(request) or {"ok": True})
+    server.start()
+    try:
+        assert dry.told("reload", "--dry-run") == "The configuration is in force."
+        assert firm.run("reload").exit_code == 1, "the other one is not meant"
+    finally:
+        server.close()
+    assert asked == [{"command": "reload"}]
+
+
+@pytest.mark.parametrize("state", [State.SENT, State.VALIDATED])
+def test_what_a_dry_run_wrote_is_not_said_to_be_sent(dry, state):
+    document = dry.document("Achats/facture.pdf", state)
+    sentence = dry.told("explain", "--dry-run", os.fsdecode(document.path))
+    assert sentence == (
+        "“Achats/facture.pdf” was not sent: a dry run wrote its mail for martin@collecte.example to"
+        f" {dry.here}/state/dry-run/Maildir on {LATER_TEXT}."
+    )
+    dry.put("Achats/facture.pdf", b"other bytes, later")
+    assert "overwritten since" in dry.told("explain", "--dry-run", os.fsdecode(document.path))
+
+
+def test_what_a_dry_run_says_to_run_finds_its_journal(dry):
+    held, missed = dry.document("Achats/a.pdf", State.HELD), dry.document("Achats/b.pdf", State.MISSED)
+    assert f"`bridged release --dry-run {held.id}`" in dry.told("explain", "--dry-run", os.fsdecode(held.path))
+    assert "`bridged send --dry-run`" in dry.told("explain", "--dry-run", os.fsdecode(missed.path))
+
+
 def test_send_queues_existing_and_missed_documents(firm, daemon):
     old = firm.existing("Notes de frais/old.pdf")
     missed = firm.document("Achats/missed.pdf", State.MISSED)
@@ -537,6 +670,58 @@ def test_check_says_where_markers_cannot_be_written(firm):
     achats, _, summary = firm.rows("check")
     assert achats["markers"] is False
     assert "Achats/11" in summary["warnings"][0]
+
+
+def with_alerts(firm, more=""):
+    text = firm.config.read_text(encoding="utf-8")
+    firm.config.write_text(f"{text}alerts: {{to: [chef@cabinet.example]{more}}}\n", encoding="utf-8")
+
+
+def plain(port):
+    return f"{{host: 127.0.0.1, port: {port}, security: plain, sender: factures@cabinet.example}}"
+
+
+def test_check_warns_where_a_halted_account_could_not_tell_of_itself(firm):
+    with_alerts(firm)
+    (warning,) = firm.rows("check")[-1]["warnings"]
+    assert "Set alerts.smtp" in warning
+    assert firm.run("check").exit_code == 0
+    firm.config.write_text(firm.config.read_text(encoding="utf-8").replace("alerts:", "# alerts:"), encoding="utf-8")
+    assert firm.rows("check")[-1]["warnings"] == []
+    with_alerts(firm, f", smtp: {plain(25)}")
+    assert firm.rows("check")[-1]["warnings"] == []
+
+
+def test_check_smtp_tries_the_relay_of_the_alerts_too_and_sends_nothing(firm, relay):
+    text = firm.config.read_text(encoding="utf-8")
+    smtp = "smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}"
+    firm.config.write_text(text.replace(smtp, f"smtp: {plain(relay.port)}"), encoding="utf-8")
+    with_alerts(firm, f", smtp: {plain(relay.port)}")
+    told = firm.told("check", "--smtp")
+    assert f"The relay of the alerts (alerts.smtp): Connected to 127.0.0.1:{relay.port}." in told.splitlines()
+    assert [list(row) for row in firm.rows("check", "--smtp")[-2:]] == [["relay"], ["alerts_relay"]]
+    assert relay.sessions == 4
+    assert relay.mails == []
+
+
+def test_check_smtp_tells_of_either_relay_that_cannot_be_used(firm, relay):
+    with_alerts(firm, f", smtp: {plain(relay.port)}")
+    text = firm.config.read_text(encoding="utf-8")
+    smtp = "smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}"
+    firm.config.write_text(text.replace(smtp, f"smtp: {plain(1)}"), encoding="utf-8")
+    result = firm.run("check", "--smtp")
+    assert result.exit_code == 1
+    assert "127.0.0.1:1 could not be opened" in result.stderr
+    assert f"(alerts.smtp): Connected to 127.0.0.1:{relay.port}." in result.stdout
+    swapped = text.replace(smtp, f"smtp: {plain(relay.port)}").replace(
+        f"smtp: {plain(relay.port)}}}", f"smtp: {plain(1)}}}"
+    )
+    firm.config.write_text(swapped, encoding="utf-8")
+    result = firm.run("check", "--smtp")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "The relay of the alerts (alerts.smtp): The line to 127.0.0.1:1 could not be opened"
+    )
 
 
 # -- demo

@@ -259,6 +259,7 @@ def test_a_document_that_may_be_refused_for_its_name_only_gets_a_warning(name: s
     assert found.holds == ()
     (warning,) = found.warnings
     assert word in warning
+    assert warning.endswith(": it may drop this document without a word (source: a page).")
 
 
 @pytest.mark.parametrize("name", ["facture.pdf", "facture.PDF", "facture.jpg", "facture.jpeg"])

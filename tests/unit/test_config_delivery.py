@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bridged.config import ConfigError, load
+from bridged.config import ConfigError, _shared_addresses, load
 from bridged.presets import PROVIDERS, provider
+from bridged.yaml_lines import Lines
 
 CLIENTS = """
 clients:
@@ -96,7 +99,86 @@ def test_brakes_are_off_until_they_are_written(settings, problems):
     assert "is not one of the choices" in problems("host: a.example", ", collector: dxt")[0]
 
 
-def test_addresses_that_differ_by_their_case_alone_are_two_only_where_the_collector_says_so(settings, problems):
-    other = "\n  - {name: Dupont, ged: /srv/ged/dupont, collection_email: Martin@collecte.example, collector: %s}"
-    assert "documents would mix" in problems("host: a.example", "}" + (other % "generic")[:-1])[0]
-    assert len(settings("host: a.example", ", collector: clearfacts}" + (other % "clearfacts")[:-1]).clients) == 2
+def test_addresses_that_differ_by_their_case_alone_are_two_only_where_both_collectors_say_so(settings, problems):
+    other = "\n  - {name: Dupont, ged: /srv/ged/dupont, collection_email: %s, collector: %s}"
+
+    def two(first, address, second):
+        return f", collector: {first}}}" + (other % (address, second))[:-1]
+
+    for first, second in (("generic", "generic"), ("clearfacts", "generic"), ("generic", "clearfacts")):
+        assert "documents would mix" in problems("host: a.example", two(first, "Martin@collecte.example", second))[0]
+    for address in ("martin@collecte.example", "martin@Collecte.example"):
+        assert "documents would mix" in problems("host: a.example", two("clearfacts", address, "clearfacts"))[0]
+    found = settings("host: a.example", two("clearfacts", "Martin@collecte.example", "clearfacts"))
+    assert len(found.clients) == 2
+
+
+def test_one_address_written_alike_is_one_whichever_of_the_two_collectors_tells_case(problems):
+    other = "\n  - {name: %s, ged: /srv/ged/%s, collection_email: Dupont@collecte.example, collector: %s}"
+    for first, second in (("clearfacts", "generic"), ("generic", "clearfacts")):
+        two = "}" + other % ("a", "a", first) + (other % ("b", "b", second))[:-1]
+        assert "clients[2].collection_email: The client on line" in problems("host: a.example", two)[0]
+
+
+ADDRESSES = st.tuples(st.integers(0, 4), st.sampled_from(["x@a.example", "X@a.example", "x@A.example"]), st.booleans())
+
+
+@given(st.lists(ADDRESSES, max_size=8), st.frozensets(st.integers(0, 4)))
+def test_an_address_is_refused_exactly_when_one_before_it_of_another_client_is_the_same(folders, shared):
+    """Whatever is compared, it is as if each were compared with each."""
+    clients = [{"shared_collection_email": i in shared, "switched_folders": []} for i in range(5)]
+    for owner, address, tells_case in folders:
+        folder = {"path": "A", "collection_email": address, "collector": "clearfacts" if tells_case else "generic"}
+        clients[owner]["switched_folders"].append(folder)
+    lines = Lines("file", {"clients": clients})
+    _shared_addresses(lines, list(enumerate(clients)))
+    every = [(i, n, folder) for i, client in enumerate(clients) for n, folder in enumerate(client["switched_folders"])]
+
+    def same(one, other):
+        both = one["collector"] == other["collector"] == "clearfacts"
+        left, right = (f["collection_email"].partition("@")[0] for f in (one, other))
+        return left == right if both else left.casefold() == right.casefold()
+
+    mixed = [
+        f"clients[{i}].switched_folders[{n}].collection_email"
+        for at, (i, n, folder) in enumerate(every)
+        if any(j != i and not {i, j} <= shared and same(folder, other) for j, _, other in every[:at])
+    ]
+    # Of three that are the same, a pair may be told by another's: none is missed altogether, and none is made up.
+    found = [problem.where for problem in lines.problems]
+    assert set(found) <= set(mixed)
+    assert bool(found) == bool(mixed)
+
+
+FOLDER = ", switched_folders: [{path: A, collection_email: alerts@cabinet.example}]"
+
+
+@pytest.mark.parametrize(
+    ("to", "where"),
+    [
+        ("Martin@collecte.example", "alerts.to: "),
+        ("[chef@cabinet.example, martin@collecte.example]", "alerts.to[1]: "),
+        ("[alerts@cabinet.example]", "alerts.to[0]: "),
+    ],
+)
+def test_an_alert_never_goes_to_a_collector(problems, settings, to, where):
+    other = "}\n  - {name: B, ged: /srv/ged/b, collection_email: b@collecte.example" + FOLDER
+    found = problems("host: a.example", other, f"alerts: {{to: {to}}}")
+    assert [one.startswith(where) for one in found] == [True]
+    assert "is a collection email" in found[0]
+    assert settings("host: a.example", more="alerts: {to: [chef@cabinet.example]}").alerts
+
+
+@pytest.mark.parametrize(
+    ("smtp", "client", "more", "told"),
+    [
+        ("", "", "alerts: {to: []}", "alerts.to: This list is empty. Write at least one entry."),
+        ("", ", brake: {documents: 0, within: 1h}", "", "brake.documents: 0 is too small. Write at least 1."),
+        (", daily_quota: 0", "", "", "smtp.daily_quota: 0 is too small. Write at least 1."),
+        (", connections: 51", "", "", "smtp.connections: 51 is too large. Write at most 50."),
+        (", port: 70000", "", "", "smtp.port: 70000 is too large. Write at most 65535."),
+    ],
+)
+def test_what_is_too_little_or_too_much_is_told_in_our_words(problems, smtp, client, more, told):
+    (found,) = problems("host: a.example" + smtp, client, more)
+    assert found.endswith(told)
