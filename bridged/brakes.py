@@ -1,6 +1,7 @@
 """What a client's own rules hold for a person before it leaves: a mass drop, a review, bytes that were sent before.
 
-Asked within the transaction that claims a document. What a person has released, or sent on purpose, is past them.
+Asked within the transaction that claims a document. What a person has released is past the rule that held it, and not
+past the others, of which nobody was told yet; what was sent on purpose is past them all.
 """
 
 from __future__ import annotations
@@ -10,34 +11,37 @@ from typing import Final
 from bridged.folders import Place
 from bridged.journal import Transaction
 from bridged.line import DAY
-from bridged.model import Document, State, readable
+from bridged.model import Document, Rule, State, readable
 
+UNDER_WAY: Final = 5.0  # seconds until those that may use up a day's cap are likely to have left
 CAP_MARGIN: Final = 60.0  # seconds: the collector's day need not begin at the second that ours does
 
 
-def held_for(tx: Transaction, document: Document, place: Place) -> str:
-    """Why this document is to wait for a person; empty when it may leave."""
-    if document.released_at is not None:
-        return ""
-    client = place.client
-    if client.review:
-        return "it waits for a review (review: true)"
-    brake = client.brake
-    if brake is not None and tx.deposited_before(document, brake.within) >= brake.documents:
-        return (
-            f"more than {brake.documents} documents were deposited within {brake.within / 60:g} min (brake): if they"
-            f" are meant to leave, release them with `bridged release --client`, or drop them"
-        )
-    return ""
+def held_for(tx: Transaction, document: Document, place: Place) -> tuple[Rule, str] | None:
+    """The rule for which this document is to wait for a person, and why; None when it may leave."""
+    brake = place.client.brake
+    if place.client.review and not document.has_passed(Rule.REVIEW):
+        return Rule.REVIEW, "it waits for a review (review: true)"
+    if brake is None or document.has_passed(Rule.BRAKE):
+        return None
+    if tx.deposited_before(document, brake.within) < brake.documents:
+        return None
+    return Rule.BRAKE, (
+        f"more than {brake.documents} documents were deposited within {brake.within / 60:g} min (brake): if they"
+        f" are meant to leave, release them with `bridged release --client NAME --reason brake`, or drop them"
+    )
 
 
-def put_off_until(tx: Transaction, place: Place, now: float) -> float | None:
-    """When the collector takes another document, where its daily cap is reached; None when it may leave now."""
+def put_off_until(tx: Transaction, place: Place, now: float) -> tuple[float, str] | None:
+    """When the collector takes another document, where its daily cap is reached, and why it is not now."""
     cap = place.collector.daily_cap
     if cap is None or not cap.holds:
         return None
     times = tx.accepted_since(place.collection_email, now - DAY)
-    return times[cap.value - 1] + DAY + CAP_MARGIN if len(times) >= cap.value else None
+    reason = f"{place.collector.name} takes {cap.value} documents a day ({cap.source}); it goes on then"
+    if len(times) >= cap.value:
+        return times[cap.value - 1] + DAY + CAP_MARGIN, reason
+    return (now + UNDER_WAY, reason) if len(times) + tx.under_way(place.collection_email) >= cap.value else None
 
 
 def sent_before(tx: Transaction, document: Document, sha256: str) -> tuple[str, bool]:

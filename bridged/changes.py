@@ -240,7 +240,8 @@ class Changes:
     ) -> None:
         """`send` is false for what was overwritten while the daemon was stopped: that is not retroactive either."""
         if document is not None and document.state is State.QUEUED:
-            self._tx.move(document.seq, State.QUEUED, State.WAITING, reason="overwritten while it was queued")
+            columns = {"reason": "overwritten while it was queued", "passed": ""}  # released was another version of it
+            self._tx.move(document.seq, State.QUEUED, State.WAITING, **columns)
             self.effects.waiting[document.seq] = path
         elif document is not None and document.state is State.SENDING:
             # The sender may hold the old file open and never see the new one: judged again when it has ended.

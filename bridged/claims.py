@@ -39,6 +39,7 @@ class Turns:
     def __init__(self) -> None:
         self.last = ""
         self.unreadable: set[int] = set()
+        self.warned: set[int] = set()
 
 
 @dataclass(slots=True)
@@ -113,16 +114,19 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
         tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
         return None
     address = place.collection_email
-    reason = _held_for(tx, route, document, place)
-    if reason:
-        tx.move(document.seq, State.QUEUED, State.HELD, reason=reason, collection_email=address)
+    held = _held_for(tx, route, document, place)
+    if held is not None:
+        rule, reason = held
+        tx.move(document.seq, State.QUEUED, State.HELD, rule=rule, reason=reason, collection_email=address)
         looked.lines.append(("document_held", document, reason))
         return None
     later = brakes.put_off_until(tx, place, now.wall)
     if later is not None:
-        reason = f"{place.collector.name} takes {place.collector.daily_cap} documents a day; it goes on then"
-        tx.note(document.seq, State.QUEUED, due_at=later, reason=reason)
-        looked.lines.append(("document_deferred", document, reason))
+        due, reason = later
+        # No further than the horizon: beyond it, it would be due at once, again and again.
+        tx.note(document.seq, State.QUEUED, due_at=min(due, _horizon(route, now) - 1.0), reason=reason)
+        if reason != document.reason:
+            looked.lines.append(("document_deferred", document, reason))
         return None
     tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
     return replace(document, state=State.SENDING, collection_email=address)
@@ -137,12 +141,13 @@ def _withdrawn_for(route: Route, document: Document, place: Place | None, standi
     return IGNORED_NOW if route.settings.ignored(document.name) else ""
 
 
-def _held_for(tx: Transaction, route: Route, document: Document, place: Place) -> str:
+def _held_for(tx: Transaction, route: Route, document: Document, place: Place) -> tuple[str, str] | None:
+    """The rule of its client's, if it is one, and the reason."""
     if document.uncertain > route.settings.retry.uncertain_attempts:
-        return "uncertain: the connection was lost after the final dot too often; it may have arrived"
+        return "", "uncertain: the connection was lost after the final dot too often; it may have arrived"
     refused = tx.refused_address(place.collection_email)
     if refused is not None:
-        return address_refused(place.collection_email, refused)
+        return "", address_refused(place.collection_email, refused)
     return brakes.held_for(tx, document, place)
 
 

@@ -29,7 +29,7 @@ from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL, is_in, split
 from bridged.mark import utc
-from bridged.model import Document, Stamp, State, UserError, readable
+from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable
 from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema
@@ -383,7 +383,8 @@ class _Release:
         self._now = now
 
     def __call__(self, document: Document) -> None:
-        columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": self._now, "released_at": self._now}
+        passed = " ".join(dict.fromkeys([*document.passed.split(), *document.rule.split()]))
+        columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": self._now, "passed": passed, "rule": ""}
         self._tx.move(document.seq, State.HELD, State.QUEUED, **columns)
         self._tx.accept_address(document.collection_email)
 
@@ -485,7 +486,7 @@ def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp
     known = tx.known(path)
     if known is None or known.stamp == SPECIAL:
         raise NotSendable
-    purpose = {"queued_at": now, "reason": "sent on purpose", "released_at": now}
+    purpose = {"queued_at": now, "reason": "sent on purpose", "passed": ALL_RULES}
     if known.document is None:
         seq = enter(tx, settings, place, path, stamp, State.QUEUED, now, **purpose)
     else:

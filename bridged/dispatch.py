@@ -30,6 +30,7 @@ from bridged.model import (
     Instant,
     Outcome,
     Refused,
+    Rule,
     State,
     Uncertain,
 )
@@ -41,6 +42,7 @@ from bridged.retry import next_due, tried_for
 from bridged.shares import Shares
 
 SHARE_AWAY: Final = 15.0
+ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
 STATE_AWAY: Final = 5.0  # seconds until a document that the state disk has stopped is tried again
 LONG_GAP: Final = 3600.0
 TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together may take, as far as can be told
@@ -49,6 +51,10 @@ MOST: Final = 16
 
 class Held(Exception):
     """The document is not handed to the relay: its collector would drop it, or it was sent before."""
+
+    def __init__(self, rule: Rule, reason: str) -> None:
+        super().__init__(reason)
+        self.rule = rule
 
 
 class NotYet(Exception):
@@ -181,6 +187,8 @@ class Dispatch:
             current = self._journal.read(lambda tx: tx.document(document.seq))
             if current is not None and current.state is State.SENDING:
                 self._conclude(replace(document, sha256=current.sha256), outcome, line, now)
+        if isinstance(outcome, Accepted | Refused | AddressRefused):
+            self._turns.warned.discard(document.seq)
         self._unrecorded = None
 
     def _rescue(self, now: Instant) -> None:
@@ -207,7 +215,7 @@ class Dispatch:
     def _new_relay(self) -> Relay | Maildir:
         smtp = self._relay_smtp = self._route.settings.smtp
         if self._route.maildir is not None:
-            return Maildir(self._route.maildir)
+            return Maildir(self._route.maildir, smtp.size_limit)
         return Relay(smtp, secret_of(smtp))
 
     # -- send
@@ -217,17 +225,17 @@ class Dispatch:
         place = route.switched.place(document.directory)
         try:
             assert place is not None
-            if place.client.duplicates == "hold" and document.released_at is None:
+            if place.client.duplicates == "hold" and not document.has_passed(Rule.DUPLICATES):
                 self._require_new_bytes(document, ahead)
             with self._reading.content(document, ahead) as content:
                 return self._deliver(document, content, place, route)
         except Changed:
             self._return(document, "overwritten before it was sent")
         except Held as held:
-            self._hold(document, "held", str(held), now, attempts=0)
+            self._hold(document, "held", str(held), now, rule=held.rule)
         except NotYet:
             self._journal.write(
-                lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + SHARE_AWAY)
+                lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + ELDER_FIRST)
             )
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
@@ -246,7 +254,7 @@ class Dispatch:
 
         reason, another_on_its_way = self._journal.write(enter)
         if reason:
-            raise Held(reason)
+            raise Held(Rule.DUPLICATES, reason)
         if another_on_its_way:
             raise NotYet
 
@@ -266,8 +274,8 @@ class Dispatch:
         )
         size = mail.size(document.stamp.size)
         head = content.read(HEAD)
-        if document.released_at is None:
-            _require_accepted(document, place, head, size)
+        if not document.has_passed(Rule.COLLECTOR):
+            self._require_accepted(document, place, head, size)
         digest = hashlib.sha256()
         chunks = _whole(mail, _Joined(head, content), content, document, digest.update)
 
@@ -276,9 +284,19 @@ class Dispatch:
 
         return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
 
+    def _require_accepted(self, document: Document, place: Place, head: bytes, mail_size: int) -> None:
+        """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""
+        found = objections(place.collector, document.name, head, document.stamp.size, mail_size)
+        if found.holds:
+            raise Held(Rule.COLLECTOR, "; ".join(found.holds))
+        if found.warnings and document.seq not in self._turns.warned:  # once, however often it is tried
+            self._turns.warned.add(document.seq)
+            say_document("document_queued", document, warning="; ".join(found.warnings), level="warning")
+
     def _return(self, document: Document, reason: str) -> None:
-        """To intake, which waits until it can be sent."""
-        self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, reason=reason))
+        """To intake, which waits until it can be sent. What a person has released was another version of it."""
+        columns = {"reason": reason, "passed": ""}
+        self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, **columns))
         self._on_overwritten(document.seq, document.path)
 
     def _away(self, document: Document, error: OSError, now: Instant) -> None:
@@ -347,19 +365,19 @@ class Dispatch:
         reason: str,
         now: Instant,
         *,
-        attempts: int = 1,
+        rule: str = "",
         line: Line | None = None,
     ) -> None:
-        """`attempts`: 0 where the relay was never asked. `line`: whose fault it may turn out to be."""
+        """`rule`: of its client's; the relay was never asked then. `line`: whose fault it may turn out to be."""
 
         def hold(tx: Transaction) -> bool:
             if line is not None and line.blameless(document.seq):
                 _put_back(tx, document)
                 return False
-            columns: dict[str, Any] = {"reason": reason}
-            if attempts:
+            columns: dict[str, Any] = {"reason": reason, "rule": rule}
+            if not rule:
                 tx.attempt(document.seq, now.wall, outcome, reason)
-                columns |= {"attempts": document.attempts + attempts, "relay_reply": reason}
+                columns |= {"attempts": document.attempts + 1, "relay_reply": reason}
             tx.move(document.seq, State.SENDING, State.HELD, **columns)
             return True
 
@@ -459,15 +477,6 @@ def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
         held = "state = 'held' AND (seq = ? OR (collection_email = ? AND reason = ?))"
         for one in list(tx.documents(held, (seq, address, reasons[1]))):
             tx.move(one.seq, State.HELD, State.QUEUED, due_at=0.0, reason="")
-
-
-def _require_accepted(document: Document, place: Place, head: bytes, mail_size: int) -> None:
-    """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""
-    found = objections(place.collector, document.name, head, document.stamp.size, mail_size)
-    if found.holds:
-        raise Held("; ".join(found.holds))
-    if found.warnings:
-        say_document("document_queued", document, warning="; ".join(found.warnings), level="warning")
 
 
 class _Joined:

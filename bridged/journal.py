@@ -52,13 +52,22 @@ CREATE INDEX documents_by_client ON documents (client, deposited_at);
 CREATE INDEX documents_by_address ON documents (collection_email, sent_at);
 CREATE INDEX documents_by_content ON documents (sha256, collection_email) WHERE sha256 <> '';
 """
-_SCHEMAS: Final = (_SCHEMA_1, _SCHEMA_2)  # each is what its version adds: a new journal goes through all of them
+_SCHEMA_3: Final = """
+ALTER TABLE documents ADD COLUMN rule TEXT NOT NULL DEFAULT '';
+ALTER TABLE documents ADD COLUMN passed TEXT NOT NULL DEFAULT '';
+UPDATE documents SET passed = 'all' WHERE released_at IS NOT NULL;
+"""
+_SCHEMAS: Final = (
+    _SCHEMA_1,
+    _SCHEMA_2,
+    _SCHEMA_3,
+)  # each is what its version adds: a new journal goes through all of them
 SCHEMA_VERSION: Final = len(_SCHEMAS)
 
 _COLUMNS: Final = (
     "seq, id, client, ged, path, state, reason, inode, size, mtime_ns, ctime_ns, sha256, collection_email, message_id,"
     " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker,"
-    " released_at"
+    " rule, passed"
 )
 
 T = TypeVar("T")
@@ -162,6 +171,11 @@ class Transaction(Known):
         """When the relay accepted a document for an address since then, the latest first."""
         sql = "SELECT sent_at FROM documents WHERE collection_email = ? AND sent_at > ? ORDER BY sent_at DESC"
         return [row[0] for row in self.sql.execute(sql, (collection_email, at))]
+
+    def under_way(self, collection_email: str) -> int:
+        """How many documents for an address are being sent just now."""
+        sql = "SELECT COUNT(*) FROM documents WHERE state = 'sending' AND collection_email = ?"
+        return int(self.sql.execute(sql, (collection_email,)).fetchone()[0])
 
     def same_bytes(self, document: Document, sha256: str) -> list[Document]:
         """Other documents with these bytes that have left for the same address, may have, or are on their way."""

@@ -55,6 +55,18 @@ TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
 )
 
 
+class Rule(StrEnum):
+    """What of a client's own holds documents for a person."""
+
+    REVIEW = "review"
+    BRAKE = "brake"
+    DUPLICATES = "duplicates"
+    COLLECTOR = "collector"
+
+
+ALL_RULES: Final = "all"  # passed by what a person sends on purpose
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """What `lstat(2)` says of a regular file, as far as bridged compares it.
@@ -79,7 +91,10 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One row of the journal. Times are seconds since the epoch, UTC; `path` is absolute, as bytes."""
+    """One row of the journal. Times are seconds since the epoch, UTC; `path` is absolute, as bytes.
+
+    `rule` is what holds it, if that is one of its client's; `passed` those that a person has released it from.
+    """
 
     seq: int
     id: str
@@ -103,7 +118,8 @@ class Document:
     due_at: float
     relay_reply: str
     marker: bytes
-    released_at: float | None
+    rule: str
+    passed: str
 
     @property
     def name(self) -> bytes:
@@ -114,6 +130,10 @@ class Document:
     def directory(self) -> bytes:
         """The directory that holds the document."""
         return self.path.rpartition(b"/")[0]
+
+    def has_passed(self, rule: Rule) -> bool:
+        """Whether a person has released it from this rule, or sent it on purpose. Another rule may still hold it."""
+        return rule in self.passed.split() or ALL_RULES in self.passed.split()
 
     @property
     def relative(self) -> bytes:

@@ -253,12 +253,16 @@ class Waiting:
             del self._saves[path]
             client = self._switched.client_of(path)
             if client is not None:
-                say(
-                    "document_changed",
-                    client=client.name,
-                    document=readable(path[len(self._ged) + 1 :]),
-                    reason="overwritten in place; it is not sent again (on_overwrite: send would)",
-                )
+                document = readable(path[len(self._ged) + 1 :])
+                say("document_changed", client=client.name, document=document, reason=self._what_follows(path))
+
+    def _what_follows(self, path: bytes) -> str:
+        known = self._journal.read(lambda tx: tx.known(path))
+        seq = None if known is None else known.document
+        document = None if seq is None else self._journal.read(lambda tx: tx.document(seq))
+        if document is not None and document.state is State.HELD:
+            return "overwritten while it was held; released, it leaves as it is then"
+        return "overwritten in place; it is not sent again (on_overwrite: send would)"
 
 
 def _adopt(tx: Transaction, document: Document, marker: mark.Marker, now: Instant) -> None:

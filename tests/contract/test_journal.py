@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Transaction
-from bridged.model import Stamp, State
+from bridged.model import Rule, Stamp, State
 
 STAMP = Stamp(7, 100, 5, 6)
 
@@ -258,9 +258,24 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: 
     sql.close()
     journal = Journal(tmp_path)
     (document,) = journal.read(lambda tx: list(tx.documents()))
-    assert (document.id, document.state, document.released_at) == ("id-1", State.HELD, None)
-    journal.write(lambda tx: tx.move(document.seq, State.HELD, State.QUEUED, released_at=9.0))
+    assert (document.id, document.state, document.passed) == ("id-1", State.HELD, "")
+    journal.write(lambda tx: tx.move(document.seq, State.HELD, State.QUEUED, passed="review"))
     journal.write(lambda tx: tx.keep("pace", "slow"))
     journal.close()
     again = Journal(tmp_path)
-    assert again.read(lambda tx: (tx.document(document.seq).released_at, tx.kept("pace"))) == (9.0, "slow")  # type: ignore[union-attr]
+    assert again.read(lambda tx: (tx.document(document.seq).passed, tx.kept("pace"))) == ("review", "slow")  # type: ignore[union-attr]
+
+
+def test_what_was_released_under_the_second_schema_is_past_all_rules(tmp_path: Path) -> None:
+    """A document that a person has released just before the new version was installed is not held again."""
+    sql = sqlite3.connect(tmp_path / FILE_NAME)
+    sql.executescript(f"{_SCHEMAS[0]} {_SCHEMAS[1]} PRAGMA user_version = 2;")
+    columns = "id, client, ged, path, state, inode, size, mtime_ns, ctime_ns, collection_email, message_id, date"
+    row = ("A", b"/ged", b"/ged/a.pdf", "queued", 7, 100, 5, 6, "a@collecte.example")
+    for number, released_at in ((1, 9.0), (2, None)):
+        values = (str(number), *row, f"<{number}@cabinet.example>", "", 1.0, released_at)
+        sql.execute(f"INSERT INTO documents ({columns}, deposited_at, released_at) VALUES ({'?, ' * 13}?)", values)
+    sql.commit()
+    sql.close()
+    documents = Journal(tmp_path).read(lambda tx: list(tx.documents()))
+    assert [document.has_passed(Rule.REVIEW) for document in documents] == [True, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mailbox
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def with_rule(bridge: Bridge, rule: str) -> Bridge:
 
     bridge.text = more
     return bridge
+
+
+def quiet_for(bridge: Bridge, seconds: float) -> int:
+    """How many log lines there are after so many seconds of nothing to do."""
+    deadline = time.monotonic() + seconds
+    until(lambda: time.monotonic() > deadline, "the time has passed", seconds + 1)
+    return len(bridge.lines())
 
 
 def held(bridge: Bridge, count: int) -> list[str]:
@@ -87,6 +95,57 @@ def test_bytes_that_the_address_already_got_are_held_and_those_that_are_new_are_
     assert set(bridge.sent()) == {"first.txt", "other.txt"}
     assert bridge.run("release", "--all").returncode == 0
     until(lambda: bridge.sent()["again.txt"] == 1, "released, it leaves all the same")
+
+
+def test_a_release_is_from_the_rule_that_held_and_not_from_those_nobody_was_told_of(bridge):
+    """Released from the review, the second of two copies is still a duplicate; released again, it leaves."""
+    with_rule(bridge, "review: true, duplicates: hold").start()
+    for name in ("first.txt", "copy.txt"):
+        (bridge.inbox / name).write_bytes(b"the same bytes")
+    held(bridge, 2)
+    assert bridge.run("release", "--all").returncode == 0
+    assert "the same bytes" in bridge.wait_for("document_held", 3)[2]["reason"]
+    bridge.wait_for("document_validated")
+    assert sum(bridge.sent().values()) == 1
+    assert bridge.run("release", "--all").returncode == 0
+    until(lambda: bridge.sent() == {"first.txt": 1, "copy.txt": 1}, "released twice, it leaves")
+
+
+def test_what_is_overwritten_after_its_review_is_reviewed_again(bridge):
+    with_rule(bridge, "review: true").start()
+    document = bridge.inbox / "a.txt"
+    document.write_bytes(b"what was reviewed")
+    held(bridge, 1)
+    document.write_bytes(b"something else")
+    assert "held" in bridge.wait_for("document_changed")[0]["reason"]
+    assert bridge.run("release", "--all").returncode == 0
+    held(bridge, 2)
+    assert not bridge.sent()
+    assert bridge.run("release", "--all").returncode == 0
+    bridge.wait_for("document_validated")
+    assert [content for _, content in bridge.arrived()] == [b"something else"]
+
+
+def test_a_daily_cap_puts_the_rest_off_without_a_storm_and_holds_up_no_other_address(bridge):
+    """Hubdoc's 300 a day: exactly so many leave, by two sessions, and what goes elsewhere is not behind the others."""
+    bridge.folders = (
+        "[{path: Achats, collector: hubdoc, collection_email: m@app.hubdoc.com},"
+        " {path: Notes, collection_email: ndf@x.example}]"
+    )
+    bridge.start()
+    outside = bridge.outside / "drop"
+    outside.mkdir()
+    for number in range(303):
+        (outside / f"{number:03}.pdf").write_bytes(PDF + b"%d" % number)
+    outside.rename(bridge.inbox / "drop")
+    bridge.wait_for("document_validated", 300)
+    bridge.wait_for("document_deferred", 3)
+    (bridge.ged / "Notes" / "ndf.txt").write_bytes(b"to another address")
+    until(lambda: bridge.sent()["ndf.txt"], "it is not behind those that were put off")
+    assert quiet_for(bridge, 2) == quiet_for(bridge, 2)
+    assert sum(bridge.sent().values()) == 301
+    assert len(bridge.lines("document_deferred")) == 3
+    assert "takes 300 documents a day" in bridge.lines("document_deferred")[0]["reason"]
 
 
 def test_of_many_copies_that_come_at_once_one_leaves(bridge):
