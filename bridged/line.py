@@ -414,8 +414,13 @@ class Line:
     ) -> LineEvent | None:
         self._careful = False
         used_up = self._one_more_acceptance(now) if isinstance(outcome, Accepted) else None
-        halted = self._breaker.open and self._matter == "misconfigured"  # no deferral proves the relay well
-        if self._matter == "up" or halted or (early and not probe and self._matter != "unreachable"):
+        if self._breaker.open and self._matter != "up":  # no deferral proves the relay well
+            if not probe:
+                return None
+            # The next probe is set anew: without that, every later turn would be given at once, to a relay that is ill.
+            detail = self._detail if self._matter == "misconfigured" else outcome.reply
+            return self._trouble("misconfigured", detail, now, probe=True, early=False)
+        if self._matter == "up" or (early and not probe and self._matter != "unreachable"):
             return used_up
         self._matter, self._detail, self._due, self._early = "up", "", float("-inf"), 0
         self._probe_again = False

@@ -192,6 +192,36 @@ def test_while_it_is_halted_each_probe_that_is_refused_keeps_its_document_and_an
     assert a_line.suspects() == frozenset()
 
 
+@pytest.mark.parametrize("outcome", [Deferred("451 4.3.0 later"), Refused("552 5.3.4 too big", certain=True)])
+def test_while_it_is_halted_an_answer_that_proves_nothing_is_no_end_of_the_pause(outcome):
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert sent_between(a_line, 900.0, 900.0 + 4 * 3600.0, outcome) == 4
+    assert a_line.state == "misconfigured"
+    assert a_line.unsaved_pace(Instant(0.0, 900.0)).due_at == pytest.approx(4 * 3600.0)
+
+
+def test_a_probe_that_was_asked_for_while_one_is_under_way_follows_it_at_once():
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert a_line.may_send(900.0)
+    a_line.probe_now()
+    a_line.report(Deferred("451 later"), 901.0, "d", 4)
+    assert a_line.wake_in(901.0) == 0.0
+
+
+def test_a_line_that_broke_while_it_was_halted_is_halted_again_by_a_deferral():
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert refuse(a_line, "d", 4, now=900.0, outcome=RelayDown("gone")).name == "relay_unreachable"
+    event = refuse(a_line, "d", 4, now=5000.0, outcome=Deferred("451 later"))
+    assert (event.name, a_line.state) == ("relay_misconfigured", "misconfigured")
+    assert a_line.wake_in(5000.0) == 3600.0
+
+
 def test_a_document_that_is_refused_again_once_the_relay_has_proved_well_is_at_fault_itself():
     a_line = line()
     for number, client in enumerate("abc"):
