@@ -166,6 +166,7 @@ class Line:
         self._measured = 0  # messages a minute before the first throttling, where no rate is configured
         self._stepped_at = float("-inf")  # when that was last changed
         self._quota_told = False
+        self._recovery_owed = False  # trouble was told that has ended by itself: the next acceptance says so
         self._breaker = _Breaker()
         self._unsaved = False
         self._lock = threading.Lock()
@@ -195,7 +196,15 @@ class Line:
     def detail(self) -> str:
         """The relay's or the line's own words for what is the matter; empty when up."""
         with self._lock:
-            return self._detail
+            return self._used_up() if self._matter == "up" and self._quota_told else self._detail
+
+    @property
+    def quota(self) -> Literal["", "ours", "relays"]:
+        """Whose limit it is that is used up, where it is one: smtp.daily_quota, which no probe can lift, or another."""
+        with self._lock:
+            if self._matter == "up":
+                return "ours" if self._quota_told else ""
+            return "relays" if self._matter == "exhausted" else ""
 
     @property
     def sessions_allowed(self) -> int:
@@ -233,6 +242,11 @@ class Line:
             self._failures.pop("misconfigured", None)  # the next probe after this one is soon again
             self._probe_again = self._probing
             self._unsaved = True
+
+    def owe_recovery(self) -> None:
+        """The line before this one was told to be in trouble, and this one is not: its first acceptance says so."""
+        with self._lock:
+            self._recovery_owed = self._matter == "up" and not self._quota_told
 
     def blameless(self, document: int) -> bool:
         """Whether this document's refusal is the relay's fault, so that it waits and nothing is counted."""
@@ -335,8 +349,8 @@ class Line:
             return 0.0
         while self._accepted and self._accepted[0] + DAY <= now:
             self._accepted.popleft()
-        if len(self._accepted) < self._daily_quota * 0.9:
-            self._quota_told = False
+        if self._quota_told and len(self._accepted) < self._daily_quota * 0.9:
+            self._quota_told, self._recovery_owed = False, True
         if len(self._accepted) + self._out < self._daily_quota:
             return 0.0
         if len(self._accepted) < self._daily_quota:
@@ -420,12 +434,17 @@ class Line:
             # The next probe is set anew: without that, every later turn would be given at once, to a relay that is ill.
             detail = self._detail if self._matter == "misconfigured" else outcome.reply
             return self._trouble("misconfigured", detail, now, probe=True, early=False)
+        if self._matter == "up" and self._recovery_owed and isinstance(outcome, Accepted):
+            self._recovery_owed = False
+            # One that uses the quota up again has ended nothing.
+            return None if used_up else LineEvent("relay_recovered", outcome.reply)
         if self._matter == "up" or (early and not probe and self._matter != "unreachable"):
             return used_up
         self._matter, self._detail, self._due, self._early = "up", "", float("-inf"), 0
         self._probe_again = False
         self._failures = {k: n for k, n in self._failures.items() if k == "throttled"}
         self._unsaved = True
+        self._recovery_owed = False
         return used_up or LineEvent("relay_recovered", outcome.reply)
 
     def _one_more_acceptance(self, now: float) -> LineEvent | None:
@@ -445,5 +464,7 @@ class Line:
         if len(self._accepted) < self._daily_quota or self._quota_told:
             return None
         self._quota_told = True
-        detail = f"{self._daily_quota} mails were sent within a day, which is smtp.daily_quota; the rest waits"
-        return LineEvent("relay_throttled", detail, quota=True)
+        return LineEvent("relay_throttled", self._used_up(), quota=True)
+
+    def _used_up(self) -> str:
+        return f"{self._daily_quota} mails were sent within a day, which is smtp.daily_quota; the rest waits"

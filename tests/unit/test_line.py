@@ -120,6 +120,35 @@ def test_the_daily_quota_is_kept_over_any_24_hours_and_told_once():
     assert a_line.wake_in(DAY) == 100.0
 
 
+def test_a_daily_quota_that_ends_is_told_by_the_first_acceptance_and_may_be_told_again_another_day():
+    a_line = line(daily_quota=10)
+    told = []
+    for day in range(3):
+        for n in range(10):
+            now = 3 * DAY * day + n
+            assert a_line.may_send(now)
+            event = a_line.report(OK, now)
+            told += [(day, n, event.name, event.quota)] if event else []
+    throttled, recovered = ("relay_throttled", True), ("relay_recovered", False)
+    assert told == [(0, 9, *throttled), (1, 0, *recovered), (1, 9, *throttled), (2, 0, *recovered), (2, 9, *throttled)]
+
+
+def test_a_quota_of_one_that_is_used_up_by_each_mail_is_told_once():
+    a_line = line(daily_quota=1)
+    events = [a_line.report(OK, DAY * day) for day in range(4) if a_line.may_send(DAY * day)]
+    assert [event and event.name for event in events] == ["relay_throttled", None, None, None]
+
+
+def test_a_line_in_the_place_of_a_troubled_one_tells_that_it_works():
+    a_line = line()
+    a_line.owe_recovery()
+    assert [a_line.may_send(0.0), a_line.may_send(0.0)] == [True, True]
+    assert a_line.report(NO, 0.0) is None
+    assert a_line.report(OK, 0.0) == LineEvent("relay_recovered", "250 ok")
+    assert a_line.may_send(1.0)
+    assert a_line.report(OK, 1.0) is None
+
+
 def test_turns_that_are_out_cannot_exceed_the_quota_together():
     a_line = line(daily_quota=2)
     assert [a_line.may_send(0.0) for _ in range(5)] == [True, True, False, False, False]
@@ -289,7 +318,8 @@ def test_what_was_sent_before_the_stop_counts_for_rate_and_quota():
     assert fresh.wake_in(7.0) == pytest.approx(25.0)
     spent = line(daily_quota=30)
     spent.resume(None, tried, tried, Instant(1035.0, 7.0))
-    assert spent.state == "throttled"
+    assert (spent.state, spent.quota) == ("throttled", "ours")
+    assert "smtp.daily_quota" in spent.detail
     assert spent.wake_in(7.0) == pytest.approx(DAY - 35.0)
 
 
