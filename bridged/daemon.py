@@ -91,7 +91,7 @@ class Daemon:
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
         )
-        self._alerting = Alerting(journal, settings)
+        self._alerting = Alerting(journal, settings, self._line)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall))
@@ -285,7 +285,7 @@ class Daemon:
             self._tell_line()
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
-        self._alerting.configure(settings)
+        self._alerting.configure(settings, self._line)
         self._reconfigure = settings
         self._intake_loop.wake.set()
         self._hire()

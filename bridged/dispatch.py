@@ -145,6 +145,7 @@ class Dispatch:
             return 1.0
         if self._number >= line.sessions_allowed:
             self._relay.close()
+            line.closed(self._number)
             return 1.0
         away = self._away_now()
         if not self._journal.read(lambda tx: tx.due_after("", now.wall, self._horizon(now), away)):
