@@ -47,16 +47,16 @@ _CLOSES_WITHIN: Final = 900.0  # the longest mail takes less: a sender that is s
 _IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
 
 # What is the matter, in the order of gravity, and how it is told.
-_Matter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
-_GRAVITY: Final[dict[_Matter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
-_STATES: Final[dict[_Matter, LineState]] = {
+LineMatter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
+_GRAVITY: Final[dict[LineMatter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
+_STATES: Final[dict[LineMatter, LineState]] = {
     "up": "up",
     "unreachable": "unreachable",
     "throttled": "throttled",
     "exhausted": "throttled",
     "misconfigured": "misconfigured",
 }
-_EVENTS: Final[dict[_Matter, LineEventName]] = {
+_EVENTS: Final[dict[LineMatter, LineEventName]] = {
     "up": "relay_recovered",
     "unreachable": "relay_unreachable",
     "throttled": "relay_throttled",
@@ -94,7 +94,7 @@ class LineEvent:
 class Pace:
     """What of a line outlives the daemon. `due_at` is seconds since the epoch, `measured` messages a minute."""
 
-    matter: _Matter
+    matter: LineMatter
     detail: str
     due_at: float
     failures: int
@@ -174,7 +174,7 @@ class Line:
         self._breaker = _Breaker()
         self._unsaved = False
         self._lock = threading.Lock()
-        self._matter: _Matter = "up"
+        self._matter: LineMatter = "up"
         self._detail = ""
         self._due = float("-inf")
         self._out = 0  # turns taken and not yet reported
@@ -185,7 +185,7 @@ class Line:
         self._without: set[int] = set()  # senders that have closed their session since the place was asked for
         self._probing = False
         self._probe_again = False
-        self._failures: dict[_Matter, int] = {}
+        self._failures: dict[LineMatter, int] = {}
         self._acceptances = 0
 
     @property
@@ -424,7 +424,7 @@ class Line:
 
     def _trouble(
         self,
-        matter: _Matter,
+        matter: LineMatter,
         detail: str,
         now: float,
         *,
@@ -468,7 +468,7 @@ class Line:
             self._measured += self._measured // 4
             self._measured = 0 if self._measured > _NO_LIMIT else self._measured
 
-    def _pause(self, matter: _Matter, failures: int) -> float:
+    def _pause(self, matter: LineMatter, failures: int) -> float:
         if matter == "misconfigured":  # rarely: each probe is one more failed login
             return _HALTED_FIRST if failures == 1 else _HALTED_LATER
         if matter == "exhausted":
