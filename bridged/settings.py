@@ -270,8 +270,9 @@ class Smtp(Model):
         written = {key: given for key, given in value.items() if given is not None}
         name = written.get("provider")
         preset = provider(name) if isinstance(name, str) and name in PROVIDERS else {}
-        if written.get("security", preset.get("security")) != preset.get("security"):
-            preset.pop("port", None)  # it is the port of the preset's security
+        securities = (preset.get("security"), written.get("security", preset.get("security")))
+        if "tls" in securities and len(set(securities)) > 1:
+            preset.pop("port", None)  # where TLS comes first, nothing else is understood; STARTTLS has the plain port
         merged = preset | written
         merged.setdefault("port", _PORTS.get(str(merged.get("security", "starttls")), 25))
         return merged
