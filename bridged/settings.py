@@ -29,6 +29,7 @@ _PER: Final = {
 }
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+")
+_LIMITS: Final = ("rate", "daily_quota", "size_limit")  # `none` takes a preset one away
 _PORTS: Final = {"starttls": 587, "tls": 465, "plain": 25}
 
 
@@ -274,6 +275,7 @@ class Smtp(Model):
         if "tls" in securities and len(set(securities)) > 1:
             preset.pop("port", None)  # where TLS comes first, nothing else is understood; STARTTLS has the plain port
         merged = preset | written
+        merged = {key: given for key, given in merged.items() if given != "none" or key not in _LIMITS}
         merged.setdefault("port", _PORTS.get(str(merged.get("security", "starttls")), 25))
         return merged
 

@@ -51,6 +51,12 @@ def test_what_is_written_goes_before_what_is_preset(settings):
     assert (smtp.rate.count, smtp.size_limit, smtp.daily_quota) == (5, 5_000_000, 10_000)
 
 
+def test_a_preset_limit_is_taken_away_by_none(settings):
+    smtp = settings("provider: microsoft365, rate: none, daily_quota: none, size_limit: none").smtp
+    assert (smtp.rate, smtp.daily_quota, smtp.size_limit, smtp.connections) == (None, None, None, 3)
+    assert settings("host: relay.example, rate: none").smtp.rate is None
+
+
 def test_the_preset_port_belongs_to_the_preset_security(settings):
     assert settings("provider: microsoft365, security: tls").smtp.port == 465
     assert settings("provider: ionos, security: starttls").smtp.port == 587
