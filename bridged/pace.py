@@ -39,7 +39,7 @@ def resume(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
     A halt that a person has seen to since, by another secret or other settings, is tried once at once.
     """
     pace, signs_in = _read(journal.read(lambda tx: tx.kept(_key(smtp))))
-    account = f"{smtp.username or ''} at {smtp.host}"  # whatever the port: its quota is the same
+    account = _account(smtp)
     used = _accounts(journal.read(lambda tx: tx.kept(ACCOUNTS)))
     tried = journal.read(lambda tx: tx.tried_since(now.wall - DAY))
     ours = [(at, outcome) for at, outcome in tried if _may_be_of(account, at, used)]
@@ -52,6 +52,11 @@ def resume(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
 
 def _key(smtp: Smtp) -> str:
     return f"pace of {smtp.username or ''} at {smtp.host}:{smtp.port}"
+
+
+def _account(smtp: Smtp) -> str:
+    """Whose quota it is. A mailbox has the same on every port; without one, each port may be another relay's."""
+    return f"{smtp.username} at {smtp.host}" if smtp.username else f"{smtp.host}:{smtp.port}"
 
 
 # -- what is kept, which somebody else, or a later version, may have written

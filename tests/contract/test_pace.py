@@ -81,10 +81,14 @@ def test_what_another_account_has_sent_does_not_count_and_what_this_one_has_sent
     assert left(line(journal, a, 25 * HOUR), 25 * HOUR) == 10
 
 
-def test_another_port_of_the_same_relay_is_no_other_account(journal):
-    line(journal, smtp(daily_quota=10), 0)
+@pytest.mark.parametrize(("username", "expected"), [("factures", 6), (None, 10)])
+def test_another_port_is_another_relay_where_nobody_signs_in_and_no_other_account_where_somebody_does(
+    journal, username, expected
+):
+    whose = {"daily_quota": 10} | ({"username": None, "password_env": None} if username is None else {})
+    line(journal, smtp(**whose), 0)
     accept(journal, 4, 100)
-    assert left(line(journal, smtp(daily_quota=10, port=2525), HOUR), HOUR) == 6
+    assert left(line(journal, smtp(port=2525, **whose), HOUR), HOUR) == expected
 
 
 def test_a_mail_that_was_in_transit_at_the_change_counts_for_both(journal):
