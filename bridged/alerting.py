@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from bridged import alerts, letters, message
 from bridged.alerts import Ended, Kind, Ledger, Raised
 from bridged.config import as_written
-from bridged.journal import Journal
+from bridged.journal import Journal, Transaction
 from bridged.letters import Letter
+from bridged.line import Line
 from bridged.logs import say
 from bridged.model import Accepted, Exhausted, Instant, Misconfigured, Outcome, RelayDown, Throttled
 from bridged.oauth import secret_of
@@ -92,12 +93,18 @@ class Alerting:
     """The loop's step for alerts and digests. `hear` may be called by any thread; the rest by the loop's."""
 
     def __init__(
-        self, journal: Journal, settings: Settings, deliver: Deliver | None = None, zone: tzinfo | None = None
+        self,
+        journal: Journal,
+        settings: Settings,
+        line: Line | None = None,
+        deliver: Deliver | None = None,
+        zone: tzinfo | None = None,
     ) -> None:
-        """`zone` None is the machine's own local time."""
+        """`line` is that of the documents, whose relay alerts may have to share; `zone` None is the machine's own."""
         self._journal = journal
         self._settings = settings
-        self._wanted: Settings | None = None
+        self._line = line
+        self._wanted: tuple[Settings, Line | None] | None = None
         self._post = Post()
         self._deliver: Deliver = deliver or self._post
         self._zone = zone
@@ -114,9 +121,9 @@ class Alerting:
         if news or event in _RELAY_WELL:
             self._heard.put((event, news))
 
-    def configure(self, settings: Settings) -> None:
-        """Put a configuration in force with the next step; from any thread."""
-        self._wanted = settings
+    def configure(self, settings: Settings, line: Line | None = None) -> None:
+        """Put a configuration and its line in force with the next step; from any thread."""
+        self._wanted = (settings, line)
 
     def abort(self) -> None:
         """Break a mail that is under way, from any thread: the daemon stops. It is sent after the next start."""
@@ -132,13 +139,17 @@ class Alerting:
             self._mail(wanted, now)
             self._guarded(lambda: self._write_digest(wanted, now))
             self._guarded(self._remember)
+        elif self._line is not None:
+            self._line.forgo()
         return STEP
 
     # -- what is heard
 
     def _reconfigured(self) -> None:
         if self._wanted is not None:
-            self._settings, self._wanted = self._wanted, None
+            if self._line is not None:
+                self._line.forgo()
+            (self._settings, self._line), self._wanted = self._wanted, None
             self._ledger.keep_clients(client.name for client in self._settings.clients)
             self._mailings = [replace(mailing, due=float("-inf")) for mailing in self._mailings]
             self._try_at = float("-inf")
@@ -206,45 +217,72 @@ class Alerting:
     # -- what is mailed
 
     def _mail(self, wanted: Alerts, now: Instant) -> None:
+        """What is due. Through the relay of the documents a mail waits until it has the place of one of their sessions.
+
+        A session beside theirs would be one more than the relay bears, and the relay would refuse it, or theirs.
+        """
+        shared = self._line if wanted.smtp is None else None
         for mailing in list(self._mailings):
             if mailing.due > now.steady or not self._may_try(wanted, now):
                 continue
+            left = tuple(address for address in mailing.left if address in wanted.to)
+            turns = len(left) if shared is None or not left else shared.borrow(now.steady, len(left))
+            if left and not turns:
+                return  # and asks again with the next step
             self._mailings.remove(mailing)
-            rest, relays = self._tried(mailing, wanted, now)
+            if self._troubled:
+                self._try_at = now.steady + HALTED
+            accepted = 0
+            try:
+                rest, relays = self._tried(replace(mailing, left=left), turns, wanted, now)
+                accepted = len(left) - (0 if rest is None else len(rest.left))
+            finally:
+                if shared is not None and left:
+                    self._give_back(shared, accepted, now)
             if rest is not None and now.wall - rest.written < WORTH:
                 self._mailings.append(rest)
             if relays:
                 self._put_off(now)
-                return
+                break
+        if shared is not None:
+            shared.forgo()
 
     def _may_try(self, wanted: Alerts, now: Instant) -> bool:
         """The relay of the documents is spared while it is in trouble: each try may be one more failed login."""
-        if wanted.smtp is not None or not self._troubled:
-            return True
-        if self._try_at is not None and now.steady < self._try_at:
-            return False
-        self._try_at = now.steady + HALTED
-        return True
+        return wanted.smtp is not None or not self._troubled or self._try_at is None or now.steady >= self._try_at
 
-    def _tried(self, mailing: Mailing, wanted: Alerts, now: Instant) -> tuple[Mailing | None, bool]:
-        """What is left of it, if anything, and whether that is the relay's fault."""
-        left = tuple(address for address in mailing.left if address in wanted.to)
+    def _give_back(self, line: Line, accepted: int, now: Instant) -> None:
+        event = line.give_place_back(now.steady, accepted)
+        if event is not None:
+            say(event.name, reason=event.detail, relay=self._settings.smtp.host, quota=event.quota)
+        if accepted:  # they count after a restart, too
+
+            def enter(tx: Transaction) -> None:
+                for _ in range(accepted):
+                    tx.attempt(0, now.wall, "accepted", "an alert")
+
+            self._guarded(lambda: self._journal.write(enter))
+
+    def _tried(self, mailing: Mailing, turns: int, wanted: Alerts, now: Instant) -> tuple[Mailing | None, bool]:
+        """What is left of it after so many addresses, if anything, and whether that is the relay's fault."""
+        left = mailing.left
         smtp = wanted.smtp or self._settings.smtp
         letter = mailing.letter
         if mailing.tries or now.wall - mailing.written > FRESH:
             letter = letters.late(letter, mailing.written, wanted.language, self._zone)
         try:
-            outcomes = (
-                self._deliver(smtp, left, composed(letter, smtp, wanted.to, mailing.id, now.wall)) if left else {}
-            )
+            mail = composed(letter, smtp, wanted.to, mailing.id, now.wall)
+            outcomes = self._deliver(smtp, left[:turns], mail) if left else {}
         except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
             self._tell(f"{type(error).__name__}: {error}")
-            return self._again(replace(mailing, left=left), now, mailing.tries), False
+            return self._again(mailing, now, mailing.tries), False
         left = tuple(address for address in left if not isinstance(outcomes.get(address), Accepted))
         if not left:
             self._told = ""
             return None, False
         failed = [outcomes[address] for address in left if address in outcomes]
+        if not failed and turns < len(mailing.left):
+            return replace(mailing, left=left), False  # the rate lets the others through a little later
         self._tell(_words(failed[0]) if failed else "not tried")
         tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(_is_login, failed)) else mailing.tries
         return self._again(replace(mailing, left=left), now, tries), any(map(_is_relays, failed))

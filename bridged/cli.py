@@ -125,18 +125,20 @@ def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     found = survey(settings, time.time())
     summary = {"watches_needed": found.watches_needed, "watches_available": found.watches_available}
     if as_json:
-        report.lines([*found.folders, {**summary, "user": _user(), "warnings": found.warnings}])
+        more = {"smtp": report.relay(settings.smtp), "user": _user(), "warnings": found.warnings}
+        report.lines([*found.folders, {**summary, **more}])
     else:
-        _show(found)
+        _show(found, report.relay(settings.smtp))
     if smtp:
         _check_relays(settings, as_json=as_json)
 
 
-def _show(found: Survey) -> None:
+def _show(found: Survey, relay: Mapping[str, Any]) -> None:
     report.table(found.folders, ("client", "folder", "collection_email", "directories", "files", "markers"))
     geds = {row["ged"]: row for row in found.folders}.values()
     report.table(geds, ("client", "ged", "reachable", "file_system", "watch_mode"))
     available = "an unknown number" if found.watches_available is None else found.watches_available
+    report.table([relay], tuple(relay))
     _say(f"{found.watches_needed} inotify watches are needed; {available} may be had.")
     for warning in found.warnings:
         _say(f"Warning: {warning}")

@@ -104,7 +104,7 @@ class Daemon:
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
         )
-        self._alerting = Alerting(journal, settings)
+        self._alerting = Alerting(journal, settings, self._line)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), once_more=True)
@@ -119,8 +119,7 @@ class Daemon:
         logs.listen(self._alerting.hear)
         self._recover()
         if self._line.state != "up":  # as it was when the daemon stopped: whoever reads on from here must know
-            hint = "It was so at the stop; when it is mended, `bridged reload` tries at once."
-            say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host, remedy=hint)
+            self._tell_line("It was so at the stop; ")
         self._rounds.configure(self._settings, start=True)
         self._hire()
         for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
@@ -143,6 +142,14 @@ class Daemon:
             say_document("document_resumed", document, uncertain=document.dotted)
         for document in self._journal.read(lambda tx: list(tx.documents("state IN ('queued', 'sent')"))):
             say_document("document_resumed", document, state=document.state.value)
+
+    def _tell_line(self, since: str = "") -> None:
+        hint = "when it is mended, `bridged reload` tries at once."
+        if self._line.quota == "ours":  # no probe can end that
+            hint = "it goes on as the first of these mails become a day old."
+        more: dict[str, Any] = {"quota": True} if self._line.quota else {}
+        remedy = since + hint if since else hint.capitalize()
+        say(self._line.event, reason=self._line.detail, relay=self._settings.smtp.host, remedy=remedy, **more)
 
     def _tend(self) -> None:
         if not self._ready and self._rounds.ready:
@@ -285,13 +292,18 @@ class Daemon:
             raise ConfigError([Problem(str(self._config_path), 1, "state_dir", message, remedy)])
 
     def _put_in_force(self, settings: Settings) -> None:
+        told = self._line.state
         if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:
             self._line = _new_line(self._journal, settings)
             self._line.probe_now()
+            if told != "up":  # else the alerts would hold what was told of the old relay for ever, and tell no more
+                self._line.owe_recovery()
         self._settings = settings
+        if told == "up" and self._line.state != "up":
+            self._tell_line()
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
-        self._alerting.configure(settings)
+        self._alerting.configure(settings, self._line)
         self._reconfigure = settings
         self._intake_loop.wake.set()
         self._hire()

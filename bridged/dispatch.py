@@ -111,11 +111,13 @@ class Dispatch:
     def step(self, now: Instant) -> float:
         """Claim what is next, send it, record what came of it. Returns seconds until there may be more."""
         line = self._route.line
+        if self._number >= line.sessions_allowed:  # first: what cannot be entered must not keep the place from others
+            self._relay.close()
+            line.closed(self._number)
+            self._mend(now)
+            return 1.0
         self._mend(now)
         if self._stopping.is_set():
-            return 1.0
-        if self._number >= line.sessions_allowed:
-            self._relay.close()
             return 1.0
         if not self._claims.waiting(self._route, now):
             return self._claims.wake_in(now)
@@ -337,11 +339,13 @@ class Dispatch:
 
     def _report(self, line: Line, document: Document, outcome: Outcome, now: Instant) -> None:
         event = line.report(outcome, now.steady, document.client, document.seq)
+        if (
+            event is not None and event.put_back
+        ):  # before the breaker is kept: a kill between the two must leave none held
+            self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
         pace.save(self._journal, self._relay_smtp, line, now)
         if event is None:
             return
-        if event.put_back:
-            self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
         more: dict[str, Any] = {"quota": True} if event.quota else {}
         say(event.name, reason=event.detail, relay=self._relay_smtp.host, **more)
 

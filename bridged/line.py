@@ -43,19 +43,20 @@ _NO_LIMIT: Final = 6000  # messages a minute
 _MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
 _LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
 _SOON: Final = 0.05
+_CLOSES_WITHIN: Final = 900.0  # the longest mail takes less: a sender that is still silent is stuck, and so its session
 _IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
 
 # What is the matter, in the order of gravity, and how it is told.
-_Matter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
-_GRAVITY: Final[dict[_Matter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
-_STATES: Final[dict[_Matter, LineState]] = {
+LineMatter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
+_GRAVITY: Final[dict[LineMatter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
+_STATES: Final[dict[LineMatter, LineState]] = {
     "up": "up",
     "unreachable": "unreachable",
     "throttled": "throttled",
     "exhausted": "throttled",
     "misconfigured": "misconfigured",
 }
-_EVENTS: Final[dict[_Matter, LineEventName]] = {
+_EVENTS: Final[dict[LineMatter, LineEventName]] = {
     "up": "relay_recovered",
     "unreachable": "relay_unreachable",
     "throttled": "relay_throttled",
@@ -93,7 +94,7 @@ class LineEvent:
 class Pace:
     """What of a line outlives the daemon. `due_at` is seconds since the epoch, `measured` messages a minute."""
 
-    matter: _Matter
+    matter: LineMatter
     detail: str
     due_at: float
     failures: int
@@ -139,6 +140,9 @@ class Line:
     and its outcome decides; conversations that began before the trouble neither lengthen a pause nor end
     one that the relay (throttled) or its credentials (misconfigured) asked for.
 
+    A mail that is no document's (an alert) asks by `borrow` for turns and for the place of one session: the sender of
+    the last place closes its own, says so by `closed`, and has the place again after `give_place_back`.
+
     Three refusals in a row for three clients are the relay's fault: the line is halted, and whoever sends asks
     `blameless` whether a refused document is to be put back. Faults of the line never count against a document.
     """
@@ -166,17 +170,22 @@ class Line:
         self._measured = 0  # messages a minute before the first throttling, where no rate is configured
         self._stepped_at = float("-inf")  # when that was last changed
         self._quota_told = False
+        self._recovery_owed = False  # trouble was told that has ended by itself: the next acceptance says so
         self._breaker = _Breaker()
         self._unsaved = False
         self._lock = threading.Lock()
-        self._matter: _Matter = "up"
+        self._matter: LineMatter = "up"
         self._detail = ""
         self._due = float("-inf")
         self._out = 0  # turns taken and not yet reported
         self._early = 0  # those of them that were taken before the trouble began
+        self._place: Literal["", "turn kept", "asked for", "lent"] = ""  # what is done for a mail that is no document's
+        self._lent = 0  # turns that went with the place
+        self._asked_at = float("-inf")
+        self._without: set[int] = set()  # senders that have closed their session since the place was asked for
         self._probing = False
         self._probe_again = False
-        self._failures: dict[_Matter, int] = {}
+        self._failures: dict[LineMatter, int] = {}
         self._acceptances = 0
 
     @property
@@ -195,13 +204,21 @@ class Line:
     def detail(self) -> str:
         """The relay's or the line's own words for what is the matter; empty when up."""
         with self._lock:
-            return self._detail
+            return self._used_up() if self._matter == "up" and self._quota_told else self._detail
+
+    @property
+    def quota(self) -> Literal["", "ours", "relays"]:
+        """Whose limit it is that is used up, where it is one: smtp.daily_quota, which no probe can lift, or another."""
+        with self._lock:
+            if self._matter == "up":
+                return "ours" if self._quota_told else ""
+            return "relays" if self._matter == "exhausted" else ""
 
     @property
     def sessions_allowed(self) -> int:
-        """How many sessions the relay is believed to bear now: one fewer at each throttling, never none."""
+        """How many sessions documents may have now: one fewer at each throttling, never none; then a place is lent."""
         with self._lock:
-            return self._sessions
+            return self._for_documents()
 
     @property
     def unhurried(self) -> bool:
@@ -240,6 +257,65 @@ class Line:
             self._failures.pop("misconfigured", None)  # the next probe after this one is soon again
             self._probe_again = self._probing
             self._unsaved = True
+
+    def owe_recovery(self) -> None:
+        """The line before this one was told to be in trouble, and this one is not: its first acceptance says so."""
+        with self._lock:
+            self._recovery_owed = self._matter == "up" and not self._quota_told
+
+    # -- a place lent to mails that are no documents
+
+    def borrow(self, now: float, mails: int) -> int:
+        """Turns for up to `mails` mails, and the place of a session to send them by. 0 is not yet: ask again soon.
+
+        What is not 0 must be followed by `give_place_back`; whoever asks no more says so by `forgo`. Rate and quota
+        hold for these mails as well, and a turn is kept for them, or a busy line would never have one. How often a
+        relay in trouble may be tried is the borrower's to know; but a pause that a throttling has asked for is kept.
+        """
+        with self._lock:
+            if self._place == "lent":
+                return 0
+            paused = self._matter == "throttled" and now < self._due
+            alone = self._careful and self._out > 0
+            if paused or alone or not self._has_turn(now):
+                self._place = "turn kept"  # and no more: documents may have the place meanwhile
+                return 0
+            if self._place != "asked for":
+                self._place, self._asked_at = "asked for", now
+                self._without.clear()
+            closed = self._without.issuperset(range(self._for_documents(), self._most_sessions))
+            if not closed and now - self._asked_at < _CLOSES_WITHIN:
+                return 0
+            self._place = "lent"
+            while self._lent < mails and self._has_turn(now):
+                self._lent += 1
+                self._turns.append(now)
+            return self._lent
+
+    def forgo(self) -> None:
+        """The place is no longer asked for."""
+        with self._lock:
+            if self._place != "lent":
+                self._place = ""
+
+    def closed(self, number: int) -> None:
+        """The sender of that number, which `sessions_allowed` gives no place, has no session open."""
+        with self._lock:
+            self._without.add(number)
+
+    def give_place_back(self, now: float, accepted: int) -> LineEvent | None:
+        """The borrower's session is closed. So many of its mails were accepted, which count like all others."""
+        with self._lock:
+            self._place, self._lent = "", 0
+            return self._count(now, accepted)
+
+    def _for_documents(self) -> int:
+        return self._sessions - (self._place in ("asked for", "lent"))
+
+    def _has_turn(self, now: float) -> bool:
+        return self._rate_allows_in(now) <= 0 and self._quota_allows_in(now) <= 0
+
+    # -- what a document's refusal means
 
     def blameless(self, document: int) -> bool:
         """Whether this document's refusal is the relay's fault, so that it waits and nothing is counted."""
@@ -319,32 +395,35 @@ class Line:
     def _blocked_for(self, now: float) -> float:
         if self._probing:
             return 1.0  # until the probe is reported nobody knows
-        if self._careful and self._out > 0:
+        if self._careful and self._out + self._lent > 0:
             return _SOON
         pause = max(0.0, self._due - now) if self._matter != "up" else 0.0
-        return max(pause, self._rate_allows_in(now), self._quota_allows_in(now))
+        kept = int(self._place in ("turn kept", "asked for"))
+        return max(pause, self._rate_allows_in(now, kept), self._quota_allows_in(now, kept))
 
-    def _rate_allows_in(self, now: float) -> float:
-        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window."""
+    def _rate_allows_in(self, now: float, kept: int = 0) -> float:
+        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window. `kept` stay in."""
         seconds = self._rate.seconds if self._rate is not None else _MEASURED_OVER
         while self._turns and self._turns[0] + seconds <= now:
             self._turns.popleft()
         count = self._rate.count if self._rate is not None else self._measured
         if count == 0:  # no limit is configured, and none was ever met
             return 0.0
-        count = max(1, int(count * self._share))
+        count = max(1, int(count * self._share)) - kept
+        if count == 0:
+            return _SOON
         if len(self._turns) < count:
             return 0.0
         return self._turns[-count] + seconds - now
 
-    def _quota_allows_in(self, now: float) -> float:
+    def _quota_allows_in(self, now: float, kept: int = 0) -> float:
         if self._daily_quota is None:
             return 0.0
         while self._accepted and self._accepted[0] + DAY <= now:
             self._accepted.popleft()
-        if len(self._accepted) < self._daily_quota * 0.9:
-            self._quota_told = False
-        if len(self._accepted) + self._out < self._daily_quota:
+        if self._quota_told and len(self._accepted) < self._daily_quota * 0.9:
+            self._quota_told, self._recovery_owed = False, True
+        if len(self._accepted) + self._out + self._lent + kept < self._daily_quota:
             return 0.0
         if len(self._accepted) < self._daily_quota:
             return 1.0  # those under way may use up the rest
@@ -352,7 +431,7 @@ class Line:
 
     def _trouble(
         self,
-        matter: _Matter,
+        matter: LineMatter,
         detail: str,
         now: float,
         *,
@@ -396,7 +475,7 @@ class Line:
             self._measured += self._measured // 4
             self._measured = 0 if self._measured > _NO_LIMIT else self._measured
 
-    def _pause(self, matter: _Matter, failures: int) -> float:
+    def _pause(self, matter: LineMatter, failures: int) -> float:
         if matter == "misconfigured":  # rarely: each probe is one more failed login
             return _HALTED_FIRST if failures == 1 else _HALTED_LATER
         if matter == "exhausted":
@@ -421,13 +500,23 @@ class Line:
     ) -> LineEvent | None:
         self._careful = False
         used_up = self._one_more_acceptance(now) if isinstance(outcome, Accepted) else None
-        halted = self._breaker.open and self._matter == "misconfigured"  # no deferral proves the relay well
-        if self._matter == "up" or halted or (early and not probe and self._matter != "unreachable"):
+        if self._breaker.open and self._matter != "up":  # no deferral proves the relay well
+            if not probe:
+                return None
+            # The next probe is set anew: without that, every later turn would be given at once, to a relay that is ill.
+            detail = self._detail if self._matter == "misconfigured" else outcome.reply
+            return self._trouble("misconfigured", detail, now, probe=True, early=False)
+        if self._matter == "up" and self._recovery_owed and isinstance(outcome, Accepted):
+            self._recovery_owed = False
+            # One that uses the quota up again has ended nothing.
+            return None if used_up else LineEvent("relay_recovered", outcome.reply)
+        if self._matter == "up" or (early and not probe and self._matter != "unreachable"):
             return used_up
         self._matter, self._detail, self._due, self._early = "up", "", float("-inf"), 0
         self._probe_again = False
         self._failures = {k: n for k, n in self._failures.items() if k == "throttled"}
         self._unsaved = True
+        self._recovery_owed = False
         return used_up or LineEvent("relay_recovered", outcome.reply)
 
     def _one_more_acceptance(self, now: float) -> LineEvent | None:
@@ -439,13 +528,19 @@ class Line:
             self._acceptances = 0
             self._unsaved |= self._sessions < self._most_sessions
             self._sessions = min(self._most_sessions, self._sessions + 1)
+            self._without.discard(self._for_documents() - 1)  # that one has a place again
             self._failures.pop("throttled", None)
             self._speed_up(now)
+        return self._count(now)
+
+    def _count(self, now: float, accepted: int = 1) -> LineEvent | None:
         if self._daily_quota is None:
             return None
-        self._accepted.append(now)
+        self._accepted.extend([now] * accepted)
         if len(self._accepted) < self._daily_quota or self._quota_told:
             return None
         self._quota_told = True
-        detail = f"{self._daily_quota} mails were sent within a day, which is smtp.daily_quota; the rest waits"
-        return LineEvent("relay_throttled", detail, quota=True)
+        return LineEvent("relay_throttled", self._used_up(), quota=True)
+
+    def _used_up(self) -> str:
+        return f"{self._daily_quota} mails were sent within a day, which is smtp.daily_quota; the rest waits"

@@ -38,9 +38,11 @@ _SHOWN: Final = 200
 # Microsoft Learn: Microsoft Entra authentication and authorization error codes. One sentence for each usual mistake.
 _MICROSOFT: Final = {
     "90002": "Microsoft 365 knows no tenant {tenant}",
+    "900021": "Microsoft 365 knows no tenant {tenant}",
     "900023": "Microsoft 365 knows no tenant {tenant}",
     "700016": "The application {client_id} is not in the tenant {tenant}",
     "7000112": "The application {client_id} is disabled in its tenant",
+    "7000229": "The application {client_id} has no service principal in the tenant {tenant}",
     "7000215": "Microsoft 365 refuses the client secret",
     "7000222": "The client secret has expired",
     "53003": "A Conditional Access policy of the tenant forbids this sign-in",
@@ -50,9 +52,12 @@ _MICROSOFT: Final = {
 _TENANT: Final = "Set smtp.auth.tenant to the Directory (tenant) ID on the application's overview page."
 _MICROSOFT_REMEDIES: Final = {
     "90002": _TENANT,
+    "900021": _TENANT,
     "900023": _TENANT,
     "700016": "Set smtp.auth.client_id to the Application (client) ID of its overview, and check smtp.auth.tenant.",
     "7000112": "Enable it under Enterprise applications.",
+    "7000229": "Have an administrator grant consent under API permissions, which creates its Enterprise application;"
+    " and check smtp.auth.tenant.",
     "7000215": "Write the secret's Value, not its Secret ID, into the file of smtp.auth.client_secret_file.",
     "7000222": "Make a new one under Certificates & secrets, and write its Value into the file of"
     " smtp.auth.client_secret_file.",

@@ -75,7 +75,7 @@ class Row:
     def outcome(self, phase: Phase, reply: str, *, shared_sender: bool) -> Outcome:
         """What has come of it: the relay's own words, and the remedy behind them."""
         if self.of_sender and not shared_sender:
-            return Refused(reply, certain=True)
+            return Deferred(reply) if reply.startswith("4") else Refused(reply, certain=True)
         remedy = f"{reply.rstrip('.')}. {self.remedy}" if self.remedy else reply
         return self.reaction(self.lead.format(phase=phase) + remedy)
 
@@ -190,6 +190,11 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("host-doubted", _MAILING, "4..", RelayDown, f"{_POSTFIX}: unknown_client_reject_code",
         wording=r"client host .{0,80}(blocked|rejected)|helo command rejected"),
     Row("greylisted", _MAILING, _SOFT, Deferred, "RFC 6647 2: greylisting", wording=r"gr[ae]y-?list"),
+    Row("sender-doubted", _MAILING, _SOFT, RelayDown,
+        f"{_RFC_3463} 3.2: X.1.7, X.1.8; {_POSTFIX}: reject_unknown_sender_domain", of_sender=True,
+        enhanced=r"4\.1\.[78]"),
+    Row("relay-full", _MAIL, _SOFT, RelayDown, f"{_RFC_3463} 3.4: X.3.1 Mail system full; {_POSTFIX}: queue_minfree",
+        enhanced=r"4\.3\.1", wording=r"insufficient system storage"),
     Row("mailbox-full-for-now", _MAILING, _SOFT, Deferred, f"{_RFC_3463} 3.3: X.2.2, and 3.4: X.3.4",
         enhanced=r"4\.2\.2", wording=r"\bsize\b|too (large|big|long)|mailbox (is )?(full|over)|over ?quota"),
     Row("daily-limit", _ANY, "4..", Exhausted,

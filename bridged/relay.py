@@ -41,14 +41,29 @@ IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do no
 _GOODBYE_WAIT: Final = 2.0
 # Refusals of a sign-in that the table explains with the password, where there is a token.
 _OF_PASSWORDS: Final = frozenset({"m365-password", "google-app-password", "google-password", "sign-in-refused"})
+# Refusals of a mail whose remedy would be to sign in, by a password or by smtp.auth.
+_OF_SIGN_IN: Final = frozenset({"sign-in-first", "sign-in-code", "sign-in-basic", "relay-denied"})
+_TOKEN_ENDED: Final = ("530", "535")  # in the middle of a session that had signed in
 _RENEWED_IN_VAIN: Final = (
     "The token was renewed and refused again: check smtp.username, and that the application or the service account of"
     " smtp.auth may send as this mailbox"
 )
 
+_SIGNED_IN_IN_VAIN: Final = (
+    "The token was accepted, and that is not enough here: check smtp.username, and that the application or the service"
+    " account of smtp.auth may send as this mailbox"
+)
+
 
 class _Stale(Exception):
-    """The session that was kept open turned out to be dead before this mail had begun."""
+    """The session that was kept open turned out to be dead before this mail had begun.
+
+    `token`: what is dead is only the token that it signed in with, so that another one is asked for.
+    """
+
+    def __init__(self, *, token: bool = False) -> None:
+        super().__init__()
+        self.token = token
 
 
 class _TokenRefused(Exception):
@@ -176,14 +191,15 @@ class Relay:
         shared = sender == self._smtp.sender
         if self._session is not None and time.monotonic() - self._session.used_at > IDLE_LIMIT:
             self.close()
-        session = self._session
+        session, fresh = self._session, False
         if session is not None:
             try:
                 self._announce(session, mail, rcpt, size, shared=shared, reset=True)
                 return session
-            except _Stale:
+            except _Stale as stale:
                 self._drop()
-        session = self._session = self._open()
+                fresh = stale.token
+        session = self._session = self._open(fresh=fresh)
         self._announce(session, mail, rcpt, size, shared=shared, reset=False)
         return session
 
@@ -194,6 +210,7 @@ class Relay:
         mail += b" SIZE=%d" % size if session.sizes else b""
         steps = [(Phase.RSET, b"RSET\r\n")] if reset else []
         steps += [(Phase.MAIL, mail + b"\r\n"), (Phase.RCPT, rcpt + b"\r\n"), (Phase.DATA, b"DATA\r\n")]
+        kept, begun = reset, False
         try:
             if session.pipelining:  # RFC 2920 3.1: DATA may be the last command of a group
                 session.wire.send(b"".join(command for _, command in steps), self._smtp.timeout)
@@ -201,9 +218,14 @@ class Relay:
             for phase, command in steps:
                 self._begin(session, phase, command, shared=shared)
                 reset = reset and phase is Phase.RSET
+                begun = begun or phase is Phase.MAIL
         except (Lost, _Ended) as error:
             closed = isinstance(error, Lost) or _words(error.outcome).startswith("421")
             died = closed or (isinstance(error, _Ended) and isinstance(error.outcome, RelayDown))
+            ended = isinstance(error, _Ended) and _words(error.outcome).startswith(_TOKEN_ENDED)
+            if kept and not begun and ended and self._smtp.auth is not None:
+                # Tokens end in the middle of a session, which is nothing that a person must see to.
+                raise _Stale(token=True) from error
             if reset and died and not self._aborted:
                 raise _Stale from error
             raise
@@ -278,7 +300,10 @@ class Relay:
             raise _Ended(self._classified(phase, reply, shared=shared), reusable=reusable)
 
     def _classified(self, phase: Phase, reply: Reply, *, shared: bool = True) -> Outcome:
-        return classify(phase, reply.code, self._masked(reply.text), shared_sender=shared)
+        text = self._masked(reply.text)
+        if self._smtp.auth is not None and row_of(phase, reply.code, text).name in _OF_SIGN_IN:
+            return Misconfigured(f"{sentence(reply.code, text).rstrip('.')}. {_SIGNED_IN_IN_VAIN}")
+        return classify(phase, reply.code, text, shared_sender=shared)
 
     def _masked(self, text: str) -> str:
         """A relay that echoes what it was sent must not get it into a log."""
@@ -290,10 +315,13 @@ class Relay:
 
     # -- the session
 
-    def _open(self) -> _Session:
-        """A new session, greeted, in TLS and authenticated; _Ended with the outcome when that fails."""
+    def _open(self, *, fresh: bool = False) -> _Session:
+        """A new session, greeted, in TLS and authenticated; _Ended with the outcome when that fails.
+
+        `fresh`: the last token is known to be refused.
+        """
         try:
-            return self._opened(fresh=False)
+            return self._opened(fresh=fresh)
         except _TokenRefused:
             return self._opened(fresh=True)
 

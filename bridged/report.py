@@ -18,7 +18,7 @@ from bridged.journal import Journal
 from bridged.known import split
 from bridged.mark import utc
 from bridged.model import Document, State, readable
-from bridged.settings import Settings
+from bridged.settings import Settings, Smtp
 
 _WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched
 
@@ -59,6 +59,19 @@ def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
         grid.add_row(*(Text(_cell(row[column])) for column in columns))
     if grid.row_count:
         Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE).print(grid)
+
+
+def relay(smtp: Smtp) -> dict[str, Any]:
+    """What a preset and the keys that override it have come to; a limit that is not set is none."""
+    rate = "none" if smtp.rate is None else f"{smtp.rate.count} in {smtp.rate.seconds:g} s"
+    return {
+        "relay": f"{smtp.host}:{smtp.port}",
+        "security": smtp.security,
+        "connections": smtp.connections,
+        "rate": rate,
+        "daily_quota": smtp.daily_quota or "none",
+        "size_limit": smtp.size_limit or "none",
+    }
 
 
 # -- status and documents

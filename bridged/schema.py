@@ -28,6 +28,8 @@ def json_schema() -> dict[str, Any]:
             } | default
     smtp = definitions["Smtp"]
     smtp["required"] = ["sender"]  # a provider presets the host
+    for key in ("rate", "daily_quota"):
+        smtp["properties"][key]["anyOf"].append({"const": "none"})
     smtp["properties"]["size_limit"] = {"type": "string", "pattern": _SIZE, "title": "Size Limit"}
     to = definitions["Alerts"]["properties"]["to"]
     definitions["Alerts"]["properties"]["to"] = {"anyOf": [{"type": "string"}, to]}
@@ -40,7 +42,7 @@ def json_schema() -> dict[str, Any]:
 
 
 _PATTERN: Final = r"^\d+(\.\d+)?(ms|s|m|h|d)$"
-_SIZE: Final = r"^\d+(\.\d+)?\s?([kKmMgG]i?)?[bB]$"
+_SIZE: Final = r"^(none|\d+(\.\d+)?\s?([kKmMgG]i?)?[bB])$"
 _DURATIONS: Final = {
     "Smtp": ("timeout",),
     "Brake": ("within",),

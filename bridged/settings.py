@@ -29,6 +29,7 @@ _PER: Final = {
 }
 _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ADDRESS: Final = re.compile(rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~.-]{{1,64}}@{_LABEL}(?:\.{_LABEL})+")
+_LIMITS: Final = ("rate", "daily_quota", "size_limit")  # `none` takes a preset one away
 _PORTS: Final = {"starttls": 587, "tls": 465, "plain": 25}
 
 
@@ -270,9 +271,11 @@ class Smtp(Model):
         written = {key: given for key, given in value.items() if given is not None}
         name = written.get("provider")
         preset = provider(name) if isinstance(name, str) and name in PROVIDERS else {}
-        if written.get("security", preset.get("security")) != preset.get("security"):
-            preset.pop("port", None)  # it is the port of the preset's security
+        securities = (preset.get("security"), written.get("security", preset.get("security")))
+        if "tls" in securities and len(set(securities)) > 1:
+            preset.pop("port", None)  # where TLS comes first, nothing else is understood; STARTTLS has the plain port
         merged = preset | written
+        merged = {key: given for key, given in merged.items() if given != "none" or key not in _LIMITS}
         merged.setdefault("port", _PORTS.get(str(merged.get("security", "starttls")), 25))
         return merged
 

@@ -18,9 +18,10 @@ import pytest
 from bridged import logs
 from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
 from bridged.journal import Journal
+from bridged.line import Line
 from bridged.message import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
-from bridged.settings import Settings
+from bridged.settings import Rate, Retry, Settings
 from tests.relay import Cut, Say, ScriptedRelay, Stall
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -322,6 +323,72 @@ def test_alerts_that_are_not_configured_are_not_sent_until_they_are(journal, rel
     alerting.configure(wanted)
     alerting.step(at(200))
     assert len(relay.mails) == 1
+
+
+# -- through the relay of the documents
+
+
+def test_an_alert_waits_for_a_session_of_the_documents_and_gives_it_back(journal, relay, tmp_path):
+    line = Line(Retry(), 1, daily_quota=10)
+    alerting = Alerting(journal, settings(relay, tmp_path), line)
+    alerting.hear("watch_limit_reached", {})
+    for second in range(30):
+        alerting.step(at(second))
+    assert relay.sessions == 0
+    assert line.sessions_allowed == 0
+    line.closed(0)
+    alerting.step(at(30))
+    assert len(relay.mails) == 1
+    assert line.sessions_allowed == 1
+    assert [outcome for _, outcome in journal.read(lambda tx: tx.tried_since(0.0))] == ["accepted"]
+
+
+@pytest.mark.parametrize("trouble", ["relay", "delivery", "no longer wanted", "another line"])
+def test_a_place_is_given_back_whatever_happens_to_the_alert(journal, relay, tmp_path, trouble):
+    def broken(*_: object) -> dict[str, Any]:
+        raise UnsafeHeader("no")
+
+    relay.always("CONNECT", Cut())
+    line = Line(Retry(), 1)
+    wanted = settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, line, deliver=broken if trouble == "delivery" else None)
+    alerting.hear("watch_limit_reached", {})
+    for second in range(15):
+        alerting.step(at(second))
+    assert line.sessions_allowed == 0
+    if trouble == "no longer wanted":
+        alerting.configure(wanted.model_copy(update={"alerts": None}), line)
+    elif trouble == "another line":
+        alerting.configure(wanted, Line(Retry(), 1))
+    else:
+        line.closed(0)
+    alerting.step(at(15))
+    assert line.sessions_allowed == 1
+
+
+def test_the_rate_lets_an_alert_to_three_through_as_it_can(journal, relay, tmp_path, said):
+    line = Line(Retry(), 1, Rate(count=2, seconds=60.0))
+    to = [f"{name}@cabinet.example" for name in "abc"]
+    alerting = Alerting(journal, settings(relay, tmp_path, to=to), line)
+    alerting.hear("watch_limit_reached", {})
+    arrived = []
+    for second in range(90):
+        alerting.step(at(second))
+        line.closed(0)
+        arrived += [second] * (len(relay.mails) - len(arrived))
+    assert [mail.recipients[0] for mail in relay.mails] == to
+    assert arrived == [11, 11, 72]
+    assert said == []
+
+
+def test_with_a_relay_of_their_own_alerts_ask_for_no_place(journal, relay, second, tmp_path):
+    line = Line(Retry(), 1)
+    alerting = Alerting(journal, settings(relay, tmp_path, smtp=smtp(second)), line)
+    alerting.hear("watch_limit_reached", {})
+    for seconds in range(15):
+        alerting.step(at(seconds))
+        assert line.sessions_allowed == 1
+    assert len(second.mails) == 1
 
 
 # -- the digest

@@ -431,6 +431,38 @@ def test_a_token_that_is_refused_twice_is_for_a_person_and_that_was_all(endpoint
     assert server.mails == []
 
 
+@pytest.mark.parametrize("phase", ["RSET", "MAIL"])
+@pytest.mark.parametrize("reply", ["530 5.7.57 Client not authenticated to send mail.", "535 5.7.3 expired"])
+@pytest.mark.parametrize("extensions", [("PIPELINING",), ()])
+def test_a_token_that_ends_in_the_middle_of_a_session_is_renewed_and_nobody_is_called(
+    endpoint, server, microsoft, phase, reply, extensions
+):
+    server.extensions = extensions
+    smtp = microsoft(server)
+    relay = Relay(smtp, Tokens(smtp).token)
+    assert isinstance(send(relay), Accepted)
+    server.script(phase, Say(reply))
+    assert isinstance(send(relay), Accepted)
+    relay.close()
+    assert (server.sessions, len(server.mails), len(endpoint.requests)) == (2, 2, 2)
+    assert [token for _, _, token in server.logins] == endpoint.tokens
+
+
+def test_a_mail_that_is_refused_although_a_new_token_signed_in_is_for_a_person_who_is_told_no_nonsense(
+    endpoint, server, microsoft
+):
+    smtp = microsoft(server)
+    relay = Relay(smtp, Tokens(smtp).token)
+    assert isinstance(send(relay), Accepted)
+    server.always("MAIL", Say("530 5.7.57 Client not authenticated to send mail."))
+    outcome = send(relay)
+    assert isinstance(outcome, Misconfigured)
+    assert outcome.detail.startswith("530 5.7.57 Client not authenticated to send mail.")
+    assert "Set smtp.username" not in outcome.detail
+    assert "may send as this mailbox" in outcome.detail
+    assert (server.sessions, len(endpoint.requests)) == (2, 2)
+
+
 def test_a_refusal_that_is_no_matter_of_the_token_keeps_its_own_remedy(server, microsoft):
     server.always("AUTH", Say("535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled"))
     smtp = microsoft(server)
@@ -575,15 +607,18 @@ def test_an_endpoint_that_dribbles_is_given_up_too(endpoint, microsoft):
 
 MICROSOFT = [
     (90002, "invalid_request", f"Tenant '{TENANT}' not found.", f"no tenant {TENANT} .*smtp.auth.tenant"),
+    (900021, "invalid_request", "Requested tenant identifier '0-0' is not valid.", f"tenant {TENANT} .*auth.tenant"),
     (900023, "invalid_request", "Specified tenant identifier is not valid.", f"no tenant {TENANT} .*smtp.auth.tenant"),
     (700016, "unauthorized_client", "Application not found.", f"{CLIENT_ID} is not in the tenant {TENANT}.*client_id"),
     (7000112, "unauthorized_client", "Application is disabled.", f"{CLIENT_ID} is disabled.*Enterprise applications"),
+    (7000229, "invalid_client", f"The client application {CLIENT_ID} is missing service principal in the tenant.",
+     f"{CLIENT_ID} has no service principal in the tenant {TENANT}.*grant consent.*Enterprise application"),
     (7000215, "invalid_client", f"Invalid client secret {SECRET}", "secret's Value, not its Secret ID"),
     (7000222, "invalid_client", "The provided client secret keys are expired.", "has expired.*Make a new one"),
     (53003, "invalid_grant", "Access has been blocked.", "Conditional Access.*exempt the application"),
     (65001, "invalid_grant", "The user has not consented", r"consented.*SMTP\.SendAsApp.*grant consent"),
     (500011, "invalid_resource", "The resource principal was not found", "Exchange Online.*licence"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("code", "error", "words", "sentence"), MICROSOFT)

@@ -626,6 +626,21 @@ def test_check_shows_the_map_with_what_is_there_and_writes_nothing(firm):
     assert "The configuration is valid" in firm.told("check")
 
 
+def test_check_shows_what_a_preset_and_what_overrides_it_have_come_to(firm):
+    preset = "{provider: microsoft365, rate: 5/min, daily_quota: none,"
+    text = firm.config.read_text(encoding="utf-8").replace("{host: smtp.cabinet.example,", preset)
+    firm.config.write_text(text, encoding="utf-8")
+    assert firm.rows("check")[-1]["smtp"] == {
+        "relay": "smtp.office365.com:587",
+        "security": "starttls",
+        "connections": 3,
+        "rate": "5 in 60 s",
+        "daily_quota": "none",
+        "size_limit": 35_000_000,
+    }
+    assert "smtp.office365.com:587" in firm.told("check")
+
+
 def test_check_counts_a_folder_within_another_switched_folder_once(firm):
     text = firm.config.read_text(encoding="utf-8").replace(
         "      - {path: Notes", "      - Achats/11\n      - {path: Notes"

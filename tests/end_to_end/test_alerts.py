@@ -121,3 +121,28 @@ def test_a_dry_run_alerts_nobody(bridge, second):
     command = [COMMAND, "run", "--dry-run", "--config", bridge.config]
     assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 78
     assert not second.mails
+
+
+def with_smtp(bridge: Bridge, keys: str) -> None:
+    """Further keys below `smtp:` from now on."""
+    bridge.text = lambda: Bridge.text(bridge).replace("security: plain,", f"security: plain, {keys},", 1)
+    bridge.config.write_text(bridge.text())
+
+
+def test_a_daily_quota_that_is_used_up_is_named_after_a_restart_and_its_end_is_told(bridge):
+    with_smtp(bridge, "daily_quota: 2")
+    bridge.start()
+    for number in range(3):
+        (bridge.inbox / f"{number}.txt").write_bytes(b"document %d" % number)
+    first = bridge.wait_for("relay_throttled")[0]
+    bridge.stop()
+    bridge.start()
+    line = bridge.wait_for("relay_throttled", 2)[1]
+    assert (line["quota"], line["reason"]) == (True, first["reason"])
+    assert "smtp.daily_quota" in line["reason"]
+    assert "reload" not in line["remedy"]  # which could do nothing here
+    assert "smtp.daily_quota" in bridge.run("status").stdout
+    with_smtp(bridge, "daily_quota: 20")
+    assert bridge.run("reload").returncode == 0
+    bridge.wait_for("relay_recovered")
+    until(lambda: len(bridge.sent()) == 3, "the rest leaves")

@@ -6,6 +6,7 @@ The daemon is the installed one on hurried clocks (see hurried.py): its minute i
 from __future__ import annotations
 
 import base64
+import os
 import smtplib
 import ssl
 import subprocess
@@ -136,6 +137,36 @@ def test_more_connections_than_are_allowed_become_fewer(tmp_path: Path, connecti
         all_arrived_once(server, documents)
         assert len(server.refusals("432")) < 20, server.kinds()  # none, where few sessions were quick enough
         assert bridge.count("document_deferred") == bridge.count("document_held") == 0
+
+
+@pytest.mark.parametrize("connections", [3, 1])
+def test_an_alert_takes_the_place_of_one_of_the_sessions_that_are_allowed(tmp_path: Path, connections: int) -> None:
+    """A session of its own beside those of the documents would be refused, and theirs throttled with it."""
+    factor = 20.0
+    with provider(factor) as server:
+        server.per_minute, server.connections = 10_000, connections
+        bridge = HurriedBridge(tmp_path, server, factor, connections=connections)
+        bridge.extra = "alerts: {to: [bureau@cabinet.example]}"
+        with running(bridge):
+            documents = bridge.deposit_many(40)
+            server.wait_for_mails(40, 60)
+            os.rename(bridge.inboxes[3].parent, tmp_path / "gone")  # a share goes away
+
+            def alerts() -> int:
+                return sum(mail.recipients == ("bureau@cabinet.example",) for mail in server.mails)
+
+            for number in range(100):  # the sessions of the documents are kept open
+                if alerts():
+                    break
+                name, content = f"more {number}.pdf", b"%%PDF-1.4\n%d\n%%%%EOF\n" % number
+                bridge.deposit(name, content, client=number % 3 + 1)
+                documents[name] = content
+                time.sleep(0.1)
+            until(lambda: len(server.mails) == len(documents) + 1, "all have left")
+        assert alerts() == 1
+        assert server.most_at_once <= connections
+        assert server.refusals() == []
+        assert bridge.count("relay_throttled") == 0
 
 
 # -- a mailbox that may not sign in

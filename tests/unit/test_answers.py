@@ -136,6 +136,12 @@ EXAMPLES: dict[str, list[tuple[Phase, int, str]]] = {
         (RCPT, 451, "4.7.1 Greylisted, try again in 5 minutes"),
         (DATA, 450, "4.2.0 <a@b.example>: Recipient address rejected: Graylisted, 1 hour limit"),
     ],
+    "sender-doubted": [
+        (MAIL, 450, "4.1.8 <us@firm.example>: Sender address rejected: Domain not found"),
+        (RCPT, 450, "4.1.8 <us@firm.example>: Sender address rejected: Domain not found"),
+        (DOT, 451, "4.1.7 bad sender address"),
+    ],
+    "relay-full": [(MAIL, 452, "4.3.1 no room"), (MAIL, 452, "insufficient system storage")],
     "mailbox-full-for-now": [
         (DOT, 452, "4.3.4 mail too large for now"),
         (RCPT, 452, "recipient over quota"),
@@ -183,7 +189,6 @@ EXAMPLES: dict[str, list[tuple[Phase, int, str]]] = {
         (RCPT, 450, "4.2.0 later"),
         (DOT, 451, "4.3.0 Mail server temporarily rejected message."),
         (DOT, 452, "4.3.1 Insufficient system storage"),
-        (MAIL, 450, "4.1.8 <us@firm.example>: Sender address rejected: Domain not found"),
         (RCPT, 450, "4.1.1 <a@b.example>: Recipient address rejected: unverified address"),
         (RCPT, 451, "Temporary local problem - please try later"),
     ],
@@ -456,7 +461,8 @@ def test_nothing_permanent_is_ever_tried_again_as_if_it_were_the_documents_turn(
 def test_a_sender_of_one_clients_own_changes_only_what_is_said_of_senders(phase, code, text, shared):
     outcome = classify(phase, code, text, shared_sender=shared)
     if row_of(phase, code, text).of_sender and not shared:
-        assert outcome == Refused(sentence(code, text), certain=True)
+        words = sentence(code, text)
+        assert outcome == (Deferred(words) if 400 <= code < 500 else Refused(words, certain=True))
     else:
         assert outcome == classify(phase, code, text)
 
@@ -539,14 +545,25 @@ def test_only_the_answer_to_rcpt_speaks_of_the_address_in_words_and_only_that_to
         (450, "4.2.0 later"),
         (451, "4.3.0 temporary lookup failure"),
         (452, "4.2.2 mailbox exceeds quota limit"),
-        (452, "4.3.1 insufficient system storage"),
-        (450, "4.1.8 sender domain not found"),
         (451, "4.7.1 Greylisted, try again in 5 minutes"),
         (450, "no enhanced code"),
     ],
 )
 def test_a_4yz_for_this_document_or_address_is_deferred(phase, code, text):
     assert classify(phase, code, text) == Deferred(f"{code} {text}")
+
+
+@pytest.mark.parametrize("phase", TRANSACTION)
+def test_a_sender_that_is_doubted_for_now_counts_against_no_document_unless_it_is_one_clients_own(phase):
+    words = "4.1.8 <us@firm.example>: Sender address rejected: Domain not found"
+    assert classify(phase, 450, words) == RelayDown(f"450 {words}")
+    assert classify(phase, 450, words, shared_sender=False) == Deferred(f"450 {words}")
+
+
+def test_a_relay_that_is_full_before_it_has_heard_of_a_document_is_the_relays_trouble():
+    words = "4.3.1 Insufficient system storage"
+    for phase in TRANSACTION:
+        assert classify(phase, 452, words) == (RelayDown if phase is MAIL else Deferred)(f"452 {words}")
 
 
 @pytest.mark.parametrize("phase", TRANSACTION)

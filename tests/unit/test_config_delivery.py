@@ -54,10 +54,24 @@ def test_what_is_written_goes_before_what_is_preset(settings):
     assert (smtp.rate.count, smtp.size_limit, smtp.daily_quota) == (5, 5_000_000, 10_000)
 
 
+def test_a_preset_limit_is_taken_away_by_none(settings):
+    smtp = settings("provider: microsoft365, rate: none, daily_quota: none, size_limit: none").smtp
+    assert (smtp.rate, smtp.daily_quota, smtp.size_limit, smtp.connections) == (None, None, None, 3)
+    assert settings("host: relay.example, rate: none").smtp.rate is None
+
+
 def test_the_preset_port_belongs_to_the_preset_security(settings):
     assert settings("provider: microsoft365, security: tls").smtp.port == 465
     assert settings("provider: ionos, security: starttls").smtp.port == 587
     assert settings("provider: ionos, security: tls").smtp.port == 465
+    assert settings("provider: lan, host: mail.cabinet.example, security: tls").smtp.port == 465
+    assert settings("provider: microsoft365, security: tls, port: 2465").smtp.port == 2465
+
+
+def test_the_firms_own_postfix_offers_starttls_on_the_port_where_it_listens(settings):
+    lan = "provider: lan, host: mail.cabinet.example"
+    assert settings(f"{lan}, security: starttls").smtp.port == 25
+    assert settings(f"{lan}, security: starttls, port: 587").smtp.port == 587
 
 
 def test_without_a_preset_a_host_is_required(problems):

@@ -120,6 +120,35 @@ def test_the_daily_quota_is_kept_over_any_24_hours_and_told_once():
     assert a_line.wake_in(DAY) == 100.0
 
 
+def test_a_daily_quota_that_ends_is_told_by_the_first_acceptance_and_may_be_told_again_another_day():
+    a_line = line(daily_quota=10)
+    told = []
+    for day in range(3):
+        for n in range(10):
+            now = 3 * DAY * day + n
+            assert a_line.may_send(now)
+            event = a_line.report(OK, now)
+            told += [(day, n, event.name, event.quota)] if event else []
+    throttled, recovered = ("relay_throttled", True), ("relay_recovered", False)
+    assert told == [(0, 9, *throttled), (1, 0, *recovered), (1, 9, *throttled), (2, 0, *recovered), (2, 9, *throttled)]
+
+
+def test_a_quota_of_one_that_is_used_up_by_each_mail_is_told_once():
+    a_line = line(daily_quota=1)
+    events = [a_line.report(OK, DAY * day) for day in range(4) if a_line.may_send(DAY * day)]
+    assert [event and event.name for event in events] == ["relay_throttled", None, None, None]
+
+
+def test_a_line_in_the_place_of_a_troubled_one_tells_that_it_works():
+    a_line = line()
+    a_line.owe_recovery()
+    assert [a_line.may_send(0.0), a_line.may_send(0.0)] == [True, True]
+    assert a_line.report(NO, 0.0) is None
+    assert a_line.report(OK, 0.0) == LineEvent("relay_recovered", "250 ok")
+    assert a_line.may_send(1.0)
+    assert a_line.report(OK, 1.0) is None
+
+
 def test_turns_that_are_out_cannot_exceed_the_quota_together():
     a_line = line(daily_quota=2)
     assert [a_line.may_send(0.0) for _ in range(5)] == [True, True, False, False, False]
@@ -192,6 +221,36 @@ def test_while_it_is_halted_each_probe_that_is_refused_keeps_its_document_and_an
     assert a_line.suspects() == frozenset()
 
 
+@pytest.mark.parametrize("outcome", [Deferred("451 4.3.0 later"), Refused("552 5.3.4 too big", certain=True)])
+def test_while_it_is_halted_an_answer_that_proves_nothing_is_no_end_of_the_pause(outcome):
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert sent_between(a_line, 900.0, 900.0 + 4 * 3600.0, outcome) == 4
+    assert a_line.state == "misconfigured"
+    assert a_line.unsaved_pace(Instant(0.0, 900.0)).due_at == pytest.approx(4 * 3600.0)
+
+
+def test_a_probe_that_was_asked_for_while_one_is_under_way_follows_it_at_once():
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert a_line.may_send(900.0)
+    a_line.probe_now()
+    a_line.report(Deferred("451 later"), 901.0, "d", 4)
+    assert a_line.wake_in(901.0) == 0.0
+
+
+def test_a_line_that_broke_while_it_was_halted_is_halted_again_by_a_deferral():
+    a_line = line()
+    for number, client in enumerate("abc"):
+        refuse(a_line, client, number)
+    assert refuse(a_line, "d", 4, now=900.0, outcome=RelayDown("gone")).name == "relay_unreachable"
+    event = refuse(a_line, "d", 4, now=5000.0, outcome=Deferred("451 later"))
+    assert (event.name, a_line.state) == ("relay_misconfigured", "misconfigured")
+    assert a_line.wake_in(5000.0) == 3600.0
+
+
 def test_a_document_that_is_refused_again_once_the_relay_has_proved_well_is_at_fault_itself():
     a_line = line()
     for number, client in enumerate("abc"):
@@ -201,6 +260,97 @@ def test_a_document_that_is_refused_again_once_the_relay_has_proved_well_is_at_f
     assert [refuse(a_line, client, number) for number, client in enumerate("abc")] == [None] * 3
     assert a_line.state == "up"
     assert not any(a_line.blameless(number) for number in range(3))
+
+
+# -- a place lent to a mail that is no document's
+
+
+def test_a_place_is_lent_once_its_sender_has_closed_and_is_there_again_when_it_is_given_back():
+    a_line = line(sessions=3)
+    a_line.closed(2)  # before it was asked for: it may have opened one since
+    assert a_line.borrow(0.0, 1) == 0
+    assert a_line.sessions_allowed == 2
+    assert a_line.borrow(1.0, 1) == 0
+    a_line.closed(2)
+    assert a_line.borrow(2.0, 1) == 1
+    assert a_line.borrow(2.0, 1) == 0
+    assert a_line.sessions_allowed == 2
+    a_line.give_place_back(3.0, 1)
+    assert a_line.sessions_allowed == 3
+
+
+def test_where_there_is_one_session_the_sender_closes_it_for_the_time():
+    a_line = line(sessions=1)
+    assert a_line.borrow(0.0, 1) == 0
+    assert a_line.sessions_allowed == 0
+    a_line.closed(0)
+    assert a_line.borrow(1.0, 1) == 1
+    a_line.give_place_back(2.0, 0)
+    assert a_line.sessions_allowed == 1
+
+
+def test_a_place_that_is_no_longer_asked_for_is_the_documents():
+    a_line = line(sessions=1)
+    a_line.borrow(0.0, 1)
+    a_line.forgo()
+    assert a_line.sessions_allowed == 1
+
+
+def test_a_throttling_while_a_place_is_asked_for_takes_one_more():
+    a_line = line(sessions=3)
+    assert a_line.may_send(0.0)
+    assert a_line.borrow(0.0, 1) == 0
+    a_line.report(SLOW, 0.0)
+    assert a_line.borrow(1.0, 1) == 0, "the relay asked for a pause"
+    assert a_line.borrow(900.0, 1) == 0
+    assert a_line.sessions_allowed == 1
+    a_line.closed(2)
+    assert a_line.borrow(901.0, 1) == 0
+    a_line.closed(1)
+    assert a_line.borrow(902.0, 1) == 1
+
+
+def test_a_sender_that_is_stuck_is_not_waited_for_for_ever():
+    a_line = line(sessions=1)
+    assert [a_line.borrow(float(now), 1) for now in range(0, 902, 60)] == [0] * 15 + [1]
+
+
+def test_rate_and_quota_hold_for_lent_turns_and_a_busy_line_keeps_one_for_them():
+    a_line = line(sessions=1, rate=A_MINUTE, daily_quota=40)
+    a_line.closed(0)
+    assert sent_between(a_line, 0.0, 1.0) == 30
+    assert a_line.borrow(1.0, 5) == 0
+    assert a_line.sessions_allowed == 1, "documents keep the place as long as the rate forbids"
+    assert sent_between(a_line, 1.0, 60.5) == 9, "one of the quota is kept as well"
+    assert a_line.borrow(60.5, 5) == 0
+    a_line.closed(0)
+    assert a_line.borrow(60.5, 5) == 1
+    event = a_line.give_place_back(60.6, 1)
+    assert (event.name, event.quota) == ("relay_throttled", True)
+    assert not a_line.may_send(1000.0)
+    assert a_line.borrow(1000.0, 1) == 0
+
+
+def test_a_lent_turn_counts_for_the_rate():
+    a_line = line(sessions=1, rate=A_MINUTE)
+    a_line.borrow(0.0, 3)
+    a_line.closed(0)
+    assert a_line.borrow(0.0, 3) == 3
+    assert sent_between(a_line, 0.0, 59.0) == 27
+    a_line.give_place_back(59.0, 3)
+    assert sent_between(a_line, 59.0, 60.0) == 0
+
+
+def test_nobody_signs_in_beside_the_first_whoever_that_is():
+    a_line = line(sessions=1, careful=True)
+    assert a_line.may_send(0.0)
+    assert a_line.borrow(0.0, 1) == 0
+    assert a_line.sessions_allowed == 1
+    a_line.give_back()
+    a_line.borrow(0.0, 1)
+    a_line.closed(0)
+    assert a_line.borrow(0.0, 1) == 1
+    assert not a_line.may_send(0.0)
 
 
 # -- what outlives the daemon
@@ -259,7 +409,8 @@ def test_what_was_sent_before_the_stop_counts_for_rate_and_quota():
     assert fresh.wake_in(7.0) == pytest.approx(25.0)
     spent = line(daily_quota=30)
     spent.resume(None, tried, tried, Instant(1035.0, 7.0))
-    assert spent.state == "throttled"
+    assert (spent.state, spent.quota) == ("throttled", "ours")
+    assert "smtp.daily_quota" in spent.detail
     assert spent.wake_in(7.0) == pytest.approx(DAY - 35.0)
 
 
