@@ -28,6 +28,7 @@ def state_dir(tmp_path):
 def _as_before():
     yield
     structlog.reset_defaults()
+    logs._bound = structlog.get_logger()
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("a"), RuntimeError("a"), TimeoutError("a")])

@@ -30,6 +30,7 @@ def _restored(monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     yield
     structlog.reset_defaults()
+    logs._bound = structlog.get_logger()
 
 
 def said(*args, form="json", **fields):
