@@ -77,6 +77,8 @@ def row_of(phase: Phase, code: int, text: str, rows: Sequence[Row] = ROWS) -> Ro
 
 def _words(text: str) -> str:
     """All lines as one, for words run on over line ends, and each line of a reply may repeat the enhanced code."""
+    if text.isprintable() and text == text.strip():
+        return text
     first = _ENHANCED.match(text)
     lines = [line.strip() for line in text.splitlines()]
     if first is not None:

@@ -60,7 +60,7 @@ class Effects:
     """What follows a commit: log lines, documents that wait to be quiet, saves to be told of."""
 
     lines: list[tuple[str, Document | None, dict[str, Any]]] = field(default_factory=list)
-    waiting: dict[int, bytes] = field(default_factory=dict)
+    waiting: dict[int, tuple[bytes, Stamp | None]] = field(default_factory=dict)  # the stamp, if it was just looked at
     changed: dict[bytes, Stamp] = field(default_factory=dict)
     unchanged: list[bytes] = field(default_factory=list)
     revisit: set[bytes] = field(default_factory=set)
@@ -203,7 +203,7 @@ class Changes:
         """The document goes by this path from now on; its marker follows, and so does the wait for quiet."""
         self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
         if document.state is State.WAITING:
-            self.effects.waiting[document.seq] = path
+            self.effects.waiting[document.seq] = path, None
 
     def bury(self, known: KnownFile) -> None:
         """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
@@ -242,7 +242,7 @@ class Changes:
         if document is not None and document.state is State.QUEUED:
             columns = {"reason": "overwritten while it was queued", "passed": ""}  # released was another version of it
             self._tx.move(document.seq, State.QUEUED, State.WAITING, **columns)
-            self.effects.waiting[document.seq] = path
+            self.effects.waiting[document.seq] = path, None
         elif document is not None and document.state is State.SENDING:
             # The sender may hold the old file open and never see the new one: judged again when it has ended.
             self._tx.know(path, document.stamp, document.seq)
@@ -317,7 +317,7 @@ class Changes:
     def _deposit(self, place: Place, path: bytes, stamp: Stamp) -> None:
         seq = self._add(place, path, stamp, State.WAITING)
         self._tx.know(path, stamp, seq)
-        self.effects.waiting[seq] = path
+        self.effects.waiting[seq] = path, stamp
 
     def _miss(self, place: Place, path: bytes, stamp: Stamp) -> None:
         seq = self._add(place, path, stamp, State.MISSED, reason="deposited while the daemon was stopped")

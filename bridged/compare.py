@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
 from bridged import files
@@ -52,20 +52,21 @@ class Comparison:
         if status is None:
             gone_directory: Difference = lambda changes: changes.missing_directory(path)  # noqa: E731
             return [lambda changes: changes.missing(path), gone_directory]
-        place = self.place(path)
-        return [] if place is None else self._difference(place, path, files.entry_of(split(path)[1], status))
+        place, name = self.place(path), split(path)[1]
+        if place is None or (self.ignores(name) and self._journal.read(lambda tx: tx.known(path)) is None):
+            return []  # most of what is ignored are our own markers
+        return self._difference(place, path, files.entry_of(name, status))
 
-    def moved(self, source: bytes, dest: bytes) -> list[Difference]:
-        """A hint says that a file was renamed within the GED."""
-        if self.place(dest) is None or self.lstat(dest) is None:
+    def moved(self, source: bytes, dest: bytes, status: os.stat_result | None) -> list[Difference]:
+        """A hint says that a file was renamed within the GED; `status` is what stands at `dest` now."""
+        if self.place(dest) is None or status is None:
             return []
         still = self._file(source)
         return [lambda changes: changes.moved(source, dest, still)]
 
-    def gone(self, path: bytes) -> list[Difference]:
+    def gone(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
         """A hint says: deleted, or moved out. With the very same times it is a look's finding of since: a late hint."""
         known = self._journal.read(lambda tx: tx.known(path))
-        status = self.lstat(path)
         if known is None or status is None or files.stamp_of(status) == known.stamp:
             return []
         return [lambda changes: changes.deleted(path)]
@@ -78,6 +79,28 @@ class Comparison:
                 return files.lstat(root_fd, path[len(ged.path) + 1 :])
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    def lstats(self, paths: Iterable[bytes]) -> dict[bytes, os.stat_result | OSError | None]:
+        """The same for many: a directory is reached once for all that is in it. What cannot be told is the error."""
+        ged, found = self._ged, dict[bytes, os.stat_result | OSError | None]()
+        below: dict[bytes, list[bytes]] = {}
+        for path in paths:
+            if path == ged.path:
+                found[path] = _attempt(lambda: self.lstat(ged.path))
+            else:
+                below.setdefault(split(path)[0], []).append(path)
+        for directory, here in below.items():
+            try:
+                with (
+                    ged.shares.at(ged.path, here[0], settled=False) as root_fd,
+                    files.passage(root_fd, directory[len(ged.path) + 1 :]) as fd,
+                ):
+                    for path in here:
+                        found[path] = _attempt(lambda p=path: os.lstat(split(p)[1], dir_fd=fd))  # type: ignore[misc]
+            except OSError as error:
+                gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+                found |= dict.fromkeys(here, None if gone else error)
+        return found
 
     def place(self, path: bytes) -> Place | None:
         """Where documents beside that path go."""
@@ -266,3 +289,12 @@ class Comparison:
     def ignores(self, name: bytes) -> str | None:
         """Why a name is no document's; None where it is."""
         return self._settings.ignored(name)
+
+
+def _attempt(look: Callable[[], os.stat_result | None]) -> os.stat_result | OSError | None:
+    try:
+        return look()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return error

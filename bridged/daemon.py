@@ -33,6 +33,7 @@ TICK: Final = 0.2
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 ABANDON_WITHIN: Final = 2.0
+GATHER: Final = 0.005  # seconds: hints that are followed, and markers that are written together cost a fraction
 MARK_WITHIN: Final = 1.0  # for the last markers: one that is not written then is written at the next start
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
@@ -46,9 +47,12 @@ def instant() -> Instant:
 class Loop(threading.Thread):
     """Steps one half until told to stop. A step that raises is told as `state_failed` and tried again."""
 
-    def __init__(self, name: str, step: Callable[[Instant], float], *, once_more: bool = False) -> None:
-        """`once_more`: one more step begins after `stop`, with what the others have left."""
+    def __init__(
+        self, name: str, step: Callable[[Instant], float], *, gather: float = 0.0, once_more: bool = False
+    ) -> None:
+        """`gather`: so long (seconds) a wake-up waits for others. `once_more`: a last step begins after `stop`."""
         super().__init__(name=name, daemon=True)
+        self._gather = gather
         self._once_more = once_more
         self._step = step
         self.wake = threading.Event()
@@ -62,8 +66,8 @@ class Loop(threading.Thread):
             self.wake.clear()
             delay = self._trouble.guarded(lambda: self._step(instant()))
             self.stepped_at = time.monotonic()
-            if delay != 0:
-                self.wake.wait(AFTER_TROUBLE if delay is None else delay)
+            if delay != 0 and self.wake.wait(AFTER_TROUBLE if delay is None else delay) and not self._stopping:
+                time.sleep(self._gather)
         if self._once_more:
             self._trouble.guarded(lambda: self._step(instant()))
 
@@ -100,14 +104,14 @@ class Daemon:
             dry_run=dry_run,
             wake=self._wake_marking,
         )
-        self._intake_loop = Loop("intake", self._step_intake)
+        self._intake_loop = Loop("intake", self._step_intake, gather=GATHER)
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
         )
         self._alerting = Alerting(journal, settings, self._line)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
-        self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), once_more=True)
+        self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), gather=GATHER, once_more=True)
         self._senders: list[tuple[Dispatch, Loop]] = []
         self._server = control.ControlServer(settings.state_dir, self._answer, _tell_mistake)
 

@@ -6,14 +6,14 @@ import hashlib
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from bridged import brakes, pace
 from bridged.changes import ADOPTED
-from bridged.claims import FILE_AWAY, MISTAKE, SMALL, Claims, Route, Turns, address_refused
+from bridged.claims import FILE_AWAY, MISTAKE, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
 from bridged.collectors import HEAD, neutral, objections
 from bridged.folders import Place
 from bridged.journal import Journal, Transaction
@@ -45,7 +45,6 @@ SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
 STATE_AWAY: Final = 5.0  # seconds until a document that the state disk has stopped is tried again
 LONG_GAP: Final = 3600.0
-TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together may take, as far as can be told
 MOST: Final = 16
 
 
@@ -59,6 +58,15 @@ class Held(Exception):
 
 class NotYet(Exception):
     """The same bytes are on their way as another document: what becomes of those decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stranded:
+    """A document that something kept from leaving, to be queued again in `wait` seconds. `tried`: it may have left."""
+
+    document: Document
+    wait: float
+    tried: bool
 
 
 class Dispatch:
@@ -86,9 +94,9 @@ class Dispatch:
         self._reading = Reading(patience, shares, marking)
         self._random = random
         self._clock = clock
-        self._takes = TOGETHER  # seconds for one document, lately
+        self._announced: Collection[int] = ()  # documents whose dots were announced together
         self._unrecorded: tuple[Document, Outcome, Line] | None = None
-        self._stranded: list[tuple[Document, float]] = []
+        self._stranded: list[_Stranded] = []
         self._on_overwritten = on_overwritten
         self._relay = self._new_relay()
         self._stopping = threading.Event()
@@ -119,6 +127,8 @@ class Dispatch:
         self._mend(now)
         if self._stopping.is_set():
             return 1.0
+        if not self._turns.needs(self._number, now.steady):
+            return STUCK
         if not self._claims.waiting(self._route, now):
             return self._claims.wake_in(now)
         if not line.may_send(now.steady):
@@ -141,36 +151,54 @@ class Dispatch:
         most = MOST if line.unhurried else 1
         try:
             self._refresh_relay(route)
-            claimed.extend(self._claims.take(route, now, max(1, min(most, int(TOGETHER / self._takes)))))
+            claimed.extend(self._claims.take(route, now, max(1, min(most, int(TOGETHER / self._turns.takes)))))
         finally:
             if not claimed:
                 line.give_back()
-        ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
         given = True
         try:
+            ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
+            if len(claimed) > 1:
+                self._announce_dots(ahead)
             while claimed and (given or (not self._stopping.is_set() and line.may_send(self._clock().steady))):
                 given = False
                 document = claimed.popleft()
                 self._take_turn(route, document, ahead.pop(document.seq, None))
         finally:
             if claimed:
-                self._stranded += [(document, 0.0) for document in claimed]
+                self._stranded += [_Stranded(document, 0.0, tried=False) for document in claimed]
                 self._rescue(self._clock())
-            self._journal.flush()  # the last acceptance, which no further dot has taken along
+
+    def _announce_dots(self, ahead: Mapping[int, Whole | Exception]) -> None:
+        """One commit for all that are about to leave: where several leave in a moment, one each takes longer than that.
+
+        A crash in that moment makes all of them uncertain, though only one of them can be.
+        """
+        sums = {seq: whole.sha256 for seq, whole in ahead.items() if isinstance(whole, Whole)}
+
+        def dot_all(tx: Transaction) -> None:
+            for seq, sha256 in sums.items():
+                tx.note(seq, State.SENDING, dotted=1, sha256=sha256)
+
+        self._journal.write(dot_all)
+        self._announced = sums.keys()
 
     def _take_turn(self, route: Route, document: Document, ahead: Whole | Exception | None) -> None:
         outcome, began = None, self._clock()
+        self._turns.busy[self._number] = began.steady
         try:
             outcome = self._send(route, document, ahead, began)
         except Exception as error:
-            self._stranded.append((document, STATE_AWAY if isinstance(error, sqlite3.OperationalError) else MISTAKE))
+            wait = STATE_AWAY if isinstance(error, sqlite3.OperationalError) else MISTAKE
+            self._stranded.append(_Stranded(document, wait, tried=True))
             raise
         finally:
+            del self._turns.busy[self._number]
             if outcome is None:
                 route.line.give_back()
         if outcome is not None:
             now = self._clock()  # the sending may have taken minutes
-            self._takes = max(1e-6, (3 * self._takes + now.steady - began.steady) / 4)
+            self._turns.takes = max(1e-6, (7 * self._turns.takes + now.steady - began.steady) / 8)
             self._unrecorded = (
                 document,
                 outcome,
@@ -200,11 +228,12 @@ class Dispatch:
         """
 
         def put_back(tx: Transaction) -> None:
-            for document, wait in self._stranded:
-                current = tx.document(document.seq)
+            for one in self._stranded:
+                current = tx.document(one.document.seq)
                 if current is not None and current.state is State.SENDING:
-                    columns = {"due_at": now.wall + wait, "uncertain": current.uncertain + int(current.dotted)}
-                    tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0, **columns)
+                    more = int(current.dotted and one.tried)
+                    columns = {"due_at": now.wall + one.wait, "uncertain": current.uncertain + more}
+                    tx.move(current.seq, State.SENDING, State.QUEUED, dotted=0, **columns)
 
         self._journal.write(put_back)
         self._stranded.clear()
@@ -279,12 +308,16 @@ class Dispatch:
         if not document.has_passed(Rule.COLLECTOR):
             self._require_accepted(document, place, head, size)
         digest = hashlib.sha256()
-        chunks = _whole(mail, _Joined(head, content), content, document, digest.update)
+        on_bytes = _unheeded if isinstance(content, Whole) else digest.update
+        chunks = _whole(mail, _Joined(head, content), content, document, on_bytes)
 
         def before_dot() -> None:
-            self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=digest.hexdigest()))
+            if document.seq not in self._announced:
+                sha256 = content.sha256 if isinstance(content, Whole) else digest.hexdigest()
+                self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
 
-        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
+        at_once = document.seq in self._announced
+        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot, at_once=at_once)
 
     def _require_accepted(self, document: Document, place: Place, head: bytes, mail_size: int) -> None:
         """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""
@@ -481,6 +514,10 @@ def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
         held = "state = 'held' AND (seq = ? OR (collection_email = ? AND reason = ?))"
         for one in list(tx.documents(held, (seq, address, reasons[1]))):
             tx.move(one.seq, State.HELD, State.QUEUED, due_at=0.0, reason="")
+
+
+def _unheeded(_: bytes) -> None:
+    """The digest of what was read ahead is known."""
 
 
 class _Joined:

@@ -108,6 +108,16 @@ def open_passage(root_fd: int, relative: bytes) -> int:
 
 
 @contextmanager
+def passage(root_fd: int, relative: bytes) -> Iterator[int]:
+    """`open_passage` for the time of a block."""
+    fd = open_passage(root_fd, relative)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
 def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
     """Descriptors of several directories below a root for the time of a block."""
     with ExitStack() as stack:
@@ -118,22 +128,42 @@ def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
         yield tuple(fds)
 
 
-def open_document(root_fd: int, relative: bytes, *, buffered: bool = True) -> BinaryIO:
+def open_document(root_fd: int, relative: bytes) -> BinaryIO:
     """A document opened for reading, without following a link or waiting for anybody.
 
     Raises NotRegular for what is not a regular file; BlockingIOError while another process holds it
     exclusively (a lease, an oplock); OSError for the rest.
     """
     with _parent(root_fd, relative) as (directory, name):
-        _require_regular(os.lstat(name, dir_fd=directory), relative)
-        fd = os.open(name, _DOCUMENT, dir_fd=directory)
+        fd, _ = _opened(directory, name)
     try:
-        _require_regular(os.fstat(fd), relative)  # the name may have changed hands since the lstat
         os.set_blocking(fd, True)
-        return os.fdopen(fd, "rb", -1 if buffered else 0)
+        return os.fdopen(fd, "rb")
     except BaseException:
         os.close(fd)
         raise
+
+
+@contextmanager
+def opened(directory_fd: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
+    """A document of an open directory: a bare descriptor, and what fstat(2) says of it. Raises as `open_document`."""
+    fd, status = _opened(directory_fd, name)
+    try:
+        yield fd, status
+    finally:
+        os.close(fd)
+
+
+def _opened(directory_fd: int, name: bytes) -> tuple[int, os.stat_result]:
+    _require_regular(os.lstat(name, dir_fd=directory_fd), name)
+    fd = os.open(name, _DOCUMENT, dir_fd=directory_fd)
+    try:
+        status = os.fstat(fd)
+        _require_regular(status, name)  # the name may have changed hands since the lstat
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, status
 
 
 def lstat(root_fd: int, relative: bytes) -> os.stat_result:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal
 
 from bridged import files
@@ -34,6 +35,9 @@ HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missin
 TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
 TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
+
+
+Looked = Mapping[bytes, os.stat_result | OSError | None]
 
 
 class Intake:
@@ -181,28 +185,29 @@ class Intake:
     def _follow_hints(self, now: Instant) -> bool:
         differences: list[Difference] = []
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
+        looked = self._compare.lstats({path for hint in hints for path in (hint.path, hint.dest) if path})
         for hint in hints:
             self.ged.patience.beat()
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
-            differences += self._follow(hint, now)
+            differences += self._follow(hint, looked, now)
         self._apply(differences, now)
         return bool(hints)
 
-    def _follow(self, hint: Hint, now: Instant) -> list[Difference]:
+    def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
         try:
             if hint.kind == "moved":
-                moved = self._compare.moved(hint.path, hint.dest)
-                return moved + self._look(hint.path, now) + self._look(hint.dest, now)
-            gone = self._compare.gone(hint.path) if hint.kind == "gone" else []
-            return gone + self._look(hint.path, now)
+                moved = self._compare.moved(hint.path, hint.dest, _status(looked, hint.dest))
+                return moved + self._look(hint.path, looked, now) + self._look(hint.dest, looked, now)
+            gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
+            return gone + self._look(hint.path, looked, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return []
 
-    def _look(self, path: bytes, now: Instant) -> list[Difference]:
-        """Look at one path; raises OSError where that cannot be done."""
-        status = self._compare.lstat(path)
+    def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
+        """What the look at one path says; raises OSError where that cannot be told."""
+        status = _status(looked, path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             return self._look_into(path, now)
         if status is None and path in self.ged.sweep:
@@ -221,7 +226,7 @@ class Intake:
         return differences
 
     def _examine_now(self, path: bytes, now: Instant) -> None:
-        self._apply(self._follow(Hint("look", path), now), now)
+        self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now), now)
 
     def _revisit(self, now: Instant) -> None:
         """Look again at documents that were overwritten while they were being sent, until they are not any more."""
@@ -340,7 +345,7 @@ class Intake:
         self._missed.update(effects.missed)
         self._revisits |= effects.revisit
         self._some_gone = self._some_gone or effects.some_gone
-        self.waiting.add(effects, now)
+        self.waiting.add(effects, now, self._steady())
 
     # -- departures
 
@@ -361,6 +366,13 @@ class Intake:
         if 0 <= now.wall - known.gone_at < GONE_FOR:
             return False
         return not self.ged.polling or self.ged.passed_from > known.gone_at
+
+
+def _status(looked: Looked, path: bytes) -> os.stat_result | None:
+    status = looked[path]
+    if isinstance(status, OSError):
+        raise status
+    return status
 
 
 def switch_off(journal: Journal, ged: bytes, patterns: Collection[str], switched: SwitchedFolders) -> None:

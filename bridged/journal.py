@@ -445,6 +445,7 @@ class Journal:
         sql.execute("PRAGMA journal_mode = WAL")
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA cache_size = -8000")
+        sql.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: the same ones are changed again and again
         return sql
 
     def _migrate(self) -> None:

@@ -16,8 +16,9 @@ RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (second
 class Lookout:
     """One observer for all GEDs. `watch` and `missed_one` may be called from any thread, the rest from one."""
 
-    def __init__(self, on_hint: Callable[[], None]) -> None:
+    def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
         self._on_hint = on_hint
+        self._is_ours = is_ours
         self._lock = threading.Lock()
         self._restarted_at = float("-inf")
         self._missed = False
@@ -74,7 +75,7 @@ class Lookout:
 
     def _observe(self) -> Watcher | None:
         try:
-            return Watcher(self._on_hint)
+            return Watcher(self._on_hint, self._is_ours)
         except OSError as error:
             self._tell_limit(f"no inotify instance ({error.strerror}); only sweeps find deposits")
             return None

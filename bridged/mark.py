@@ -1,8 +1,9 @@
 """The marker: the sidecar file beside a document that says it is validated.
 
-Written whole: temporary file, fsync, published under its name without replacing anything, fsync of the
-directory. Everything is relative to the directory's descriptor: whoever may write in a GED may plant links
-and files at the names used here, and must gain nothing by it.
+Written whole: temporary file (without a name where the file system knows such, so that a crash leaves nothing),
+fsync, published under its name without replacing anything, fsync of the directory. Everything is relative to the
+directory's descriptor: whoever may write in a GED may plant links and files at the names used here, and must gain
+nothing by it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ _NAMES: Final = 99
 _ALL_TAKEN: Final = "every name for its marker is taken by another file"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
+_DESCRIPTORS: Final = b"/proc/self/fd/"
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _RENAME_NOREPLACE: Final = 1
+_UNNAMED: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE: Final = 2
 _ENCODED: Final = json.JSONEncoder(ensure_ascii=False).encode
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -256,18 +260,41 @@ class _Draft:
     """A marker in its temporary file, not yet under its name. `fd` is open, and whoever holds the draft closes it."""
 
     fd: int
-    temporary: bytes
-    message_id: str
+    temporary: bytes  # its name; of a file without one, that by which the kernel knows the descriptor
+    marker: Marker
     number: int
     name: bytes
     like: os.stat_result
     published: bool = False
 
+    def write(self) -> None:
+        """Its content, as accessible as the document."""
+        content = self.marker.to_json()
+        while content:
+            content = content[os.write(self.fd, content) :]
+        with contextlib.suppress(OSError):  # best effort, like the owner later
+            os.fchmod(self.fd, self.like.st_mode & 0o666)
+
+    def publish(self, directory_fd: int) -> None:
+        """Under its name, replacing nothing (FileExistsError). Durable once the directory is synced."""
+        try:
+            _name(directory_fd, self.temporary, directory_fd, self.name)
+        except OSError as error:
+            if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
+                raise
+            os.close(self.fd)  # a file without a name gets one by a link alone
+            self.fd, self.temporary = _named(directory_fd, self.marker.message_id)
+            self.write()
+            os.fsync(self.fd)
+            _name(directory_fd, self.temporary, directory_fd, self.name)
+        self.published = True
+
     def leave(self, directory_fd: int) -> None:
         """Its end, whatever became of it."""
         try:
-            with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
-                os.unlink(self.temporary, dir_fd=directory_fd)
+            if not self.temporary.startswith(_DESCRIPTORS):
+                with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
+                    os.unlink(self.temporary, dir_fd=directory_fd)
             if self.published:
                 _give(self.fd, self.like)
         finally:
@@ -294,13 +321,9 @@ def _drafted(
 
 def _draft(directory_fd: int, marker: Marker, number: int, name: bytes, like: os.stat_result) -> _Draft:
     fd, temporary = _temporary(directory_fd, marker.message_id)
-    draft = _Draft(fd, temporary, marker.message_id, number, name, like)
+    draft = _Draft(fd, temporary, marker, number, name, like)
     try:
-        content = marker.to_json()
-        while content:
-            content = content[os.write(fd, content) :]
-        with contextlib.suppress(OSError):  # best effort, like the owner later
-            os.fchmod(fd, like.st_mode & 0o666)
+        draft.write()
     except BaseException:
         draft.leave(directory_fd)
         raise
@@ -312,10 +335,9 @@ def _published(directory_fd: int, draft: _Draft, names: Iterator[tuple[int, byte
     os.fsync(draft.fd)
     while True:
         with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
-            _name(directory_fd, draft.temporary, directory_fd, draft.name)
-            draft.published = True
+            draft.publish(directory_fd)
             return Written(draft.name, draft.number > 1)
-        draft.number, draft.name, stands = _next_name(directory_fd, draft.message_id, names)
+        draft.number, draft.name, stands = _next_name(directory_fd, draft.marker.message_id, names)
         if stands:
             return Written(draft.name, draft.number > 1)
 
@@ -351,6 +373,25 @@ def _give(fd: int, like: os.stat_result) -> None:
 
 def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
     """A new file of our own; what stands at its name already is left alone, whoever put it there."""
+    return _unnamed(directory_fd) or _named(directory_fd, message_id)
+
+
+def _unnamed(directory_fd: int) -> tuple[int, bytes] | None:
+    """One without a name; None where the file system knows no such file, or the kernel shows none in /proc."""
+    try:
+        fd = os.open(b".", _UNNAMED, 0o600, dir_fd=directory_fd)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED:
+            raise
+        return None
+    name = _DESCRIPTORS + b"%d" % fd
+    if os.path.lexists(name):
+        return fd, name
+    os.close(fd)
+    return None
+
+
+def _named(directory_fd: int, message_id: str) -> tuple[int, bytes]:
     stem = b".bridged-" + hashlib.sha256(message_id.encode()).hexdigest()[:16].encode()
     for number in ("", "-2", "-3", "-4", "-5", "-6", "-7", "-8"):
         name = stem + number.encode() + b".tmp"
@@ -377,18 +418,18 @@ def _copy(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) 
     draft = _draft(directory_fd, marker, 1, name, like)
     try:
         os.fsync(draft.fd)
-        _name(directory_fd, draft.temporary, directory_fd, name)
-        draft.published = True
+        draft.publish(directory_fd)
     finally:
         draft.leave(directory_fd)
 
 
 def _name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
     """Give a file another name, replacing nothing (FileExistsError). The old one goes only where there are no links."""
+    unnamed = old.startswith(_DESCRIPTORS)  # open(2), O_TMPFILE: the link in /proc is followed to the file itself
     try:
-        os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=False)
+        os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=unnamed)
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if unnamed or error.errno not in _NO_LINKS:
             raise
         _rename(old_fd, old, new_fd, new)
 

@@ -213,6 +213,8 @@ _ADDRESS: Final = re.compile(r'[^\x00-\x20\x7f-\U0010ffff,;:<>()\[\]"\\@]+@[^\x0
 
 
 def _one_line(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text
     return unicodedata.normalize("NFC", "".join("_" if _is_dangerous(c) else c for c in text))
 
 
@@ -264,15 +266,15 @@ _PART_HEADERS: Final = ("Content-Type", "Content-Transfer-Encoding", "Content-Di
 _SHAPE: Final = [*_HEADERS, "X-Bridged-Document", "Content-Type", *_BODY, *_PART_HEADERS, "", ""]
 _LETTER_SHAPE: Final = [*_HEADERS, "Content-Type", "Content-Transfer-Encoding", "", ""]
 _LINES: Final = Struct("76s" * 64)
-_LINE: Final = re.compile(r"[\x20-\x7e]{0,998}")
+_LINES_ONLY: Final = re.compile(r"(?:[\x20-\x7e]{0,998}\r\n)*")
 
 
 def _checked(block: str, wanted: Sequence[str] = _SHAPE) -> bytes:
     """The block as bytes, if it has exactly the lines it should have: each header once and in its place."""
-    lines = block.split("\r\n")
-    if not all(_LINE.fullmatch(line) for line in lines):
+    if not _LINES_ONLY.fullmatch(block):
         raise UnsafeHeader("A header line holds a forbidden character, or is too long.")
-    shape = [line if line in _BODY else line.partition(": ")[0] for line in lines if not line.startswith(" ")]
+    lines = block.split("\r\n")
+    shape = [line if line in _BODY else line.partition(": ")[0] for line in lines if line[:1] != " "]
     if shape != wanted:
         raise UnsafeHeader("The header block does not have the lines it should have.")
     return block.encode("ascii")

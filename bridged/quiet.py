@@ -47,15 +47,22 @@ class Calm:
         return max(0.0, now - self.since)
 
 
+def tail_wanted(name: bytes, head: bytes) -> int:
+    """How many of its last bytes `looks_whole` wants to see: none of most files."""
+    if _is_pdf(name, head):
+        return _PDF_TAIL
+    return TAIL if head.startswith((b"\xff\xd8\xff", _MAGIC[b"png"], b"PK\x03\x04", _ZIP_END)) else 0
+
+
 def looks_whole(name: bytes, size: int, head: bytes, tail: bytes) -> bool:
     """False if a PDF, JPEG, PNG or ZIP is visibly cut off, or not begun; other types count as whole.
 
-    The type is told by `head`, the first HEAD bytes (or all); `tail` is the last TAIL bytes (or all). The
+    The type is told by `head`, the first HEAD bytes (or all); `tail` is the last `tail_wanted` bytes (or all). The
     name only helps where there is no telling yet: the start of the file is still missing.
     """
     if not size or _is_not_begun(name, head):
         return False
-    if re.match(rb"[\s\xef\xbb\xbf]*%PDF-", head) or (_extension(name) == b"pdf" and b"%PDF-" in head):
+    if _is_pdf(name, head):
         return b"%%EOF" in tail[-_PDF_TAIL:]
     if head.startswith(b"\xff\xd8\xff"):
         return _jpeg_is_whole(size, head, tail)
@@ -64,6 +71,10 @@ def looks_whole(name: bytes, size: int, head: bytes, tail: bytes) -> bool:
     if head.startswith((b"PK\x03\x04", _ZIP_END)):
         return _zip_is_whole(tail)
     return True
+
+
+def _is_pdf(name: bytes, head: bytes) -> bool:
+    return bool(re.match(rb"[\s\xef\xbb\xbf]*%PDF-", head)) or (_extension(name) == b"pdf" and b"%PDF-" in head)
 
 
 def _extension(name: bytes) -> bytes:

@@ -44,7 +44,8 @@ class Content(Protocol):
 class Whole:
     """A document that was read at once, and found to be one version."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, sha256: str) -> None:
+        self.sha256 = sha256
         self._data = data
         self._at = 0
 
@@ -59,7 +60,7 @@ class Whole:
 
     def rewind(self) -> Whole:
         """The same, to be read from its beginning."""
-        return Whole(self._data)
+        return Whole(self._data, self.sha256)
 
 
 class _Streamed:
@@ -110,7 +111,9 @@ class Reading:
             yield streamed
 
     def sha256(self, document: Document, ahead: Whole | Exception | None) -> str:
-        """The digest of its bytes: once more than is needed to send it. Raises as `content` does."""
+        """The digest of its bytes, which may mean to read it once more than to send it. Raises as `content` does."""
+        if isinstance(ahead, Whole):
+            return ahead.sha256
         digest = hashlib.sha256()
         with self.content(document, ahead) as content:
             while block := content.read(BLOCK):
@@ -120,7 +123,7 @@ class Reading:
 
     def _opened(self, document: Document) -> BinaryIO:
         with self._shares.at(document.ged, document.path) as root_fd:
-            with files.directories(root_fd, document.relative.rpartition(b"/")[0]) as (fd,):
+            with files.passage(root_fd, document.relative.rpartition(b"/")[0]) as fd:
                 self._require_unmarked(fd, document)
             return files.open_document(root_fd, document.relative)
 
@@ -136,7 +139,7 @@ class Reading:
             try:
                 with (
                     self._shares.at(here[0].ged, here[0].path) as root_fd,
-                    files.directories(root_fd, here[0].relative.rpartition(b"/")[0]) as (fd,),
+                    files.passage(root_fd, here[0].relative.rpartition(b"/")[0]) as fd,
                 ):
                     for document in here:
                         read[document.seq] = self._read(fd, document)
@@ -149,19 +152,21 @@ class Reading:
         self._patience.beat()
         try:
             self._require_unmarked(directory_fd, document)
-            with files.open_document(directory_fd, document.name, buffered=False) as file:
-                _require_same(os.fstat(file.fileno()), document)
-                data = _read_whole(file, document.stamp.size)
-                _require_same(os.fstat(file.fileno()), document)
+            with files.opened(directory_fd, document.name) as (fd, status):
+                _require_same(status, document)
+                data = _read_whole(fd, document.stamp.size)
+                _require_same(os.fstat(fd), document)
         except (OSError, Changed, Marked) as error:
             return error
-        return Whole(data) if len(data) == document.stamp.size else Changed()
+        if len(data) != document.stamp.size:
+            return Changed()
+        return Whole(data, hashlib.sha256(data).hexdigest())
 
 
-def _read_whole(file: BinaryIO, size: int) -> bytes:
-    """The file, or a byte more than `size`: then it has grown."""
-    data = file.read(size + 1)
-    while len(data) <= size and (more := file.read(size + 1 - len(data))):
+def _read_whole(fd: int, size: int) -> bytes:
+    """So many bytes, or all where there are fewer. That there are no more, the file's size tells."""
+    data = os.read(fd, size)
+    while len(data) < size and (more := os.read(fd, size - len(data))):
         data += more
     return data
 

@@ -123,11 +123,14 @@ class Relay:
         size: int,
         chunks: Iterator[bytes],
         before_dot: Callable[[], None],
+        *,
+        at_once: bool = False,
     ) -> Outcome:
         """Send one mail and say what came of it: Uncertain only if the final dot had left and no answer came.
 
-        `before_dot` is called after the last byte of the body was handed over and before the dot. When it or
-        `chunks` raises, the line is cut without a dot (the relay discards the mail) and the exception rises.
+        `before_dot` is called after the last byte of the body was handed over and before the dot; with `at_once`
+        before the last of the `chunks`, which the dot goes along with. When it or `chunks` raises, the line is cut
+        without a dot (the relay discards the mail) and the exception rises.
         """
         most = self._smtp.size_limit
         if most is not None and size > most:  # known without asking, so no session is opened or touched for it
@@ -135,7 +138,7 @@ class Relay:
             return Refused(words, certain=True)
         try:
             session = self._envelope(sender, collection_email, size)
-            outcome = self._body(session, chunks, before_dot)
+            outcome = self._body(session, _with_dot(chunks, before_dot, at_once=at_once))
             reusable = _in_step(outcome)
         except _Ended as ended:
             outcome, reusable = ended.outcome, ended.reusable
@@ -248,21 +251,17 @@ class Relay:
                 return False
         return refused in (Phase.RCPT, Phase.DATA)
 
-    def _body(self, session: _Session, chunks: Iterator[bytes], before_dot: Callable[[], None]) -> Outcome:
+    def _body(self, session: _Session, pieces: Iterator[tuple[bytes, bytes]]) -> Outcome:
         wire, timeout = session.wire, self._smtp.timeout
-        last = b"\r\n"
         try:
-            for chunk in chunks:
-                wire.send(_stuffed(chunk, last), timeout, heed=True)
-                last = (last + chunk)[-2:]
-            before_dot()
-            before = wire.sent
-            try:
-                wire.send(b".\r\n" if last == b"\r\n" else b"\r\n.\r\n", timeout, heed=True)
-            except Lost as lost:
-                if wire.sent == before:
-                    raise  # not a byte of the dot has left
-                return Uncertain(self._line(f"was lost in the final dot: {lost}"))
+            for text, dot in pieces:
+                without_dot = wire.sent + len(text)
+                try:
+                    wire.send(text + dot if dot else text, timeout, heed=True)
+                except Lost as lost:
+                    if wire.sent <= without_dot:
+                        raise  # not a byte of the dot has left
+                    return Uncertain(self._line(f"was lost in the final dot: {lost}"))
         except Interrupted:
             reply = wire.reply(timeout)
             raise _Ended(self._classified(Phase.UPLOAD, reply)) from None
@@ -473,10 +472,31 @@ def _path(command: str, address: str) -> bytes:
     return f"{command}<{address}>".encode("ascii")
 
 
+def _with_dot(
+    chunks: Iterator[bytes], before_dot: Callable[[], None], *, at_once: bool
+) -> Iterator[tuple[bytes, bytes]]:
+    """What is to be sent: pieces of the text, the last of them with the final dot."""
+    kept, last = b"", b"\r\n"
+    for chunk in chunks:
+        if kept:
+            yield kept, b""
+        kept, last = _stuffed(chunk, last), (last + chunk[-2:])[-2:]
+        if not at_once:
+            yield kept, b""
+            kept = b""
+    before_dot()
+    yield kept, b".\r\n" if last == b"\r\n" else b"\r\n.\r\n"
+
+
 def _stuffed(chunk: bytes, before: bytes) -> bytes:
     """RFC 5321 4.5.2. Our mails have no line that starts with a dot; if one had, the mail would end there."""
-    stuffed = chunk.replace(b"\n.", b"\n..")
-    return b"." + stuffed if chunk.startswith(b".") and before.endswith(b"\n") else stuffed
+    at = chunk.find(b".")
+    while at >= 0:  # dots alone are found quickly, and base64 has none
+        if (chunk[at - 1 : at] or before[-1:]) == b"\n":
+            stuffed = chunk.replace(b"\n.", b"\n..")
+            return b"." + stuffed if chunk.startswith(b".") and before.endswith(b"\n") else stuffed
+        at = chunk.find(b".", at + 1)
+    return chunk
 
 
 def _features(text: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from bridged.admit import is_leftover
 from bridged.folders import SwitchedFolders
 from bridged.intake import Intake, switch_off
 from bridged.journal import Journal
@@ -77,14 +78,16 @@ class Rounds:
         self._wake = wake
         self._on_queued = on_queued
         self._clock = clock
-        self._lookout = Lookout(wake)
+        self._lookout = Lookout(wake, self._is_ours)
         self._switched = SwitchedFolders(())
+        self._settings: Settings | None = None
         self._seats: dict[bytes, _Seat] = {}
         self._left: list[_Seat] = []
 
     def configure(self, settings: Settings, *, start: bool) -> None:
         """Put a configuration in force, in each GED from its next turn on."""
         self._switched = SwitchedFolders(settings.clients, settings.ignore)
+        self._settings = settings
         recorded: dict[bytes, set[str]] = {}
         for ged, pattern in self._journal.read(lambda tx: tx.folders()):
             recorded.setdefault(ged, set()).add(pattern)
@@ -103,6 +106,10 @@ class Rounds:
             starting = start or (seat.order is not None and seat.order.start)  # an order that was never taken
             seat.order = _Order(client, settings, self._switched, frozenset(recorded.get(ged, ())), starting)
             seat.due = 0.0
+
+    def _is_ours(self, name: bytes) -> bool:
+        """Whether a file of that name is a marker, or a marker's beginning."""
+        return is_leftover(name) or (self._settings is not None and self._settings.ignored(name) == "marker")
 
     def _new_seat(self, ged: bytes) -> _Seat:
         mounted = self._journal.read(lambda tx: tx.mounted(ged))

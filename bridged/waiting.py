@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import chain
 from queue import Empty, SimpleQueue
-from typing import BinaryIO, Final
+from typing import Any, Final
 
 from bridged import files, mark
 from bridged.admit import looks_like_marker
@@ -16,7 +19,7 @@ from bridged.journal import Journal, Transaction
 from bridged.known import REPLACED, split
 from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
-from bridged.quiet import HEAD, TAIL, Calm, looks_whole
+from bridged.quiet import HEAD, Calm, looks_whole, tail_wanted
 from bridged.settings import Settings
 from bridged.shares import Shares
 
@@ -43,6 +46,15 @@ class _Ready:
     marker: mark.Marker | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What is told of a document once the commit is on the disk."""
+
+    event: str
+    document: Document
+    fields: dict[str, Any]
+
+
 class Waiting:
     """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
 
@@ -57,6 +69,7 @@ class Waiting:
         self._on_queued = on_queued
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
+        self._plans: list[tuple[float, int]] = []  # a heap: when to look at which deposit
         self._saves: dict[bytes, Calm] = {}
         self._returned: SimpleQueue[int] = SimpleQueue()
         self.due = 0.0
@@ -74,7 +87,7 @@ class Waiting:
             lambda tx: list(tx.documents("state = 'waiting' AND ged = ?", (self._ged,)))
         ):
             if self._switched.place(document.directory) is not None:
-                self._deposits[document.seq] = _Deposit(document.path)
+                self._plan(document.seq, self._deposits.setdefault(document.seq, _Deposit(document.path)), 0.0)
                 say_document("document_resumed", document, state="waiting")
 
     def again(self, seq: int) -> None:
@@ -82,107 +95,151 @@ class Waiting:
         self._returned.put(seq)
         self.due = 0.0
 
-    def add(self, effects: Effects, now: Instant) -> None:
-        """Take up what a commit has left to wait for."""
-        for seq, path in effects.waiting.items():
+    def add(self, effects: Effects, now: Instant, looked: float) -> None:
+        """Take up what a commit has left to wait for. `looked`: by when what it tells of had been looked at."""
+        for seq, (path, stamp) in effects.waiting.items():
             deposit = self._deposits.setdefault(seq, _Deposit(path))
             deposit.path = path
-            deposit.due = min(deposit.due, now.steady)
-            self.due = 0.0
+            if stamp is not None and deposit.calm is None:
+                deposit.calm = Calm(stamp, looked)
+                self._plan(seq, deposit, looked + self._settings.watch.quiet)
+            else:
+                self._plan(seq, deposit, now.steady)
         for path in effects.unchanged:
             self._saves.pop(path, None)
         for path, stamp in effects.changed.items():
             self._saves[path] = Calm(stamp, now.steady)
-            self.due = 0.0
+            self.due = min(self.due, now.steady + self._settings.watch.quiet)
 
     def step(self, now: Instant, examine: Callable[[bytes, Instant], None]) -> None:
         """Look at what is due: queue what is quiet, tell of saves that have ended."""
-        self._take_returned()
+        self._take_returned(now)
         if self.due > now.steady:
             return
         ready: dict[int, _Ready] = {}
         mistakes: list[Exception] = []
-        for seq, deposit in list(self._deposits.items()):
-            if deposit.due <= now.steady and len(ready) < BATCH:
-                self._beat()
-                try:
-                    verdict = self._look(seq, deposit, now, examine)
-                except Exception as error:  # noqa: BLE001 - raised below: one deposit must not stop the others
-                    mistakes.append(error)
-                    continue
-                if verdict is not None:
-                    ready[seq] = verdict
+        for group in self._take_due(now):
+            self._look_at(group, now, ready, mistakes, examine)
         if ready:
-            self._journal.write(lambda tx: self._decide_all(tx, ready, now))
-            self._tell(ready)
+            outcomes = self._journal.write(lambda tx: [self._decide(tx, seq, what, now) for seq, what in ready.items()])
+            self._tell(ready, outcomes)
         self._tell_saves(now)
-        dues = [d.due for d in self._deposits.values()]
-        dues += [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
-        self.due = min(dues, default=float("inf"))
+        dues = [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
+        self.due = min([*dues, *(due for due, _ in self._plans[:1])], default=float("inf"))
         if mistakes:
             raise mistakes[0]
 
-    def _take_returned(self) -> None:
+    def _plan(self, seq: int, deposit: _Deposit, due: float) -> None:
+        """Look at it then. An earlier plan is void; it stays in the heap, and is passed over."""
+        deposit.due = due
+        heappush(self._plans, (due, seq))
+        self.due = min(self.due, due)
+
+    def _take_due(self, now: Instant) -> list[list[tuple[int, _Deposit]]]:
+        """What is due, by directory, so that each is reached once; each to be looked at again unless it gets ready."""
+        groups: dict[bytes, list[tuple[int, _Deposit]]] = {}
+        for _ in range(BATCH):
+            if not self._plans or self._plans[0][0] > now.steady:
+                break
+            due, seq = heappop(self._plans)
+            deposit = self._deposits.get(seq)
+            if deposit is not None and deposit.due == due:
+                groups.setdefault(split(deposit.path)[0], []).append((seq, deposit))
+        for seq, deposit in chain.from_iterable(groups.values()):
+            self._plan(seq, deposit, now.steady + LOOK_AGAIN)
+        return list(groups.values())
+
+    def _take_returned(self, now: Instant) -> None:
         try:
             while True:
                 seq = self._returned.get_nowait()
                 document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
-                if document is not None and document.state is State.WAITING:
-                    self._deposits.setdefault(seq, _Deposit(document.path))  # it may have been renamed since
-                self.due = 0.0
+                if document is not None and document.state is State.WAITING:  # it may have been renamed since
+                    self._plan(seq, self._deposits.setdefault(seq, _Deposit(document.path)), now.steady)
         except Empty:
             return
 
     # -- one look
 
-    def _look(
-        self, seq: int, deposit: _Deposit, now: Instant, examine: Callable[[bytes, Instant], None]
-    ) -> _Ready | None:
-        deposit.due = now.steady + LOOK_AGAIN
+    def _look_at(
+        self,
+        group: list[tuple[int, _Deposit]],
+        now: Instant,
+        ready: dict[int, _Ready],
+        mistakes: list[Exception],
+        examine: Callable[[bytes, Instant], None],
+    ) -> None:
+        """Look at the deposits of one directory. What stands in the way of one of them must not stop the others."""
+        path, left = group[0][1].path, deque(group)
         try:
-            with self._shares.at(self._ged, deposit.path) as root_fd:
-                return self._observe(root_fd, seq, deposit, deposit.path[len(self._ged) + 1 :], now)
-        except PermissionError as error:
+            with (
+                self._shares.at(self._ged, path) as root_fd,
+                files.passage(root_fd, split(path)[0][len(self._ged) + 1 :]) as fd,
+            ):
+                while left:
+                    self._look(fd, *left.popleft(), now, ready, mistakes, examine)
+        except OSError as error:
+            for seq, deposit in left:
+                self._meet(error, seq, deposit, now, examine)
+
+    def _look(
+        self,
+        directory_fd: int,
+        seq: int,
+        deposit: _Deposit,
+        now: Instant,
+        ready: dict[int, _Ready],
+        mistakes: list[Exception],
+        examine: Callable[[bytes, Instant], None],
+    ) -> None:
+        self._beat()
+        try:
+            verdict = self._observe(directory_fd, seq, deposit, split(deposit.path)[1], now)
+            if verdict is not None:
+                ready[seq] = verdict
+        except OSError as error:
+            self._meet(error, seq, deposit, now, examine)
+        except Exception as error:  # noqa: BLE001 - raised by `step`, when the others have had their look
+            mistakes.append(error)
+
+    def _meet(
+        self, error: OSError, seq: int, deposit: _Deposit, now: Instant, examine: Callable[[bytes, Instant], None]
+    ) -> None:
+        if isinstance(error, PermissionError):
             self._unreadable(seq, deposit, error)
-        except OSError:  # gone, replaced by a link, or the share is away: intake finds out which
+        else:  # gone, replaced by a link, or the share is away: intake finds out which
             examine(deposit.path, now)
             self._drop_if_over(seq)
-        return None
 
-    def _observe(self, root_fd: int, seq: int, deposit: _Deposit, relative: bytes, now: Instant) -> _Ready | None:
+    def _observe(self, directory_fd: int, seq: int, deposit: _Deposit, name: bytes, now: Instant) -> _Ready | None:
         watch = self._settings.watch
-        stamp = files.stamp_of(files.lstat(root_fd, relative))
+        stamp = files.stamp_of(os.lstat(name, dir_fd=directory_fd))
         deposit.calm = (deposit.calm or Calm(stamp, now.steady)).observe(stamp, now.steady)
         calm_for = deposit.calm.quiet_for(now.steady)
         if calm_for < watch.quiet:
-            deposit.due = deposit.calm.since + watch.quiet
+            self._plan(seq, deposit, deposit.calm.since + watch.quiet)
             return None
-        with files.open_document(root_fd, relative) as document:
+        with files.opened(directory_fd, name) as (fd, _):
             if stamp.size == 0:
                 return None
-            unfinished = _unfinished(document, relative, stamp)
+            head = os.pread(fd, HEAD, 0)
+            unfinished = _unfinished(fd, name, stamp, head)
             if unfinished and calm_for < watch.quiet_limit:
                 return None
-            if stamp.size <= MARKER_AT_MOST and looks_like_marker(_head(document)):
+            if stamp.size <= MARKER_AT_MOST and looks_like_marker(head):
                 return _Ready(stamp, ignored="it is a copy of a marker")
-            return _Ready(stamp, unfinished, marker=self._own_marker(root_fd, seq, relative, document, stamp))
+            return _Ready(stamp, unfinished, marker=self._own_marker(directory_fd, seq, name, fd, stamp))
 
-    def _own_marker(
-        self, root_fd: int, seq: int, relative: bytes, document: BinaryIO, stamp: Stamp
-    ) -> mark.Marker | None:
+    def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> mark.Marker | None:
         """A valid marker beside the very bytes it speaks of, without a row of its own: the journal was lost."""
-        directory, _, name = relative.rpartition(b"/")
         options = self._settings.marker
-        fd = files.open_directory(root_fd, directory)
-        try:
-            marker = mark.find(fd, name, options.suffix, options.hidden)
-        finally:
-            os.close(fd)
+        marker = mark.find(directory_fd, name, options.suffix, options.hidden)
         if marker is None or marker.size != stamp.size:
             return None
         if self._journal.read(lambda tx: tx.message_id_known(marker.message_id, but=seq)):
             return None
-        return marker if files.sha256(document) == marker.sha256 else None
+        with open(fd, "rb", closefd=False) as document:
+            return marker if files.sha256(document) == marker.sha256 else None
 
     def _unreadable(self, seq: int, deposit: _Deposit, error: PermissionError) -> None:
         if "permission" in deposit.told:
@@ -199,53 +256,37 @@ class Waiting:
 
     # -- what a look came to
 
-    def _decide_all(self, tx: Transaction, ready: dict[int, _Ready], now: Instant) -> None:
-        for seq, what in ready.items():
-            self._decide(tx, seq, what, now)
-
-    def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> None:
+    def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> _Decided | None:
+        """What became of it, and how that is told; None where nothing is decided yet."""
         document = tx.document(seq)
-        if document is None or document.state is not State.WAITING or document.path != self._deposits[seq].path:
-            return
+        if document is None or document.state is not State.WAITING:
+            self._deposits.pop(seq, None)  # intake has found out something else, and said so
+            return None
         standing = tx.standing(document.path, seq)
-        if standing == "moved":
-            return  # what is at its path is another one
+        if document.path != self._deposits[seq].path or standing == "moved":
+            return None  # what is at its path is another one
         if standing == "replaced":
             tx.move(seq, State.WAITING, State.WITHDRAWN, reason=REPLACED)
-            return
+            return _Decided("document_withdrawn", document, {"reason": REPLACED})
         if ready.ignored:
             tx.move(seq, State.WAITING, State.WITHDRAWN, reason=ready.ignored)
             tx.know(document.path, ready.stamp, None)
-        elif ready.marker is not None:
+            return _Decided("document_ignored", document, {"reason": ready.ignored})
+        if ready.marker is not None:
             _adopt(tx, document, ready.marker, now)
-        else:
-            tx.move(
-                seq,
-                State.WAITING,
-                State.QUEUED,
-                stamp=ready.stamp,
-                queued_at=now.wall,
-                due_at=0.0,
-                reason=ready.warning,
-            )
-            tx.know(document.path, ready.stamp, seq)
+            return _Decided("document_validated", document, {"reason": ADOPTED})
+        columns = {"queued_at": now.wall, "due_at": 0.0, "reason": ready.warning}
+        tx.move(seq, State.WAITING, State.QUEUED, stamp=ready.stamp, **columns)
+        tx.know(document.path, ready.stamp, seq)
+        warning = {"warning": ready.warning, "level": "warning"} if ready.warning else {}
+        return _Decided("document_queued", document, {"size": ready.stamp.size, **warning})
 
-    def _tell(self, ready: dict[int, _Ready]) -> None:
-        for seq, what in ready.items():
-            document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
-            if document is None or document.state is State.WAITING:
-                continue
-            self._deposits.pop(seq, None)
-            if document.state is State.VALIDATED:
-                say_document("document_validated", document, reason=document.reason)
-            elif what.ignored:
-                say_document("document_ignored", document, reason=what.ignored)
-            elif document.state is State.WITHDRAWN:
-                say_document("document_withdrawn", document, reason=document.reason)
-            else:
-                warning = {"warning": what.warning, "level": "warning"} if what.warning else {}
-                say_document("document_queued", document, size=what.stamp.size, **warning)
-        self._on_queued()
+    def _tell(self, ready: Iterable[int], outcomes: Iterable[_Decided | None]) -> None:
+        self._on_queued()  # first: the line may be slow
+        for seq, outcome in zip(ready, outcomes, strict=True):
+            if outcome is not None:
+                self._deposits.pop(seq, None)
+                say_document(outcome.event, outcome.document, **outcome.fields)
 
     def _tell_saves(self, now: Instant) -> None:
         quiet = self._settings.watch.quiet
@@ -279,19 +320,10 @@ def _adopt(tx: Transaction, document: Document, marker: mark.Marker, now: Instan
     )
 
 
-def _unfinished(document: BinaryIO, name: bytes, stamp: Stamp) -> str:
+def _unfinished(fd: int, name: bytes, stamp: Stamp, head: bytes) -> str:
     """Why a quiet deposit does not look finished; empty when it does."""
-    if files.has_writer(document.fileno()):
+    if files.has_writer(fd):
         return "still open for writing"
-    head, tail = _head(document), _tail(document, stamp.size)
+    wanted = tail_wanted(name, head)
+    tail = os.pread(fd, wanted, max(0, stamp.size - wanted)) if wanted else b""
     return "" if looks_whole(name, stamp.size, head, tail) else "looks cut off"
-
-
-def _head(document: BinaryIO) -> bytes:
-    document.seek(0)
-    return document.read(HEAD)
-
-
-def _tail(document: BinaryIO, size: int) -> bytes:
-    document.seek(max(0, size - TAIL))
-    return document.read(TAIL)

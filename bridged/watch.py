@@ -53,6 +53,14 @@ MASK: Final = Mask(
     | InotifyConstants.IN_ONLYDIR
     | InotifyConstants.IN_DONT_FOLLOW
 )
+# What may have happened to a document under a name of ours: a person has renamed it so, or deleted it.
+_NOT_PASSED_OVER: Final = (
+    InotifyConstants.IN_MOVED_FROM
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_DELETE
+    | InotifyConstants.IN_ISDIR
+)
+GATHER: Final = 0.005  # seconds; the kernel keeps 16,384 events, and a wake-up for each costs more than the event
 # Both halves of a rename are queued together (inotify(7)); a lone half means that the file left the folders.
 PAIR_WITHIN: Final = 0.05
 
@@ -66,12 +74,34 @@ class Hint:
     dest: bytes = b""
 
 
+class GatheringInotify(InotifyFD):
+    """watchdog's reader of the kernel's queue; in a burst it lets events gather, which are read together."""
+
+    _more = False
+
+    def read_events(self, **options: Any) -> list[InotifyEvent]:
+        """As watchdog's: waits for events. The first after a rest is read at once."""
+        if self._more:
+            self.stopped_event.wait(GATHER)
+        events = super().read_events(**options)
+        self._more = len(events) > 0
+        return events
+
+
 class DirectoryEmitter(EventEmitter):
     """A watchdog emitter over single directories that are added and dropped at any time."""
 
-    def __init__(self, *args: Any, inotify: InotifyFD, on_lost: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        inotify: InotifyFD,
+        on_lost: Callable[[], None],
+        is_ours: Callable[[bytes], bool],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._inotify = inotify
+        self._is_ours = is_ours
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._paths: dict[WatchDescriptor, bytes] = {}
@@ -94,8 +124,8 @@ class DirectoryEmitter(EventEmitter):
 
     def on_event(self, event: InotifyEvent) -> None:
         """One event of the kernel, turned into one of watchdog's."""
-        if is_leftover(event.name):
-            return  # our own, and several for each document: nobody wants to look there
+        if event.name and not (event.mask & _NOT_PASSED_OVER) and self._is_ours(event.name):
+            return  # several for each document that leaves, and nobody wants to look there
         with self._lock:
             directory = self._paths.get(event.wd)
         if directory is None:
@@ -146,6 +176,8 @@ class DirectoryEmitter(EventEmitter):
             self.queue_event(DirDeletedEvent(path) if event.is_directory else FileDeletedEvent(path))
 
     def _tell(self, event: InotifyEvent, path: bytes) -> None:
+        if event.is_delete and is_leftover(event.name):
+            return
         if event.is_delete:
             self.queue_event(DirDeletedEvent(path) if event.is_directory else FileDeletedEvent(path))
         elif event.is_close_write:
@@ -176,13 +208,17 @@ class _ToHints(FileSystemEventHandler):
 class Watcher:
     """The observer with its queue of hints. `on_hint` is called from another thread whenever there is one."""
 
-    def __init__(self, on_hint: Callable[[], None]) -> None:
-        """Raises OSError when the kernel grants no inotify instance."""
+    def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
+        """`is_ours` tells a name that only bridged gives. Raises OSError when the kernel grants no inotify instance."""
         self._hints: SimpleQueue[Hint] = SimpleQueue()
         self._on_hint = on_hint
-        self._inotify = InotifyFD()
+        self._inotify = GatheringInotify()
         self._observer = BaseObserver(
-            DirectoryEmitter, timeout=1.0, inotify=self._inotify, on_lost=lambda: self._put(Hint("lost"))
+            DirectoryEmitter,
+            timeout=1.0,
+            inotify=self._inotify,
+            on_lost=lambda: self._put(Hint("lost")),
+            is_ours=is_ours,
         )
         watch = self._observer.schedule(_ToHints(self._put), "/", recursive=False)
         self._emitter: Any = self._observer._emitter_for_watch[watch]  # noqa: SLF001 - no public way

@@ -29,6 +29,7 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._poll = select.poll()
         self._buffer = bytearray()
         self.sent = 0
 
@@ -75,7 +76,8 @@ class Wire:
         """Read what comes before the deadline, which holds for a line that is never silent as well."""
         if time.monotonic() > deadline:
             raise Lost("no answer in time")
-        if not self._read():
+        # Of what TLS has read already poll(2) knows nothing; else what was just asked for is hardly here yet.
+        if not (isinstance(self._sock, ssl.SSLSocket) and self._read()):
             self._wait(select.POLLIN, deadline)
             self._read()
 
@@ -99,9 +101,8 @@ class Wire:
         return True
 
     def _wait(self, events: int, deadline: float) -> None:
-        poll = select.poll()
-        poll.register(self._sock, events)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        self._poll.register(self._sock, events)
+        if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise Lost("no answer in time")
 
     def _broken(self, error: OSError, *, heed: bool) -> NoReturn:
