@@ -162,6 +162,7 @@ class Comparison:
         try:
             left = self._left(path, stamp)
         except OSError:  # it cannot be told which file it is: judged when it can
+            self._ged.doubted.add(split(path)[0])
             return []
         return [lambda changes: changes.found(place, path, stamp, unknown, left)]
 

@@ -46,7 +46,7 @@ _LOCAL: Final = frozenset(
 )
 
 
-_INODE_BITS = (1 << 63) - 1
+INODE_BITS = (1 << 63) - 1
 
 
 class NotRegular(OSError):
@@ -181,7 +181,7 @@ def remove(root_fd: int, relative: bytes) -> None:
 def stamp_of(status: os.stat_result) -> Stamp:
     """The part of a stat result that bridged compares."""
     # FUSE and CIFS use all 64 bits of an inode number; SQLite's integers have a sign.
-    return Stamp(status.st_ino & _INODE_BITS, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return Stamp(status.st_ino & INODE_BITS, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def kind_of(mode: int) -> str:

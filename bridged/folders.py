@@ -81,6 +81,7 @@ class SwitchedFolders:
             for ged, client in self._clients.items()
         }
         self._cache: dict[bytes, Place | None] = {}
+        self._places: dict[tuple[bytes, str], Place] = {}  # one for each folder, not for each directory
 
     def ged_of(self, path: bytes) -> bytes | None:
         """The GED that a path is in."""
@@ -115,5 +116,8 @@ class SwitchedFolders:
                 off = any(matches(e, inner) for e in excluded) or any(
                     ignored_directory(part, self._ignore) for part in inner
                 )
-                return None if off else Place(self._clients[ged], folder, b"/".join([ged, *parts[:depth]]))
+                return None if off else self._place(ged, folder, b"/".join([ged, *parts[:depth]]))
         return None
+
+    def _place(self, ged: bytes, folder: SwitchedFolder, root: bytes) -> Place:
+        return self._places.setdefault((root, folder.path), Place(self._clients[ged], folder, root))

@@ -55,6 +55,8 @@ class Ged:
     took: float = 0.0  # seconds of work in the pass under way
     full: bool = True
     in_force: bool = False  # every folder has had its first complete pass
+    remembered: bool = False  # the first pass need not read what is as an earlier daemon has left it
+    doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
     retired: bool = False  # no longer configured: a turn under way must conclude nothing any more
     former: Former | None = None  # what the configuration before excluded, until a pass has met what that held
@@ -104,7 +106,7 @@ class Ged:
         self.patience.locate(self.path, here.place)
         if before is not None and not before.same(here):
             self.sweep.forget()
-            self.full = True
+            self.full, self.remembered = True, False
             self.unknown = dict.fromkeys(self.unknown, "existing")
             self.in_force = False
             self.other[self.path] = True

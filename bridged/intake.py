@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal
 
-from bridged import files
+from bridged import __version__, files
 from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
@@ -21,10 +22,11 @@ from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
-from bridged.sweep import Sweep
+from bridged.sweep import Sweep, Times
 from bridged.waiting import Waiting
 from bridged.watch import Hint
 
+TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
 SLICE: Final = 0.2  # seconds of one pass before hints and quiet documents get their turn
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
@@ -99,7 +101,44 @@ class Intake:
         self.waiting.configure(settings, switched)
         if start:
             ged.starting = True
+            self._remember()
             self.waiting.resume()
+        ged.sweep.forget_off()
+
+    def _remember(self) -> None:
+        """What the last daemon has read by the same rules, and is as it was, need not be read again.
+
+        Where what is overwritten is sent, it must be: what was overwritten meanwhile is not retroactive either.
+        """
+        ged = self.ged
+        rules, times = self._journal.read(lambda tx: (tx.kept(_key(ged.path)), tx.times_below(ged.path)))
+        if rules == self._rules() and self._settings.on_overwrite == "ignore" and times:
+            ged.sweep.remember(Times(*one) for one in times)
+            ged.remembered = True
+
+    def _rules(self) -> str:
+        """All that decides which files of the GED are known when its directories have been read."""
+        settings = self._settings
+        folders = [folder.model_dump_json() for folder in self.ged.client.switched_folders]
+        rules = [__version__, settings.ignore, settings.marker.suffix, settings.marker.hidden, *folders]
+        return hashlib.sha256(repr(rules).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _keep_times(self) -> None:
+        """What a pass has read is in the journal now. Not of a server's directories, whose clock is another one."""
+        ged = self.ged
+        settled, void = ged.sweep.read_since()
+        if ged.polling:
+            settled, void = [], void + [one.directory for one in settled]
+        settled = [one for one in settled if one.directory not in ged.doubted]
+        void += ged.doubted
+        ged.doubted.clear()
+        rules, key = self._rules(), _key(ged.path)
+        if settled or void or self._journal.read(lambda tx: tx.kept(key)) != rules:
+            for start in range(0, max(1, len(settled)), TIMES):
+                part = settled[start : start + TIMES]
+                self._journal.write(lambda tx, p=part: tx.keep_times(p, void))  # type: ignore[misc]
+                ged.patience.beat()
+            self._journal.write(lambda tx: tx.keep(key, rules))
 
     def _remember_former(self, client: Client, settings: Settings, *, start: bool) -> None:
         """What an exclusion or an ignored name kept out until now is not new when that is lifted."""
@@ -256,7 +295,7 @@ class Intake:
         if not ged.reach(self._settings.watch.mode):
             ged.due = now.steady + min(self._interval(), AWAY)
             return
-        ged.full = ged.full or not ged.in_force or now.steady >= ged.full_due
+        ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
         ged.unread.clear()
         ged.failed = False
@@ -287,9 +326,12 @@ class Intake:
             ged.read_all()
             ged.due = now.steady + TRY_AGAIN
             return
+        ged.sweep.forget_unmet()
+        ged.remembered = False
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
         ged.complete()
+        self._keep_times()
         self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True
@@ -366,6 +408,11 @@ class Intake:
         if 0 <= now.wall - known.gone_at < GONE_FOR:
             return False
         return not self.ged.polling or self.ged.passed_from > known.gone_at
+
+
+def _key(ged: bytes) -> str:
+    """Under which the journal keeps by which rules a GED's directories were read."""
+    return f"rules of {ged.hex()}"
 
 
 def _status(looked: Looked, path: bytes) -> os.stat_result | None:

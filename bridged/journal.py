@@ -56,6 +56,10 @@ _SCHEMA_3: Final = """
 ALTER TABLE documents ADD COLUMN rule TEXT NOT NULL DEFAULT '';
 ALTER TABLE documents ADD COLUMN passed TEXT NOT NULL DEFAULT '';
 UPDATE documents SET passed = 'all' WHERE released_at IS NOT NULL;
+ALTER TABLE directories ADD COLUMN mtime_ns INTEGER;
+ALTER TABLE directories ADD COLUMN ctime_ns INTEGER;
+ALTER TABLE directories ADD COLUMN inode INTEGER;
+ALTER TABLE directories ADD COLUMN device INTEGER;
 """
 _SCHEMAS: Final = (
     _SCHEMA_1,

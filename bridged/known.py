@@ -174,6 +174,23 @@ class Known:
         self.sql.execute(
             "DELETE FROM known WHERE directory = (SELECT id FROM directories WHERE path = ?)", (directory,)
         )
+        self.keep_times((), [directory])  # else nobody would read it again
+
+    def times_below(self, ged: bytes) -> list[tuple[bytes, int, int, int, int]]:
+        """The directories of a GED whose times are on record: path, mtime_ns, ctime_ns, inode, device."""
+        columns = "path, mtime_ns, ctime_ns, inode, device"
+        sql = f"SELECT {columns} FROM directories WHERE mtime_ns IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"  # noqa: S608
+        return self.sql.execute(sql, (ged, *below(ged))).fetchall()
+
+    def keep_times(self, times: Iterable[tuple[bytes, int, int, int, int]], void: Iterable[bytes]) -> None:
+        """What directories looked like when all that was in them had become known; of those in `void` nothing is."""
+        self.sql.executemany("UPDATE directories SET mtime_ns = NULL WHERE path = ?", ((path,) for path in void))
+        self.sql.executemany(
+            "INSERT INTO directories (path, mtime_ns, ctime_ns, inode, device) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (path) DO UPDATE SET mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
+            " inode = excluded.inode, device = excluded.device",
+            times,
+        )
 
     def directories_below(self, directory: bytes) -> list[bytes]:
         """The directories with known files, that one and those below it."""
@@ -224,6 +241,9 @@ class Known:
         self.sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)
 
     def _directory(self, path: bytes) -> int:
-        self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (path,))
         row = self.sql.execute("SELECT id FROM directories WHERE path = ?", (path,)).fetchone()
-        return int(row[0])
+        if row is not None:
+            return int(row[0])
+        number = self.sql.execute("INSERT INTO directories (path) VALUES (?)", (path,)).lastrowid
+        assert number is not None
+        return number

@@ -11,11 +11,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from bridged import files
+from bridged.admit import is_leftover
 from bridged.folders import matches
 from bridged.known import is_in
 
@@ -56,10 +57,35 @@ Found = Listing | GoneDirectory | Unreadable
 
 @dataclass(slots=True)
 class _Seen:
-    times: tuple[int, int, int]
+    """A directory as it was last read. One for each of 50,000: no more than is needed."""
+
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
     device: int
     settled: bool
-    children: tuple[bytes, ...]
+    children: tuple[bytes, ...]  # as whole paths: the very objects that are the keys
+    met: bool = True  # by a pass of this daemon
+
+    def is_as_it_was(self, status: os.stat_result) -> bool:
+        """Nothing has come or gone: its times tell, unless it was too young for them when it was read."""
+        return (
+            status.st_mtime_ns == self.mtime_ns
+            and status.st_ctime_ns == self.ctime_ns
+            and status.st_ino == self.inode
+            and status.st_dev == self.device
+            and self.settled
+        )
+
+
+class Times(NamedTuple):
+    """A directory that was settled when it was read, and its times: as long as it has these, nothing is new in it."""
+
+    directory: bytes
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: int
 
 
 class Sweep:
@@ -84,6 +110,35 @@ class Sweep:
         self._seen: dict[bytes, _Seen] = {}
         self._roots: set[bytes] = set()
         self._blocked: list[Unreadable] = []
+        self._read_since: set[bytes] = set()
+
+    def remember(self, times: Iterable[Times]) -> None:
+        """What an earlier daemon has read, and all of it is known: it is read again where it has changed."""
+        known = {one.directory: one for one in times if self._in_force(one.directory)}
+        children: dict[bytes, list[bytes]] = {}
+        for directory in known:
+            children.setdefault(directory.rpartition(b"/")[0], []).append(directory)
+        for directory, one in known.items():
+            inner = tuple(children.get(directory, ()))
+            self._seen[directory] = _Seen(*one[1:], settled=True, children=inner, met=False)
+
+    def forget_unmet(self) -> None:
+        """What an earlier daemon has read and a whole pass of this one has not met is not there any more."""
+        for directory in [directory for directory, seen in self._seen.items() if not seen.met]:
+            del self._seen[directory]
+
+    def read_since(self) -> tuple[list[Times], list[bytes]]:
+        """The directories that were read since this was last asked; and of them those whose times say nothing."""
+        settled, others = [], []
+        for directory in self._read_since:
+            seen = self._seen.get(directory)
+            if seen is not None and seen.settled and seen.device != -1:
+                inode = seen.inode & files.INODE_BITS  # one that is cut off will not be found again, and is read
+                settled.append(Times(directory, seen.mtime_ns, seen.ctime_ns, inode, seen.device))
+            else:
+                others.append(directory)
+        self._read_since.clear()
+        return settled, others
 
     def __contains__(self, directory: bytes) -> bool:
         return directory in self._seen
@@ -93,8 +148,14 @@ class Sweep:
 
     def forget(self) -> None:
         """Read everything at the next pass, and conclude nothing from what was there before."""
+        self._read_since.update(self._seen)
         self._seen.clear()
         self._roots.clear()
+
+    def forget_off(self) -> None:
+        """The same for what is no longer in force."""
+        for directory in [directory for directory in self._seen if not self._in_force(directory)]:
+            del self._seen[directory]
 
     def forget_times(self) -> None:
         """Read everything at the next pass, and watch it again: the file system was away."""
@@ -141,15 +202,32 @@ class Sweep:
         stack = [top]
         while stack:
             directory = stack.pop()
-            if self._in_force(directory):
+            seen = self._seen.get(directory)
+            if seen is not None and not full and self._unchanged(directory, seen):
+                stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
+            elif self._in_force(directory):
                 closed = False
                 for found in self._look(root_fd, directory, now, full):
                     closed = isinstance(found, Unreadable)
                     yield found
                 seen = self._seen.get(directory)
                 if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
-                    below = [directory + b"/" + child for child in seen.children]
-                    stack.extend(below if everything else (child for child in below if child not in self._seen))
+                    stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
+
+    def _unchanged(self, directory: bytes, seen: _Seen) -> bool:
+        """Most of a large GED, most of the time, so this is short.
+
+        By its whole path: what has the same inode, device and times is the same directory, whatever leads there.
+        """
+        if directory in self.points:
+            return False
+        if not seen.met:
+            self._watch(directory)
+            seen.met = True
+        try:
+            return seen.is_as_it_was(os.lstat(directory))
+        except OSError:
+            return False
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -171,7 +249,7 @@ class Sweep:
         before = self._seen.get(directory)
         if before is not None and before.device not in (-1, status.st_dev):
             self.forget_times_below(directory)
-        if full or before is None or not before.settled or before.times != _times(status):
+        if full or before is None or not before.is_as_it_was(status):
             yield from self._read(root_fd, directory, status, now)
 
     def _device_above(self, root_fd: int, directory: bytes) -> int:
@@ -207,14 +285,16 @@ class Sweep:
             return
         finally:
             os.close(fd)
-        children = tuple(e.name for e in entries if e.kind == "directory")
+        children = tuple([directory + b"/" + e.name for e in entries if e.kind == "directory"])
         before = self._seen.get(directory)
-        settled = now - max(status.st_mtime, status.st_ctime) > YOUNG
+        settled = now - max(status.st_mtime, status.st_ctime) > YOUNG and all(map(_is_told, entries))
         yield Listing(directory, entries)
         for child in set(before.children if before else ()) - set(children):
-            yield from self._gone(directory + b"/" + child)
+            yield from self._gone(child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
-        self._seen[directory] = _Seen(_times(status), status.st_dev, settled, children)
+        times = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+        self._seen[directory] = _Seen(*times, settled=settled, children=children)
+        self._read_since.add(directory)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""
@@ -251,5 +331,6 @@ def _unreadable(directory: bytes, error: OSError) -> Unreadable:
     return Unreadable(directory, error.strerror or str(error), error.errno not in (errno.EACCES, errno.EPERM))
 
 
-def _times(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+def _is_told(entry: files.Entry) -> bool:
+    """Not so a file that could not be looked at, nor the beginning of a marker, which may be a crash's."""
+    return (entry.stamp is not None or entry.kind != "file") and not is_leftover(entry.name)
