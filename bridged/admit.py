@@ -54,7 +54,7 @@ def verdict(name: bytes, *, extra: Sequence[str], marker: str, hidden: bool) -> 
     """
     text = _text(name)
     dotted = name.startswith(b".")
-    if (hidden or not dotted) and _marker_expression(marker).search(text):
+    if (hidden or not dotted) and _ends_like(text, marker) and _marker_expression(marker).search(text):
         return "marker"
     if _SYSTEM.fullmatch(name):
         return "system"
@@ -112,6 +112,13 @@ def _text(name: bytes) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def _ends_like(text: str, marker: str) -> bool:
+    """Whether it is worth asking the expression, which takes its time and is asked of every name there is."""
+    _, dot, extension = marker.rpartition(".")
+    ending = dot + extension
+    return ending == marker or not ending.isascii() or text[-len(ending) :].lower() == ending.lower()
+
+
 @lru_cache(maxsize=16)
 def _marker_expression(suffix: str) -> re.Pattern[str]:
     """The suffix at the end of a longer name, with or without what a copy puts before its extension."""
@@ -130,4 +137,4 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def _configured(text: str, patterns: Sequence[str]) -> bool:
-    return any(_expression(pattern).match(text) for pattern in patterns)
+    return bool(patterns) and any(_expression(pattern).match(text) for pattern in patterns)

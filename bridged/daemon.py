@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import random
 import signal
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -88,6 +91,7 @@ class Daemon:
         self._since = time.time()
         self._stop = threading.Event()
         self._reload_wanted = threading.Event()
+        self._signalled: deque[int] = deque()
         self._reload_lock = threading.Lock()
         self._ready = False
         self._fed_at = 0.0
@@ -119,6 +123,7 @@ class Daemon:
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT."""
+        gc.set_threshold(50_000, 20, 50)  # a first look makes millions of objects, and hardly a cycle
         self._signals()
         logs.listen(self._alerting.hear)
         self._recover()
@@ -130,16 +135,23 @@ class Daemon:
             loop.start()
         self._server.start()
         while not self._stop.wait(TICK):
+            self._heed_signals()
             self._tend()
         self._shut_down()
         return 0
 
     def _signals(self) -> None:
         threading.excepthook = lambda death: _tell_death(death.exc_value, death.thread)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stop.set())
-        signal.signal(signal.SIGHUP, lambda *_: self._reload_wanted.set())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            # No more than that: it runs in the midst of whatever this thread does, which may hold the very lock that
+            # an Event would wait for.
+            signal.signal(number, lambda received, _: self._signalled.append(received))
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # what ends a lease would end the process
+
+    def _heed_signals(self) -> None:
+        while self._signalled:
+            wanted = self._reload_wanted if self._signalled.popleft() == signal.SIGHUP else self._stop
+            wanted.set()
 
     def _recover(self) -> None:
         for document in self._journal.write(lambda tx: tx.recover()):
@@ -158,6 +170,7 @@ class Daemon:
     def _tend(self) -> None:
         if not self._ready and self._rounds.ready:
             self._ready = True
+            _settle_down()
             say("daemon_ready", folders=sum(len(c.switched_folders) for c in self._settings.clients))
             systemd.notify(f"READY=1\nSTATUS=watching {len(self._settings.clients)} clients")
         self._look_at_file()
@@ -344,6 +357,15 @@ class Daemon:
         relay = {"state": self._line.state, "detail": self._line.detail}
         folders = self._rounds.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
+
+
+def _settle_down() -> None:
+    """After the first look: what it has made is here to stay, and the memory that it took is given back."""
+    gc.collect()
+    gc.freeze()  # a million objects need not be looked through again and again
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # malloc_trim(3): glibc has it, musl has not
+    if trim is not None:
+        trim(0)
 
 
 def _tell_mistake(error: Exception) -> None:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, NamedTuple
 
 from bridged.model import Stamp
 
@@ -53,8 +53,7 @@ class NotRegular(OSError):
     """A link, directory, FIFO, socket or device stands where a document was expected. It was not read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One name of a directory.
 
     `kind` is "file", "directory", or "other:" and what it is. `stamp` is for files only; a file without one

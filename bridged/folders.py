@@ -14,7 +14,7 @@ from bridged.collectors import Profile
 from bridged.presets import collector
 from bridged.settings import Client, SwitchedFolder
 
-_CACHE_LIMIT = 100_000
+_CACHE_LIMIT = 10_000  # those in which something happens; the sweep asks for the others once
 
 
 @dataclass(frozen=True, slots=True)

@@ -385,7 +385,7 @@ class Journal:
         try:
             sql = self._readers.pop()
         except IndexError:  # as many as there are readers at a time, whatever threads come and go
-            sql = self._connect()
+            sql = self._connect(cache=2000)
         try:
             return wish(Transaction(sql))
         finally:
@@ -444,11 +444,11 @@ class Journal:
             self._sql.execute("ROLLBACK TO wish")
         self._sql.execute("RELEASE wish")
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, cache: int = 8000) -> sqlite3.Connection:
         sql = sqlite3.connect(self.path, timeout=30, isolation_level=None, check_same_thread=False)
         sql.execute("PRAGMA journal_mode = WAL")
         sql.execute("PRAGMA synchronous = FULL")
-        sql.execute("PRAGMA cache_size = -8000")
+        sql.execute(f"PRAGMA cache_size = -{cache}")  # kB
         sql.execute("PRAGMA wal_autocheckpoint = 4000")  # pages: the same ones are changed again and again
         return sql
 

@@ -149,7 +149,7 @@ class Known:
         number = self._directory(directory)
         self.sql.executemany(
             "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
-            ((number, n, s.inode, s.size, s.mtime_ns, s.ctime_ns, document) for n, s in files),
+            [(number, name, *stamp, document) for name, stamp in files],
         )
 
     def mark_gone(self, path: bytes, at: float) -> None:

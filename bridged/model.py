@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class UserError(Exception):
@@ -67,8 +67,7 @@ class Rule(StrEnum):
 ALL_RULES: Final = "all"  # passed by what a person sends on purpose
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What `lstat(2)` says of a regular file, as far as bridged compares it.
 
     `same_file` follows a rename; `same_content` notices a save. Neither is used to decide what is new:

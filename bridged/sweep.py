@@ -292,7 +292,9 @@ class Sweep:
         for child in set(before.children if before else ()) - set(children):
             yield from self._gone(child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
-        times = (status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_dev)
+        mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
+        # One number for both, where they are the same: there may be 50,000 of them.
+        times = (ctime if mtime == ctime else mtime, ctime, status.st_ino, status.st_dev)
         self._seen[directory] = _Seen(*times, settled=settled, children=children)
         self._read_since.add(directory)
 

@@ -7,11 +7,14 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import pytest
 
+from bridged.daemon import Daemon
 from tests.bridge import COMMAND, Bridge, until
 from tests.relay import Cut, Say, ScriptedRelay, Stall
 
@@ -93,6 +96,28 @@ def test_sighup_reloads(bridge: Bridge) -> None:
     assert bridge.process is not None
     bridge.process.send_signal(signal.SIGHUP)
     bridge.wait_for("config_reloaded")
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_in_the_midst_of_a_wait_is_heeded_after_it(number: signal.Signals) -> None:
+    """A handler that waits for a lock which its own thread holds waits for ever, and the unit is killed in the end."""
+    bridged = Daemon.__new__(Daemon)
+    bridged._stop, bridged._reload_wanted, bridged._signalled = threading.Event(), threading.Event(), deque()
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO)
+    before, hook = [signal.getsignal(each) for each in numbers], threading.excepthook
+    bridged._signals()
+    try:
+        with bridged._stop._cond, bridged._reload_wanted._cond:
+            os.kill(os.getpid(), number)
+            until(lambda: bridged._signalled, "the handler has run")
+    finally:
+        threading.excepthook = hook
+        for each, handler in zip(numbers, before, strict=True):
+            signal.signal(each, handler)
+    bridged._heed_signals()
+    assert bridged._stop.is_set() == (number != signal.SIGHUP)
+    assert bridged._reload_wanted.is_set() == (number == signal.SIGHUP)
 
 
 def test_a_second_instance_exits_75(bridge: Bridge) -> None:

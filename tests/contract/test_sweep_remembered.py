@@ -1,0 +1,120 @@
+"""What an earlier daemon has read is read again where it has changed, and only there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+
+from bridged import files
+from bridged.folders import components
+from bridged.sweep import GoneDirectory, Listing, Sweep
+
+LATER = 10.0  # seconds from now: no directory is young any more
+
+
+@pytest.fixture
+def ged(tmp_path):
+    for directory in ("Achats/2025/11", "Achats/2026", "Notes"):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "facture.pdf").write_bytes(b"%PDF")
+    return os.fsencode(tmp_path)
+
+
+def one(ged):
+    """A sweep, and the directories for which it asked for hints."""
+    watched = []
+    return Sweep(ged, lambda _: True, watched.append), watched
+
+
+def passed(sweep, *, full=False, after=LATER):
+    """What a pass over `Achats` tells."""
+    with files.root(sweep.ged) as root_fd:
+        return list(sweep.whole(root_fd, [components("Achats")], time.time() + after, full))
+
+
+def remembering(ged):
+    """A sweep that knows of the one before it what the journal keeps."""
+    before, _ = one(ged)
+    passed(before, full=True)
+    settled, void = before.read_since()
+    assert void == []
+    sweep, watched = one(ged)
+    sweep.remember(settled)
+    return sweep, watched
+
+
+def listed(found):
+    return sorted(os.path.basename(each.directory) for each in found if isinstance(each, Listing))
+
+
+def test_what_is_as_it_was_is_watched_and_not_read(ged):
+    sweep, watched = remembering(ged)
+    assert passed(sweep) == []
+    below = [ged + b"/" + part for part in (b"Achats", b"Achats/2025", b"Achats/2025/11", b"Achats/2026")]
+    assert set(watched) >= set(below)
+    sweep.forget_unmet()
+    assert all(directory in sweep for directory in below)
+
+
+@pytest.mark.parametrize(
+    ("change", "read"),
+    [
+        (lambda top: (top / "Achats/2026/neu.pdf").write_bytes(b"new"), [b"2026"]),
+        (lambda top: (top / "Achats/2026/facture.pdf").unlink(), [b"2026"]),
+        (lambda top: (top / "Achats/2026/facture.pdf").rename(top / "Achats/2026/other.pdf"), [b"2026"]),
+        (lambda top: (top / "Achats/2024/01").mkdir(parents=True), [b"01", b"2024", b"Achats"]),
+        (lambda top: (top / "Notes/facture.pdf").rename(top / "Achats/2025/11/moved.pdf"), [b"11"]),
+    ],
+    ids=["a new file", "one gone", "one renamed", "new directories", "one moved in"],
+)
+def test_what_has_changed_is_read(ged, tmp_path, change, read):
+    sweep, _ = remembering(ged)
+    change(tmp_path)
+    assert listed(passed(sweep)) == read
+
+
+def test_a_change_that_sets_the_directorys_time_back_is_seen(ged, tmp_path):
+    """rsync -a and tar do; the time of the change of the directory itself nobody sets."""
+    sweep, _ = remembering(ged)
+    before = os.stat(tmp_path / "Achats/2026")
+    (tmp_path / "Achats/2026/neu.pdf").write_bytes(b"new")
+    os.utime(tmp_path / "Achats/2026", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert listed(passed(sweep)) == [b"2026"]
+
+
+def test_what_is_gone_is_told_and_another_of_its_name_is_read(ged, tmp_path):
+    sweep, _ = remembering(ged)
+    shutil.rmtree(tmp_path / "Achats/2025")
+    (tmp_path / "Achats/2025/11").mkdir(parents=True)
+    shutil.rmtree(tmp_path / "Achats/2026")
+    found = passed(sweep)
+    assert listed(found) == [b"11", b"2025", b"Achats"]
+    assert GoneDirectory(ged + b"/Achats/2026") in found
+
+
+def test_a_folder_that_is_not_switched_on_any_more_is_no_longer_there_after_a_pass(ged, tmp_path):
+    sweep, _ = remembering(ged)
+    shutil.rmtree(tmp_path / "Achats")
+    passed(sweep)
+    sweep.forget_unmet()
+    assert len(sweep) == 0
+
+
+def test_a_directory_that_was_young_when_it_was_read_is_read_again(ged):
+    before, _ = one(ged)
+    passed(before, full=True, after=0.0)
+    settled, void = before.read_since()
+    assert settled == []
+    assert len(void) == 4
+
+
+def test_a_directory_with_a_crashs_leftover_or_a_file_that_cannot_be_looked_at_is_read_again(ged, tmp_path):
+    (tmp_path / "Achats/2026/.bridged-0123456789abcdef.tmp").write_bytes(b"")
+    before, _ = one(ged)
+    passed(before, full=True)
+    settled, void = before.read_since()
+    assert void == [ged + b"/Achats/2026"]
+    assert len(settled) == 3

@@ -1,0 +1,115 @@
+"""A restart reads only what has changed. What was there, by whatever rules, is never sent for that."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bridge import Bridge, until
+from tests.relay import ScriptedRelay
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, relay: ScriptedRelay) -> Iterator[Bridge]:
+    bridge = Bridge(tmp_path, relay)
+    (bridge.inbox / "old").mkdir()
+    for name in ("a.txt", "b.bak", "old/c.txt"):
+        (bridge.inbox / name).write_bytes(name.encode())
+    yield bridge
+    if bridge.process is not None and bridge.process.poll() is None:
+        bridge.stop()
+
+
+def remembered(bridge: Bridge) -> set[str]:
+    """The directories whose times the journal keeps."""
+    sql = sqlite3.connect(f"file:{bridge.base}/state/journal.sqlite?mode=ro", uri=True)
+    try:
+        paths = [row[0] for row in sql.execute("SELECT path FROM directories WHERE mtime_ns IS NOT NULL")]
+    finally:
+        sql.close()
+    return {str(Path(path.decode()).relative_to(bridge.ged)) for path in paths}
+
+
+def run_until_remembered(bridge: Bridge) -> None:
+    bridge.start()
+    until(lambda: remembered(bridge) >= {"Achats", "Achats/old", "Notes"}, "the times are kept")
+
+
+def nothing_leaves(bridge: Bridge) -> None:
+    """Also not at the pass that reads everything, which is the first after the start."""
+    for _ in range(2):
+        bridge.settle()
+    assert {name for name in bridge.sent() if not name.startswith("probe-")} == set()
+
+
+def test_what_comes_while_it_is_stopped_is_missed_and_what_was_there_stays_existing(bridge):
+    run_until_remembered(bridge)
+    bridge.stop()
+    (bridge.inbox / "old" / "missed.txt").write_bytes(b"meanwhile")
+    (bridge.inbox / "new").mkdir()
+    (bridge.inbox / "new" / "too.txt").write_bytes(b"meanwhile too")
+    bridge.start()
+    assert bridge.lines("document_missed")[0]["count"] == 2
+    nothing_leaves(bridge)
+
+
+def test_an_ignored_name_that_is_one_no_longer_after_a_restart_is_no_deposit(bridge):
+    """Nothing has changed in the directory, and what is known of it was read by other rules."""
+    bridge.extra = 'ignore: ["*.bak"]'
+    run_until_remembered(bridge)
+    bridge.stop()
+    bridge.extra = ""
+    bridge.start()
+    assert bridge.lines("document_missed")[0]["count"] == 1
+    nothing_leaves(bridge)
+
+
+def test_an_exclusion_that_is_lifted_after_a_restart_makes_no_deposits(bridge):
+    bridge.folders = "[{path: Achats, exclude: [old]}, Notes]"
+    bridge.start()
+    until(lambda: remembered(bridge) >= {"Achats", "Notes"}, "the times are kept")
+    bridge.stop()
+    bridge.folders = "[Achats, Notes]"
+    bridge.start()
+    nothing_leaves(bridge)
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_folder_that_was_off_for_a_while_holds_existing_files_whatever_was_remembered(bridge, restart):
+    run_until_remembered(bridge)
+    for folders in ("[Notes]", "[Achats, Notes]"):
+        bridge.folders = folders
+        bridge.config.write_text(bridge.text())
+        assert bridge.run("reload").returncode == 0
+        if folders == "[Notes]":
+            assert remembered(bridge) == {"Notes"}
+            (bridge.inbox / "while-off.txt").write_bytes(b"while it was off")
+    if restart:
+        bridge.stop()
+        bridge.start()
+    nothing_leaves(bridge)
+
+
+def test_what_is_saved_over_while_it_is_stopped_is_not_sent_where_saves_are(bridge):
+    """`on_overwrite: send` is not retroactive: such a restart has to read everything."""
+    bridge.extra = "on_overwrite: send"
+    run_until_remembered(bridge)
+    bridge.stop()
+    (bridge.inbox / "a.txt").write_bytes(b"saved while nobody looked")
+    bridge.start()
+    nothing_leaves(bridge)
+    (bridge.inbox / "a.txt").write_bytes(b"saved while it is running")
+    until(lambda: bridge.sent()["a.txt"], "saved while it runs, it is sent")
+
+
+def test_documents_and_their_markers_outlive_the_restarts(bridge):
+    run_until_remembered(bridge)
+    (bridge.inbox / "new.txt").write_bytes(b"new")
+    bridge.wait_for("document_validated")
+    bridge.stop()
+    bridge.start()
+    (bridge.inbox / "second.txt").write_bytes(b"second")
+    bridge.expect("new.txt", "second.txt")
