@@ -6,15 +6,20 @@ BIN := .venv/bin
 READY := .venv/.ready
 # The tests wait more than they compute. For one of them: make test PYTEST_ARGS="-k name"
 PYTEST_ARGS ?= --numprocesses=3 --dist=worksteal
-CODE := bridged tests
+CODE := bridged tests benchmarks
+# Some of them only: make bench BENCH_ARGS="throughput rest". To see that all work: BENCH_ARGS=--small
+BENCH_ARGS ?=
 
-.PHONY: demo test lint types imports check lock clean
+.PHONY: demo test bench lint types imports check lock clean
 
 demo: $(READY)
 	$(BIN)/bridged demo
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)

@@ -67,6 +67,9 @@ def running(command: list[str], **options: object) -> Iterator[subprocess.Popen[
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 @contextlib.contextmanager
@@ -108,8 +111,10 @@ class Bridge:
         self.log = base / "log"
         self.config = base / "bridged.yaml"
         lines = [
-            f"smtp: {{host: 127.0.0.1, port: {port}, security: plain, sender: factures@cabinet.example,"
-            f" connections: {sessions}{smtp}}}",
+            (
+                f"smtp: {{host: 127.0.0.1, port: {port}, security: plain, sender: factures@cabinet.example,"
+                f" connections: {sessions}{smtp}}}"
+            ),
             f"watch: {{quiet: 200ms{watch}}}",
             f"state_dir: {base / 'state'}",
             "clients:",

@@ -33,6 +33,7 @@ from bridged.shares import Shares
 from bridged.yaml_lines import Problem
 
 TICK: Final = 0.2
+TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 ABANDON_WITHIN: Final = 2.0
@@ -134,7 +135,7 @@ class Daemon:
         for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
             loop.start()
         self._server.start()
-        while not self._stop.wait(TICK):
+        while not self._stop.wait(TICK if self._ready else TICK_AT_FIRST):
             self._heed_signals()
             self._tend()
         self._shut_down()
