@@ -132,7 +132,7 @@ class Comparison:
         ]
 
     def _listed(self, place: Place, listing: Listing) -> list[Difference]:
-        known = self._journal.read(lambda tx: tx.known_in(listing.directory))
+        known = {} if self._ged.blank else self._journal.read(lambda tx: tx.known_in(listing.directory))
         self._remove_leftovers(listing)
         entries = [e for e in listing.entries if e.kind != "directory"]
         if not known and self._unknown(place, listing.directory) == "existing":

@@ -297,6 +297,8 @@ def _entry(item: os.DirEntry[str]) -> Entry | None:
         return Entry(name, "directory", None)
     try:
         status = item.stat(follow_symlinks=False)
+        if stat.S_ISREG(status.st_mode):
+            return Entry(name, "file", stamp_of(status))
     except FileNotFoundError:
         return None
     except OSError:

@@ -55,6 +55,7 @@ class Ged:
     took: float = 0.0  # seconds of work in the pass under way
     full: bool = True
     in_force: bool = False  # every folder has had its first complete pass
+    blank: bool = False  # nothing of it is in the journal yet, so that nobody need ask there
     remembered: bool = False  # the first pass need not read what is as an earlier daemon has left it
     doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
@@ -152,7 +153,7 @@ class Ged:
         """A pass has met everything: what is new from now on is a deposit."""
         self.require_configured()
         self.unknown = dict.fromkeys(self.unknown, "deposit")
-        self.in_force, self.starting, self.tries = True, False, 0
+        self.in_force, self.starting, self.blank, self.tries = True, False, False, 0
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
         for directory in self.troubled - self.unread:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])

@@ -31,8 +31,10 @@ BATCH: Final = 500  # differences in one commit, so that the senders' commits ne
 SLICE: Final = 0.2  # seconds of one pass before hints and quiet documents get their turn
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
 PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
-FULL_SHARE: Final = 200  # nor, where hints tell of saves, a full one within 200
-FULL_AT_MOST: Final = 600.0
+FULL_SHARE: Final = 600  # nor, where hints tell of saves, a full one within 600
+PASS_AT_MOST: Final = 600.0
+FULL_AT_MOST: Final = 7200.0
+READING: Final = 0.0002  # seconds for one directory, where nothing was measured yet
 HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
 TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
 TRY_AGAIN: Final = 0.5
@@ -92,6 +94,8 @@ class Intake:
         self._switched = switched
         ged.client = client
         self._compare = Comparison(ged, self._journal, settings, switched, self._note_untold)
+        if ged.state == "new":
+            ged.blank = not self._journal.read(lambda tx: tx.knows_any(ged.path))
         patterns = [folder.path for folder in client.switched_folders]
         switch_off(self._journal, ged.path, [p for p in recorded if p not in patterns], switched)
         ged.unknown = {pattern: kind for pattern, kind in ged.unknown.items() if pattern in patterns}
@@ -335,10 +339,11 @@ class Intake:
         self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True
-        ged.due = max(ged.started.steady + self._interval(), now.steady + min(FULL_AT_MOST, PASS_SHARE * ged.took))
-        if ged.full:
-            share = PASS_SHARE if ged.polling else FULL_SHARE
-            ged.full_due = now.steady + min(FULL_AT_MOST, share * ged.took)
+        ged.due = max(ged.started.steady + self._interval(), now.steady + min(PASS_AT_MOST, PASS_SHARE * ged.took))
+        if ged.full or ged.full_due == 0.0:  # at first: what an earlier daemon has read was not read in this pass
+            took = ged.took if ged.full else READING * len(ged.sweep)
+            longest = PASS_SHARE * took if ged.polling else FULL_SHARE * took
+            ged.full_due = now.steady + min(PASS_AT_MOST if ged.polling else FULL_AT_MOST, longest)
         ged.full = False
         ged.end_pass()
 

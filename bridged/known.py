@@ -201,6 +201,14 @@ class Known:
         )
         return [row[0] for row in rows]
 
+    def knows_any(self, directory: bytes) -> bool:
+        """Whether any file is known there or below."""
+        sql = (
+            "SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?))"
+            " AND EXISTS (SELECT 1 FROM known WHERE directory = d.id) LIMIT 1"
+        )
+        return self.sql.execute(sql, (directory, *below(directory))).fetchone() is not None
+
     def existing_counts(self) -> list[tuple[bytes, int]]:
         """How many existing files each directory holds."""
         return self.sql.execute(
