@@ -75,6 +75,9 @@ class Marking:
                 # A full disk must not make us send again what the relay took: the row stays `sending` until it is in.
                 self._accepted[0] = (enter, self._journal.post(enter))
                 raise
+            except Exception:  # a mistake of ours, which must not keep the others from being entered
+                self._accepted.popleft()
+                raise
             self._accepted.popleft()
             if sent is not None:
                 words = {"collection_email": sent.collection_email, "relay_reply": sent.relay_reply}
