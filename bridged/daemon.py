@@ -197,6 +197,7 @@ class Daemon:
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
+        self._journal.flush()  # what was accepted, before what a share may keep
         self._marking_loop.stop()  # only now: what the senders have sent last is marked, too
         self._marking_loop.join(MARK_WITHIN)
         if not self._intake_loop.is_alive():
