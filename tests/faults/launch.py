@@ -135,6 +135,11 @@ def temporary_files_have_names() -> None:
     mark._unnamed = lambda _: None
 
 
+def marking_hangs() -> None:
+    """No marker is written: the file system does not answer."""
+    mark.write_all = lambda *_: time.sleep(3600)
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -146,6 +151,7 @@ FAULTS = {
         killed_at_a_commit,
         one_thread_commits,
         temporary_files_have_names,
+        marking_hangs,
     )
 }
 

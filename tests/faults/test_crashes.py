@@ -25,6 +25,7 @@ from tests.faults.process import (
     NAMED,
     descriptors,
     ended,
+    journal,
     launch,
     leftovers,
     mails_of,
@@ -339,6 +340,38 @@ def test_a_stop_after_the_dot_while_the_reply_is_late(bridge: Bridge, answered: 
     mails = mails_of(bridge, "a.txt")
     assert len(mails) == (1 if answered else 2)
     assert len(set(mails)) == 1
+
+
+@one_mode
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_an_acceptance_is_entered_although_the_marking_waits_for_a_share(bridge: Bridge, end: str) -> None:
+    """The marker of one document hangs when the relay accepts another: killed or stopped then, neither leaves again."""
+    bridge.start()
+    bridge.stop()
+    ready = bridge.count("daemon_ready")
+    process = launch(bridge, (), ["marking_hangs"])
+    assert ready_or_ended(bridge, ready)
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_sent")
+    if end == "stopped":
+        bridge.relay.script("DOT", Late())
+    (bridge.inbox / "b.txt").write_text("b")
+    if end == "stopped":
+        until(lambda: bridge.relay.stalled, "the relay has read the dot")
+        process.send_signal(signal.SIGTERM)
+        bridge.wait_for("daemon_stopping")
+        bridge.relay.go_on()
+        assert process.wait(12) == 0
+    else:
+        entered = "SELECT count(*) FROM documents WHERE state = 'sent'"
+        until(lambda: journal(bridge, entered) == [(2,)], "the second acceptance is entered", 5)
+        bridge.stop(signal.SIGKILL)
+    assert bridge.count("document_validated") == 0
+    bridge.start()
+    bridge.expect("a.txt", "b.txt")
+    for name in ("a.txt", "b.txt"):
+        assert states(bridge)[name] == "validated"
+        marker_of(bridge.inbox / name)
 
 
 # -- 4. two instances
