@@ -184,6 +184,8 @@ class Daemon:
         systemd.notify("STOPPING=1")
         self._server.close()
         loops = [self._intake_loop, self._alerting_loop, *(loop for _, loop in self._senders)]
+        for sender, _ in self._senders:
+            sender.finish()
         for loop in loops:
             loop.stop()
         self._alerting.abort()  # an alert that is broken off goes after the next start
@@ -250,6 +252,7 @@ class Daemon:
             self._dismiss(sender, loop)
 
     def _dismiss(self, sender: Dispatch, loop: Loop) -> None:
+        sender.finish()
         loop.stop()
         loop.join(FINISH_WITHIN)
         if loop.is_alive():

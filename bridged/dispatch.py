@@ -105,6 +105,10 @@ class Dispatch:
         """Put a configuration in force, from the next document on."""
         self._route = route
 
+    def finish(self) -> None:
+        """Begin no further document, from another thread: what is in transit may come to its end."""
+        self._stopping.set()
+
     def abort(self) -> None:
         """Break off the message in transit, from another thread."""
         self._stopping.set()

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, mark, rounds, watch
+from bridged import cli, daemon, mark, reading, rounds, watch
 from bridged.journal import Journal
 
 TRIGGER = b".fault"
@@ -140,6 +140,19 @@ def marking_hangs() -> None:
     mark.write_all = lambda *_: time.sleep(3600)
 
 
+def reading_fails_once() -> None:
+    """A mistake of ours before the first document is handed over."""
+    usual, struck = reading.Reading.ahead, threading.Event()
+
+    def ahead(self, documents):
+        if not struck.is_set():
+            struck.set()
+            raise Fault
+        return usual(self, documents)
+
+    reading.Reading.ahead = ahead
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -152,6 +165,7 @@ FAULTS = {
         one_thread_commits,
         temporary_files_have_names,
         marking_hangs,
+        reading_fails_once,
     )
 }
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.bridge import Bridge, until
-from tests.faults.line import LineBridge, line_bridge
-from tests.faults.process import ended, journal, launch, leftovers, marker_of
-from tests.relay import OK, Action, Cut, ScriptedRelay, Stall
+from tests.faults.line import LineBridge, line_bridge, with_login
+from tests.faults.process import ended, journal, launch, leftovers, marker_of, ready_or_ended
+from tests.relay import OK, Action, Cut, Late, ScriptedRelay, Stall
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -247,3 +247,41 @@ def test_what_was_announced_and_put_back_is_announced_anew(bridge: LineBridge, p
     assert counted == doubts | {probe: 1 + doubts.get(probe, 0)}
     for sent in mails(bridge).values():
         assert len(set(sent)) == 1
+
+
+# -- our own end, and our own mistakes
+
+
+def test_a_stop_in_the_middle_of_a_batch_ends_with_the_document_in_transit(bridge: LineBridge) -> None:
+    """It is accepted, and no other begins: a relay that has become slow would be broken off after some dot."""
+    bridge.smtp = "timeout: 5s, connections: 1"
+    [documents] = burst(bridge, "stop")
+    queue(bridge, documents)
+    bridge.relay.script("RCPT", *[OK] * 30, Late())
+    bridge.start()
+    until(lambda: bridge.relay.stalled, "the line stalls in the middle of a batch")
+    assert announced(bridge) >= SEVERAL
+    assert bridge.process is not None
+    bridge.process.send_signal(signal.SIGTERM)
+    bridge.wait_for("daemon_stopping", 2)
+    bridge.relay.go_on()
+    assert bridge.process.wait(12) == 0
+    assert len(bridge.relay.mails) == 31
+    assert announced(bridge) == 0
+    assert len(validated(bridge)) == 31
+    bridge.start()
+    all_validated(bridge, documents)
+    assert uncertain(bridge) == {}
+    assert len(bridge.relay.mails) == MANY
+
+
+def test_a_mistake_before_the_first_document_does_not_keep_its_turn(tmp_path: Path) -> None:
+    """The line to a relay with a login lets one in first, and waits for what becomes of it: it is tried again."""
+    with with_login() as relay, line_bridge(tmp_path, relay) as bridge:
+        ready = bridge.count("daemon_ready")
+        launch(bridge, (), ["reading_fails_once"])
+        assert ready_or_ended(bridge, ready)
+        (bridge.inbox / "a.txt").write_text("a")
+        bridge.wait_for("state_failed")
+        bridge.expect("a.txt")
+        assert uncertain(bridge) == {}
