@@ -198,6 +198,8 @@ class Daemon:
         systemd.notify("STOPPING=1")
         self._server.close()
         loops = [self._intake_loop, self._alerting_loop, *(loop for _, loop in self._senders)]
+        for sender, _ in self._senders:
+            sender.finish()
         for loop in loops:
             loop.stop()
         self._alerting.abort()  # an alert that is broken off goes after the next start
@@ -211,6 +213,7 @@ class Daemon:
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
+        self._journal.flush()  # what was accepted, before what a share may keep
         self._marking_loop.stop()  # only now: what the senders have sent last is marked, too
         self._marking_loop.join(MARK_WITHIN)
         if not self._intake_loop.is_alive():
@@ -263,6 +266,7 @@ class Daemon:
             self._dismiss(sender, loop)
 
     def _dismiss(self, sender: Dispatch, loop: Loop) -> None:
+        sender.finish()
         loop.stop()
         loop.join(FINISH_WITHIN)
         if loop.is_alive():

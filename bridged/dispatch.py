@@ -105,6 +105,10 @@ class Dispatch:
         """Put a configuration in force, from the next document on."""
         self._route = route
 
+    def finish(self) -> None:
+        """Begin no further document, from another thread: what is in transit may come to its end."""
+        self._stopping.set()
+
     def abort(self) -> None:
         """Break off the message in transit, from another thread."""
         self._stopping.set()
@@ -129,12 +133,18 @@ class Dispatch:
             return 1.0
         if not self._turns.needs(self._number, now.steady):
             return STUCK
-        if not self._claims.waiting(self._route, now):
-            return self._claims.wake_in(now)
-        if not line.may_send(now.steady):
-            return max(0.05, min(1.0, line.wake_in(now.steady)))
+        wait = self._wait(line, now)
+        if wait > 0:
+            self._journal.flush()  # what was accepted must not wait for the marking, which a share may keep from it
+            return wait
         self._take_turns(line, now)
         return 0.0
+
+    def _wait(self, line: Line, now: Instant) -> float:
+        """Seconds until there may be something to send; 0 when there is, and the turn was given."""
+        if not self._claims.waiting(self._route, now):
+            return self._claims.wake_in(now)
+        return 0.0 if line.may_send(now.steady) else max(0.05, min(1.0, line.wake_in(now.steady)))
 
     def _mend(self, now: Instant) -> None:
         if self._unrecorded is not None:
@@ -155,8 +165,9 @@ class Dispatch:
         finally:
             if not claimed:
                 line.give_back()
-        given = True
+        given = bool(claimed)
         try:
+            self._announced = ()  # what was announced with others before is claimed anew, and its bytes may be others
             ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
             if len(claimed) > 1:
                 self._announce_dots(ahead)
@@ -165,6 +176,8 @@ class Dispatch:
                 document = claimed.popleft()
                 self._take_turn(route, document, ahead.pop(document.seq, None))
         finally:
+            if given:
+                line.give_back()
             if claimed:
                 self._stranded += [_Stranded(document, 0.0, tried=False) for document in claimed]
                 self._rescue(self._clock())

@@ -397,7 +397,8 @@ class Journal:
         return 0.0 if since is None else time.monotonic() - since
 
     def close(self) -> None:
-        """Close every connection that nobody uses."""
+        """Commit what was posted, and close every connection that nobody uses."""
+        self.flush()
         with self._lock:
             self._sql.close()
         while self._readers:

@@ -282,8 +282,9 @@ class _Draft:
         except OSError as error:
             if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
                 raise
-            os.close(self.fd)  # a file without a name gets one by a link alone
-            self.fd, self.temporary = _named(directory_fd, self.marker.message_id)
+            named = _named(directory_fd, self.marker.message_id)  # a file without a name gets one by a link alone
+            os.close(self.fd)
+            self.fd, self.temporary = named
             self.write()
             os.fsync(self.fd)
             _name(directory_fd, self.temporary, directory_fd, self.name)

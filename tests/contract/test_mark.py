@@ -384,6 +384,29 @@ def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends
 # When it cannot be written
 
 
+def test_a_file_that_gets_no_name_by_a_link_is_written_again_under_one_or_the_reason_is_told(folder, fd, monkeypatch):
+    """What is in the way of the second file is the error, and no descriptor is closed twice or left open."""
+    link, before = os.link, set(os.listdir("/proc/self/fd"))
+
+    def no_link(source, *arguments, **options):
+        if source.startswith(b"/proc"):
+            raise OSError(errno.EOPNOTSUPP, "no links")
+        link(source, *arguments, **options)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "link", no_link)
+    with monkeypatch.context() as patch:
+        patch.setattr(mark, "_named", full)
+        with pytest.raises(OSError, match="full"):
+            write(fd)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert find(fd) == MARKER
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_document_that_has_left_gets_no_marker(folder, fd):
     (folder / NAME).unlink()
     with pytest.raises(FileNotFoundError):

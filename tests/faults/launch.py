@@ -1,4 +1,4 @@
-"""`bridged`, really run, with one thing broken: `python tests/faults/launch.py FAULT run --config FILE`.
+"""`bridged`, really run, with some things broken: `python tests/faults/launch.py FAULT[,FAULT] run --config FILE`.
 
 A fault that strikes once does so when the kernel tells of a file named `.fault` (a hidden name: never a document).
 """
@@ -6,12 +6,15 @@ A fault that strikes once does so when the kernel tells of a file named `.fault`
 from __future__ import annotations
 
 import os
+import queue
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, rounds, watch
+from bridged import cli, daemon, mark, reading, rounds, watch
+from bridged.journal import Journal
 
 TRIGGER = b".fault"
 STALLED = 1.5  # seconds
@@ -91,9 +94,83 @@ def intake_stands_still() -> None:
     daemon.STALLED = STALLED
 
 
-FAULTS = {f.__name__: f for f in (reader_dies, emitter_dies, observer_dies, observer_falls_silent, intake_stands_still)}
+def killed_at_a_commit() -> None:
+    """SIGKILL right before ($KILL_WHEN is `before`) or right after the commit number $KILL_COMMIT of all threads."""
+    usual, number, when = Journal._commit_all, int(os.environ["KILL_COMMIT"]), os.environ["KILL_WHEN"]
+    commits = 0
+
+    def commit_all(self):  # by one thread at a time: whoever calls holds the journal's lock
+        nonlocal commits
+        commits += 1
+        if commits == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(self)
+        if commits == number and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal._commit_all = commit_all
+
+
+def one_thread_commits() -> None:
+    """Whoever commits has it done by one and the same thread, for strace, which counts system calls by thread."""
+    usual, wanted = Journal._commit_all, queue.SimpleQueue()
+
+    def commit_for_ever():
+        while True:
+            journal, done = wanted.get()
+            usual(journal)
+            done.set()
+
+    def commit_all(self):
+        done = threading.Event()
+        wanted.put((self, done))
+        done.wait()
+
+    Journal._commit_all = commit_all
+    threading.Thread(target=commit_for_ever, name="commits", daemon=True).start()
+
+
+def temporary_files_have_names() -> None:
+    """As on a file system that knows no O_TMPFILE."""
+    mark._unnamed = lambda _: None
+
+
+def marking_hangs() -> None:
+    """No marker is written: the file system does not answer."""
+    mark.write_all = lambda *_: time.sleep(3600)
+
+
+def reading_fails_once() -> None:
+    """A mistake of ours before the first document is handed over."""
+    usual, struck = reading.Reading.ahead, threading.Event()
+
+    def ahead(self, documents):
+        if not struck.is_set():
+            struck.set()
+            raise Fault
+        return usual(self, documents)
+
+    reading.Reading.ahead = ahead
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (
+        reader_dies,
+        emitter_dies,
+        observer_dies,
+        observer_falls_silent,
+        intake_stands_still,
+        killed_at_a_commit,
+        one_thread_commits,
+        temporary_files_have_names,
+        marking_hangs,
+        reading_fails_once,
+    )
+}
 
 if __name__ == "__main__":
-    FAULTS[sys.argv.pop(1)]()
+    for name in sys.argv.pop(1).split(","):
+        FAULTS[name]()
     threading.excepthook = lambda _: None  # a thrown Fault needs no traceback between the log lines
     cli.main()

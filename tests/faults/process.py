@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from typing import Any
 import pytest
 
 from tests.bridge import COMMAND, Bridge, attachment, sha256, until
+
+LAUNCHER = str(Path(__file__).with_name("launch.py"))
+NAMED = "temporary_files_have_names"
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this to a file system")
@@ -34,11 +39,23 @@ def states(bridge: Bridge) -> dict[str, str]:
     return dict(found)
 
 
-def launch(bridge: Bridge, before: Sequence[str] = (), **options: Any) -> subprocess.Popen[bytes]:
-    """Run the daemon behind another command (`strace -D`, so that the child is the daemon itself); do not wait."""
+def journal(bridge: Bridge, sql: str) -> list[tuple[Any, ...]]:
+    """What the journal says of itself, also while the daemon runs."""
+    with contextlib.closing(sqlite3.connect(f"file:{bridge.base}/state/journal.sqlite?mode=ro", uri=True)) as found:
+        return found.execute(sql).fetchall()
+
+
+def launch(
+    bridge: Bridge, before: Sequence[str] = (), faults: Sequence[str] = (), **options: Any
+) -> subprocess.Popen[bytes]:
+    """Run the daemon behind another command (`strace -D`, so that the child is the daemon itself); do not wait.
+
+    `faults` are those of launch.py.
+    """
     bridge.config.write_text(bridge.text())
+    program = [sys.executable, LAUNCHER, ",".join(faults)] if faults else [COMMAND]
     with bridge.log.open("ab") as log:
-        bridge.process = subprocess.Popen([*before, COMMAND, "run", "--config", bridge.config], stderr=log, **options)
+        bridge.process = subprocess.Popen([*before, *program, "run", "--config", bridge.config], stderr=log, **options)
     return bridge.process
 
 

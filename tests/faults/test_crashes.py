@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -14,15 +15,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.bridge import Bridge, until
 from tests.faults.process import (
+    NAMED,
     descriptors,
     ended,
+    journal,
     launch,
     leftovers,
     mails_of,
@@ -43,23 +46,76 @@ one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 
 # -- 1. kill -9 at every durable step
 
-# From a plain trace of one document: the intake thread commits twice (seen, quiet); the sender commits the claim,
-# speaks to the relay, commits the dot before it, and the acceptance after it, writes the marker, and commits that.
-# The least number of crashes of each walk: with fewer the injection has not reached the whole way.
+# From a plain trace of one document: intake commits twice (seen, quiet); the sender commits the claim, speaks to the
+# relay, and commits the dot before it; the acceptance is committed by whoever commits next; the marking has the marker
+# written, and commits that.
 MOST = 60
-QUEUED_STEPS = {"pwrite64": 9, "fdatasync": 6, "sendto": 7, "fchmod": 1, "fsync": 2, "linkat": 1, "unlinkat": 1}
-DEPOSIT_STEPS = {"pwrite64": 8, "fdatasync": 4}
-WALK = [("queued", *step) for step in QUEUED_STEPS.items()] + [("deposit", *step) for step in DEPOSIT_STEPS.items()]
+
+# Several threads commit, so that they are counted in the process itself. The least number of crashes of each walk:
+# with fewer the injection has not reached the whole way.
+COMMITS = {"queued": 4, "deposit": 6}
+
+# System calls are counted by thread: those of the conversation are the sender's, those of a marker are made in one call
+# of patience's, and those of the commits are made by one thread on purpose, and looked for in the journal's log alone.
+# Method, way, system call, the faults of launch.py, the least number of crashes.
+STEPS = [
+    ("queued", "pwrite64", "one_thread_commits", 16),
+    ("queued", "fdatasync", "one_thread_commits", 5),
+    ("deposit", "pwrite64", "one_thread_commits", 30),
+    ("deposit", "fdatasync", "one_thread_commits", 7),
+    ("queued", "sendto", "", 4),
+    ("queued", "sendto", "no_pipelining", 6),
+    *(
+        ("queued", syscall, faults, least)
+        for faults in ("", NAMED)
+        for syscall, least in (("fchmod", 1), ("fsync", 2), ("linkat", 1))
+    ),
+    ("queued", "unlinkat", NAMED, 1),
+]
 
 
 @one_mode
 @needs_strace
-@pytest.mark.parametrize(("way", "syscall", "least"), WALK)
-def test_a_kill_at_each_step_of_a_document_loses_nothing(bridge: Bridge, way: str, syscall: str, least: int) -> None:
+@pytest.mark.parametrize(("way", "syscall", "fault", "least"), STEPS)
+def test_a_kill_at_each_step_of_a_document_loses_nothing(
+    bridge: Bridge, way: str, syscall: str, fault: str, least: int
+) -> None:
     """Killed at the n-th such system call, for every n there is: validated after the restart, its marker whole.
 
     `queued` by `bridged send`, so that all of them are the sender's; of a `deposit` the first are intake's.
     """
+    if fault == "no_pipelining":
+        bridge.relay.extensions = ("8BITMIME",)
+    faults = [fault] if fault and fault != "no_pipelining" else []
+    stride = 2 if syscall == "pwrite64" else 1  # a frame of the WAL is two writes, its header and its page
+    state = bridge.base / "state"
+    paths = (
+        ["-P", os.fspath(state), "-P", os.fspath(state / "journal.sqlite-wal")]
+        if "one_thread_commits" in faults
+        else []
+    )
+
+    def start(n: int) -> None:
+        told = strace(bridge.base / "trace", **{syscall: f"signal=KILL:when={1 + (n - 1) * stride}"})
+        launch(bridge, [*told, *paths], faults)
+
+    _walk(bridge, way, start, least, f"at {syscall}")
+
+
+@one_mode
+@pytest.mark.parametrize("way", ["queued", "deposit"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_before_and_after_each_commit_of_a_document_loses_nothing(bridge: Bridge, way: str, when: str) -> None:
+    """Of whatever thread: the n-th commit is the last, or never made, for every n there is."""
+
+    def start(n: int) -> None:
+        launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(n), "KILL_WHEN": when})
+
+    _walk(bridge, way, start, COMMITS[way], f"{when} a commit")
+
+
+def _walk(bridge: Bridge, way: str, start: Callable[[int], None], least: int, where: str) -> None:
+    """A document goes its way in each start of a daemon that dies at its n-th step, until the n-th is never reached."""
     # Without it, what was not journaled before the crash is missed.
     bridge.extra = "catch_up: true" if way == "deposit" else ""
     documents = [bridge.inbox / f"{way}-{n}.txt" for n in range(1, MOST + 1)]
@@ -68,9 +124,9 @@ def test_a_kill_at_each_step_of_a_document_loses_nothing(bridge: Bridge, way: st
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
     bridge.stop()
-    stride = 2 if syscall == "pwrite64" else 1  # a frame of the WAL is two writes, its header and its page
-    kills = next(i for i, d in enumerate(documents) if not _crash_at(bridge, way, d, syscall, 1 + i * stride))
-    assert kills >= least, f"{kills} crashes at {syscall}"
+    numbered = enumerate(documents, 1)
+    kills = next(n - 1 for n, d in numbered if not _crash(bridge, way, d, functools.partial(start, n), f"{where}, {n}"))
+    assert kills >= least, f"{kills} crashes {where}"
     left = [document.name for document in documents[: kills + 1]]
     bridge.start()
     bridge.settle()
@@ -79,17 +135,17 @@ def test_a_kill_at_each_step_of_a_document_loses_nothing(bridge: Bridge, way: st
     assert leftovers(bridge.ged) == []
 
 
-def _crash_at(bridge: Bridge, way: str, document: Path, syscall: str, n: int) -> bool:
-    """Let one document go its way with a kill at the n-th call, then restart and judge it. False if none came."""
+def _crash(bridge: Bridge, way: str, document: Path, start: Callable[[], None], where: str) -> bool:
+    """Let one document go its way with a kill, then restart and judge it. False if none came."""
     if way == "queued":
         assert bridge.run("send", document).returncode == 0
     ready = bridge.count("daemon_ready")
-    launch(bridge, strace(bridge.base / "trace", **{syscall: f"signal=KILL:when={n}"}))
+    start()
     if way == "deposit":
         ready_or_ended(bridge, ready)
         document.write_text(document.name)
     until(lambda: ended(bridge) or _validated(bridge, document), f"the end of {document.name}, or of the daemon")
-    killed = ended(bridge)
+    killed = bridge.stop() != 0
     if killed:
         assert bridge.process is not None
         assert bridge.process.returncode == -signal.SIGKILL
@@ -97,13 +153,13 @@ def _crash_at(bridge: Bridge, way: str, document: Path, syscall: str, n: int) ->
         bridge.start()
         # By its state: killed in the very last commit, it may be validated already, and no line says so again.
         validated = lambda: states(bridge)[document.name] == "validated"  # noqa: E731
-        until(validated, f"{document.name} validated after a kill at {syscall} {n}")
+        until(validated, f"{document.name} validated after a kill {where}")
         count = len(mails_of(bridge, document.name))
-        assert count == 1 or (count == 2 and not certain), f"{count} mails after a kill at {syscall} {n}"
-    assert bridge.stop() == 0
+        assert count == 1 or (count == 2 and not certain), f"{count} mails after a kill {where}"
+        assert bridge.stop() == 0
     marker = marker_of(document)
     assert marker["message_id"].encode() in mails_of(bridge, document.name)[0]
-    assert leftovers(bridge.ged) == [], f"after a kill at {syscall} {n}"
+    assert leftovers(bridge.ged) == [], f"after a kill {where}"
     return killed
 
 
@@ -119,12 +175,15 @@ def _validated(bridge: Bridge, document: Path) -> bool:
 @needs_strace
 @pytest.mark.parametrize("extra", ["", "catch_up: true"])
 def test_a_temporary_marker_of_a_crash_is_removed_at_the_next_start(bridge: Bridge, extra: str) -> None:
-    """Killed with the temporary file written: gone once the next start is ready, the marker in its place."""
+    """Killed with the temporary file written: gone once the next start is ready, the marker in its place.
+
+    Where the file system knows files without a name, there is none: the next test but one.
+    """
     bridge.extra = extra
     bridge.start()
     bridge.stop()
     ready = bridge.count("daemon_ready")
-    launch(bridge, strace(bridge.base / "trace", linkat="signal=KILL:when=1"))
+    launch(bridge, strace(bridge.base / "trace", linkat="signal=KILL:when=1"), [NAMED])
     assert ready_or_ended(bridge, ready)
     (bridge.inbox / "a.txt").write_text("a")
     until(lambda: ended(bridge), "the kill")
@@ -145,15 +204,36 @@ def test_a_marker_being_written_during_the_first_pass_is_not_taken_for_a_leftove
     bridge.start()
     bridge.stop()
     ready = bridge.count("daemon_ready")
-    launch(bridge, strace(bridge.base / "trace", fchmod="signal=KILL:when=1"))
+    launch(bridge, strace(bridge.base / "trace", fchmod="signal=KILL:when=1"), [NAMED])
     assert ready_or_ended(bridge, ready)
     (bridge.inbox / "a.txt").write_text("a")
     until(lambda: ended(bridge), "the kill")
-    launch(bridge, strace(bridge.base / "trace", fsync="delay_enter=1500000"))
+    launch(bridge, strace(bridge.base / "trace", fsync="delay_enter=1500000"), [NAMED])
+    until(lambda: leftovers(bridge.ged), "a temporary file")
     bridge.expect("a.txt")
     assert states(bridge)["a.txt"] == "validated"
     marker_of(bridge.inbox / "a.txt")
     until(lambda: not leftovers(bridge.ged), "the temporary files are gone")  # also that of the probe
+
+
+@one_mode
+@needs_strace
+@pytest.mark.parametrize("syscall", ["fchmod", "fsync", "linkat"])
+def test_a_crash_leaves_no_temporary_marker_where_files_need_no_name(bridge: Bridge, syscall: str) -> None:
+    """Killed while the marker is written: nothing stands beside the document that was not there before."""
+    with open(os.open(bridge.inbox, os.O_TMPFILE | os.O_WRONLY, 0o600), "wb"):
+        pass  # or the file system knows no such files, and this test is none
+    bridge.start()
+    bridge.stop()
+    ready = bridge.count("daemon_ready")
+    launch(bridge, strace(bridge.base / "trace", **{syscall: "signal=KILL:when=1"}))
+    assert ready_or_ended(bridge, ready)
+    (bridge.inbox / "a.txt").write_text("a")
+    until(lambda: ended(bridge), "the kill")
+    assert os.listdir(bridge.inbox) == ["a.txt"]
+    bridge.start()
+    bridge.expect("a.txt")
+    marker_of(bridge.inbox / "a.txt")
 
 
 # -- 2. kill -9 at random
@@ -260,6 +340,38 @@ def test_a_stop_after_the_dot_while_the_reply_is_late(bridge: Bridge, answered: 
     mails = mails_of(bridge, "a.txt")
     assert len(mails) == (1 if answered else 2)
     assert len(set(mails)) == 1
+
+
+@one_mode
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_an_acceptance_is_entered_although_the_marking_waits_for_a_share(bridge: Bridge, end: str) -> None:
+    """The marker of one document hangs when the relay accepts another: killed or stopped then, neither leaves again."""
+    bridge.start()
+    bridge.stop()
+    ready = bridge.count("daemon_ready")
+    process = launch(bridge, (), ["marking_hangs"])
+    assert ready_or_ended(bridge, ready)
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_sent")
+    if end == "stopped":
+        bridge.relay.script("DOT", Late())
+    (bridge.inbox / "b.txt").write_text("b")
+    if end == "stopped":
+        until(lambda: bridge.relay.stalled, "the relay has read the dot")
+        process.send_signal(signal.SIGTERM)
+        bridge.wait_for("daemon_stopping")
+        bridge.relay.go_on()
+        assert process.wait(12) == 0
+    else:
+        entered = "SELECT count(*) FROM documents WHERE state = 'sent'"
+        until(lambda: journal(bridge, entered) == [(2,)], "the second acceptance is entered", 5)
+        bridge.stop(signal.SIGKILL)
+    assert bridge.count("document_validated") == 0
+    bridge.start()
+    bridge.expect("a.txt", "b.txt")
+    for name in ("a.txt", "b.txt"):
+        assert states(bridge)[name] == "validated"
+        marker_of(bridge.inbox / name)
 
 
 # -- 4. two instances

@@ -45,6 +45,11 @@ class MortalJournal(Journal):
     after = False
     dead = False
 
+    def flush(self) -> None:
+        """What was posted dies with the process."""
+        if not self.dead:
+            super().flush()
+
     def _commit_all(self) -> None:
         if self.dead:
             raise Killed

@@ -1,0 +1,287 @@
+"""Many small documents leave together, by two sessions: the process is killed, the line is cut, in their midst."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.bridge import Bridge, until
+from tests.faults.line import LineBridge, line_bridge, with_login
+from tests.faults.process import ended, journal, launch, leftovers, marker_of, ready_or_ended
+from tests.relay import OK, Action, Cut, Late, ScriptedRelay, Stall
+
+pytestmark = pytest.mark.timeout(300)
+
+MANY = 60
+EVERY = 4  # commits, of the fifty or so of a burst
+SEVERAL = 3  # more than there are sessions
+
+
+@pytest.fixture
+def bridge(tmp_path: Path, relay: ScriptedRelay) -> Iterator[LineBridge]:
+    with line_bridge(tmp_path, relay) as bridge:
+        bridge.smtp = "timeout: 5s, connections: 2"
+        yield bridge
+
+
+def burst(bridge: Bridge, *prefixes: str) -> list[list[Path]]:
+    """So many times so many small documents in two folders, which a start has found: existing."""
+    bursts = [
+        [bridge.ged / ("Achats", "Notes")[i % 2] / f"{prefix}-{i:02}.txt" for i in range(MANY)] for prefix in prefixes
+    ]
+    for document in itertools.chain(*bursts):
+        document.write_text(document.name)
+    bridge.start()
+    bridge.stop()
+    return bursts
+
+
+def queue(bridge: Bridge, documents: list[Path]) -> None:
+    """While the daemon is down, so that they leave as fast as they can."""
+    told = bridge.run("send", *documents)
+    assert told.returncode == 0, told.stderr
+
+
+def mails(bridge: Bridge) -> dict[str, list[bytes]]:
+    """Every mail by the name of its document."""
+    found: dict[str, list[bytes]] = {}
+    for mail in list(bridge.relay.mails):
+        [name] = re.findall(rb'filename="([^"]+)"', mail.data)
+        found.setdefault(name.decode(), []).append(mail.data)
+    return found
+
+
+def announced(bridge: Bridge) -> int:
+    """How many documents are in transit with their dots announced."""
+    return journal(bridge, "SELECT count(*) FROM documents WHERE state = 'sending' AND dotted")[0][0]
+
+
+def uncertain(bridge: Bridge) -> dict[str, int]:
+    """Document name -> how often it was in doubt, where it was."""
+    found = journal(bridge, "SELECT path, uncertain FROM documents WHERE uncertain > 0")
+    return {os.fsdecode(path).rpartition("/")[2]: count for path, count in found}
+
+
+def validated(bridge: Bridge) -> set[str]:
+    """The documents that are."""
+    found = journal(bridge, "SELECT path FROM documents WHERE state = 'validated'")
+    return {os.fsdecode(path).rpartition("/")[2] for (path,) in found}
+
+
+def all_validated(bridge: Bridge, documents: list[Path]) -> None:
+    """With their markers whole, and nothing else beside them."""
+    names = {document.name for document in documents}
+    until(lambda: names <= validated(bridge), "all are validated")
+    written = mails(bridge)
+    for document in documents:
+        assert marker_of(document)["message_id"].encode() in written[document.name][0]
+    assert leftovers(bridge.ged) == []
+    assert bridge.count("document_held") == 0
+
+
+# -- kill -9
+
+
+def killed_once(bridge: Bridge, documents: list[Path], number: int, when: str) -> int | None:
+    """A start that dies at that commit, and one that brings all to the end: how many dots were announced at the kill.
+
+    None where the commit was never reached.
+    """
+    launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(number), "KILL_WHEN": when})
+    last = {f"{document.parent.name}/{document.name}" for document in documents}
+    until(
+        lambda: ended(bridge) or last <= {line["document"] for line in bridge.lines("document_validated")},
+        "the end of the daemon, or of the burst",
+    )
+    if bridge.stop() == 0:
+        return None
+    assert bridge.process is not None
+    assert bridge.process.returncode == -signal.SIGKILL
+    certain = {line["document"].rpartition("/")[2] for line in bridge.lines("document_sent")}
+    dots = announced(bridge)
+    bridge.start()
+    all_validated(bridge, documents)
+    assert bridge.stop() == 0
+    written = mails(bridge)
+    twice = [document.name for document in documents if len(written[document.name]) > 1]
+    for document in documents:
+        copies = written[document.name]
+        assert len(copies) <= 2, document.name
+        assert len(set(copies)) == 1, document.name
+    assert not set(twice) & certain, f"sent again after a kill {when} commit {number}"
+    return dots
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_kill_at_each_commit_of_a_burst_loses_nothing_and_repeats_only_what_was_in_doubt(
+    bridge: LineBridge, when: str
+) -> None:
+    """At every fourth commit of sixty documents by two sessions, before or after it is on the disk.
+
+    All are validated, a repetition is the very same mail, and only of what was not said to be sent; nothing is held.
+    """
+    dots = []
+    numbers = range(2, 100, EVERY)
+    for number, documents in zip(numbers, burst(bridge, *(f"{number}" for number in numbers)), strict=True):
+        queue(bridge, documents)
+        several = killed_once(bridge, documents, number, when)
+        if several is None:
+            break
+        dots.append(several)
+    assert len(dots) >= 8
+    assert max(dots) >= SEVERAL, f"they did not leave in batches: {dots}"
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_kills_in_one_burst_lose_nothing_and_repeat_nothing_that_was_certain(
+    bridge: LineBridge, seed: int
+) -> None:
+    """The same sixty documents, three kills at random commits: so many does nobody count as too often."""
+    chance = random.Random(seed)
+    [documents] = burst(bridge, "random")
+    queue(bridge, documents)
+    certain: Counter[str] = Counter()
+    for _ in range(3):
+        launch(
+            bridge,
+            (),
+            ["killed_at_a_commit"],
+            env=os.environ
+            | {"KILL_COMMIT": str(chance.randrange(3, 25)), "KILL_WHEN": chance.choice(("before", "after"))},
+        )
+        until(lambda: ended(bridge) or not bridge_busy(bridge), "the end of the daemon, or of the burst")
+        bridge.stop()
+        told = {line["document"].rpartition("/")[2] for line in bridge.lines("document_sent")}
+        left = mails(bridge)
+        for name in told - set(certain):
+            certain[name] = len(left[name])
+    bridge.start()
+    all_validated(bridge, documents)
+    written = mails(bridge)
+    for document in documents:
+        assert len(set(written[document.name])) == 1
+        if document.name in certain:
+            assert len(written[document.name]) == certain[document.name]
+
+
+def bridge_busy(bridge: Bridge) -> bool:
+    return bool(journal(bridge, "SELECT 1 FROM documents WHERE state IN ('queued', 'sending', 'sent') LIMIT 1"))
+
+
+# -- the line is cut
+
+
+@pytest.mark.parametrize(
+    ("phase", "action", "doubts", "copies"),
+    [
+        ("RCPT", Cut(), 0, 1),
+        ("DATA", Cut(), 0, 1),
+        ("UPLOAD", Cut(after=1), 1, 1),  # the dot goes along with so short a text
+        ("DOT", Cut(), 1, 1),
+        ("DOT", Cut(keep=True), 1, 2),
+        ("DOT", Cut(raw=b"25", keep=True), 1, 2),
+    ],
+)
+def test_a_line_that_is_cut_in_the_middle_of_a_batch_leaves_one_document_in_doubt_at_most(
+    bridge: LineBridge, phase: str, action: Action, doubts: int, copies: int
+) -> None:
+    """The rest was announced as well, and is put back uncounted: their dots had not left."""
+    [documents] = burst(bridge, "cut")
+    queue(bridge, documents)
+    bridge.relay.script(phase, *[OK] * 35, action)
+    bridge.start()
+    all_validated(bridge, documents)
+    counted = uncertain(bridge)
+    assert list(counted.values()) == [1] * doubts
+    written = mails(bridge)
+    left_twice = [name for name, sent in written.items() if len(sent) > 1]
+    assert left_twice == (list(counted) if copies == 2 else [])
+    assert all(len(sent) == copies and len(set(sent)) == 1 for name, sent in written.items() if name in left_twice)
+    assert bridge.count("relay_unreachable") == (0 if doubts else 1)
+
+
+@pytest.mark.parametrize(("phase", "keep"), [("RCPT", False), ("DOT", True)])
+def test_what_was_announced_and_put_back_is_announced_anew(bridge: LineBridge, phase: str, keep: bool) -> None:
+    """One session; the line breaks in the middle of a batch, and then another one after a dot, when the daemon dies.
+
+    The first of those that were put back leaves alone, as a probe: its own dot is in the journal before it goes, with
+    the digest of the bytes that go, which are not those that were announced with the others.
+    """
+    bridge.smtp = "timeout: 5s, connections: 1"
+    [documents] = burst(bridge, "again")
+    queue(bridge, documents)
+    bridge.relay.script(phase, *[OK] * 30, Stall(keep=keep))
+    bridge.start()
+    until(lambda: bridge.relay.stalled, "the line stalls in the middle of a batch")
+    assert announced(bridge) >= SEVERAL
+    bridge.relay.always("CONNECT", Cut())
+    bridge.relay.cut_all()
+    until(lambda: not journal(bridge, "SELECT 1 FROM documents WHERE state = 'sending'"), "all are put back")
+    assert announced(bridge) == 0
+    doubts = uncertain(bridge)
+    assert list(doubts.values()) == ([1] if keep else [])
+    waiting = [Path(os.fsdecode(p)) for (p,) in journal(bridge, "SELECT path FROM documents WHERE state = 'queued'")]
+    assert len(waiting) > SEVERAL
+    for document in waiting:
+        if document.name not in doubts:
+            document.write_text("saved over meanwhile: " + document.name)
+    bridge.wait_for("relay_unreachable")
+    bridge.relay.script("DOT", Stall(keep=True))
+    bridge.relay.always("CONNECT")
+    until(lambda: bridge.relay.stalled == 2, "a dot has left")
+    [(path, dotted)] = journal(bridge, "SELECT path, dotted FROM documents WHERE state = 'sending'")
+    assert dotted
+    bridge.stop(signal.SIGKILL)
+    bridge.start()
+    all_validated(bridge, documents)  # whose markers have the digests of the bytes that are there now
+    counted = uncertain(bridge)
+    probe = os.fsdecode(path).rpartition("/")[2]
+    assert counted == doubts | {probe: 1 + doubts.get(probe, 0)}
+    for sent in mails(bridge).values():
+        assert len(set(sent)) == 1
+
+
+# -- our own end, and our own mistakes
+
+
+def test_a_stop_in_the_middle_of_a_batch_ends_with_the_document_in_transit(bridge: LineBridge) -> None:
+    """It is accepted, and no other begins: a relay that has become slow would be broken off after some dot."""
+    bridge.smtp = "timeout: 5s, connections: 1"
+    [documents] = burst(bridge, "stop")
+    queue(bridge, documents)
+    bridge.relay.script("RCPT", *[OK] * 30, Late())
+    bridge.start()
+    until(lambda: bridge.relay.stalled, "the line stalls in the middle of a batch")
+    assert announced(bridge) >= SEVERAL
+    assert bridge.process is not None
+    bridge.process.send_signal(signal.SIGTERM)
+    bridge.wait_for("daemon_stopping", 2)
+    bridge.relay.go_on()
+    assert bridge.process.wait(12) == 0
+    assert len(bridge.relay.mails) == 31
+    assert announced(bridge) == 0
+    assert len(validated(bridge)) == 31
+    bridge.start()
+    all_validated(bridge, documents)
+    assert uncertain(bridge) == {}
+    assert len(bridge.relay.mails) == MANY
+
+
+def test_a_mistake_before_the_first_document_does_not_keep_its_turn(tmp_path: Path) -> None:
+    """The line to a relay with a login lets one in first, and waits for what becomes of it: it is tried again."""
+    with with_login() as relay, line_bridge(tmp_path, relay) as bridge:
+        ready = bridge.count("daemon_ready")
+        launch(bridge, (), ["reading_fails_once"])
+        assert ready_or_ended(bridge, ready)
+        (bridge.inbox / "a.txt").write_text("a")
+        bridge.wait_for("state_failed")
+        bridge.expect("a.txt")
+        assert uncertain(bridge) == {}
