@@ -171,7 +171,7 @@ class Dispatch:
             ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
             if len(claimed) > 1:
                 self._announce_dots(ahead)
-            while claimed and (given or (not self._stopping.is_set() and line.may_send(self._clock().steady))):
+            while claimed and (given or self._may_go_on(route)):
                 given = False
                 document = claimed.popleft()
                 self._take_turn(route, document, ahead.pop(document.seq, None))
@@ -181,6 +181,11 @@ class Dispatch:
             if claimed:
                 self._stranded += [_Stranded(document, 0.0, tried=False) for document in claimed]
                 self._rescue(self._clock())
+
+    def _may_go_on(self, route: Route) -> bool:
+        """A turn for the next one of those claimed together; none under a configuration that is no longer in force."""
+        in_force = self._route is route and not self._stopping.is_set()
+        return in_force and route.line.may_send(self._clock().steady)
 
     def _announce_dots(self, ahead: Mapping[int, Whole | Exception]) -> None:
         """One commit for all that are about to leave: where several leave in a moment, one each takes longer than that.
@@ -212,11 +217,8 @@ class Dispatch:
         if outcome is not None:
             now = self._clock()  # the sending may have taken minutes
             self._turns.takes = max(1e-6, (7 * self._turns.takes + now.steady - began.steady) / 8)
-            self._unrecorded = (
-                document,
-                outcome,
-                route.line,
-            )  # first: the next step enters it, whatever fails in this one
+            # First of all: the next step enters it, whatever fails in this one.
+            self._unrecorded = (document, outcome, route.line)
             self._report(route.line, document, outcome, now)
             self._record(now)
 
