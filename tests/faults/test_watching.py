@@ -588,6 +588,8 @@ def test_a_ged_that_is_deleted_and_made_again_takes_deposits_again(bridge: Bridg
         bridge.settle()
         (bridge.inbox / f"{k}.txt").write_text(str(k))
         until(lambda k=k: bridge.sent()[f"{k}.txt"], "sent")
+        # Its marker, too: one that is written while the directory is being deleted keeps it from that.
+        until(lambda: bridge.count("document_validated") == len(bridge.relay.mails), "every marker is written")
     bridge.expect("0.txt", "1.txt")
 
 
