@@ -53,5 +53,7 @@ def sent_before(tx: Transaction, document: Document, sha256: str) -> tuple[str, 
             return f"{document.collection_email} got the same bytes before, as “{name}” (duplicates: hold)", False
         if other.state in (State.HELD, State.WITHDRAWN):
             return f"the same bytes may have arrived already, as “{name}” (duplicates: hold)", False
-        on_its_way |= other.seq < document.seq  # the elder goes first: the two must not wait for each other
+        # Whose digest stands there was first; of two that are both in doubt, and have theirs from before, the elder is.
+        both_in_doubt = other.uncertain > 0 and document.uncertain > 0
+        on_its_way |= other.seq < document.seq or (other.state is State.SENDING and not both_in_doubt)
     return "", on_its_way

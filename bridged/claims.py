@@ -143,7 +143,10 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
         if reason != document.reason:
             looked.lines.append(("document_deferred", document, reason))
         return None
-    tx.move(document.seq, State.QUEUED, State.SENDING, collection_email=address, dotted=0)
+    columns = {"collection_email": address, "dotted": 0}
+    if not document.uncertain:
+        columns["sha256"] = ""  # of an earlier try: who has one is on its way, and others with the same bytes wait
+    tx.move(document.seq, State.QUEUED, State.SENDING, **columns)
     return replace(document, state=State.SENDING, collection_email=address)
 
 

@@ -280,9 +280,8 @@ class Dispatch:
         except Held as held:
             self._hold(document, "held", str(held), now, rule=held.rule)
         except NotYet:
-            self._journal.write(
-                lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + ELDER_FIRST)
-            )
+            due = now.wall + ELDER_FIRST * (1 + self._random())  # two that wait for each other must not do so for ever
+            self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=due))
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
         except OSError as error:

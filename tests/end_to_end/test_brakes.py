@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bridged import brakes
+from bridged.journal import Journal, Transaction
+from bridged.model import Stamp, State
 from tests.bridge import COMMAND, Bridge, attachment, until
 from tests.relay import Say, ScriptedRelay
 
@@ -146,6 +149,29 @@ def test_a_daily_cap_puts_the_rest_off_without_a_storm_and_holds_up_no_other_add
     assert sum(bridge.sent().values()) == 301
     assert len(bridge.lines("document_deferred")) == 3
     assert "takes 300 documents a day" in bridge.lines("document_deferred")[0]["reason"]
+
+
+def test_of_two_copies_in_two_sessions_the_second_to_be_read_waits_whichever_is_the_elder(tmp_path):
+    """The younger may be read first; then it has left, or is about to, and the elder is the duplicate."""
+    journal = Journal(tmp_path)
+    columns = {"client": "A", "ged": b"/ged", "stamp": Stamp(1, 2, 3, 4), "date": "", "deposited_at": 1.0}
+    columns["collection_email"] = "a@collecte.example"
+
+    def add(tx: Transaction, name: str) -> int:
+        made = {"id": name, "path": b"/ged/" + name.encode(), "message_id": f"<{name}@x>"}
+        seq = tx.add(State.QUEUED, **(columns | made))
+        tx.move(seq, State.QUEUED, State.SENDING)
+        return seq
+
+    elder, younger = journal.write(lambda tx: [add(tx, "elder"), add(tx, "younger")])
+
+    def read(tx: Transaction, seq: int) -> tuple[str, bool]:
+        tx.note(seq, State.SENDING, sha256="ab" * 32)
+        document = tx.document(seq)
+        assert document is not None
+        return brakes.sent_before(tx, document, "ab" * 32)
+
+    assert journal.write(lambda tx: [read(tx, younger), read(tx, elder)]) == [("", False), ("", True)]
 
 
 def test_of_many_copies_that_come_at_once_one_leaves(bridge):
