@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, mark, reading, rounds, watch
+from bridged import cli, daemon, dispatch, mark, reading, rounds, watch
 from bridged.journal import Journal
 
 TRIGGER = b".fault"
@@ -153,6 +153,11 @@ def reading_fails_once() -> None:
     reading.Reading.ahead = ahead
 
 
+def much_leaves_together() -> None:
+    """However slow the machine is: as many as may be are claimed at once."""
+    dispatch.TOGETHER = 1000.0
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -166,6 +171,7 @@ FAULTS = {
         temporary_files_have_names,
         marking_hangs,
         reading_fails_once,
+        much_leaves_together,
     )
 }
 

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.timeout(300)
 MANY = 60
 EVERY = 4  # commits, of the fifty or so of a burst
 SEVERAL = 3  # more than there are sessions
+MID_BATCH = 24  # of batches of 16, which begin as soon as `much_leaves_together`
 
 
 @pytest.fixture
@@ -218,8 +219,8 @@ def test_what_was_announced_and_put_back_is_announced_anew(bridge: LineBridge, p
     bridge.smtp = "timeout: 5s, connections: 1"
     [documents] = burst(bridge, "again")
     queue(bridge, documents)
-    bridge.relay.script(phase, *[OK] * 30, Stall(keep=keep))
-    bridge.start()
+    bridge.relay.script(phase, *[OK] * MID_BATCH, Stall(keep=keep))
+    launch(bridge, (), ["much_leaves_together"])
     until(lambda: bridge.relay.stalled, "the line stalls in the middle of a batch")
     assert announced(bridge) >= SEVERAL
     bridge.relay.always("CONNECT", Cut())
@@ -257,8 +258,8 @@ def test_a_stop_in_the_middle_of_a_batch_ends_with_the_document_in_transit(bridg
     bridge.smtp = "timeout: 5s, connections: 1"
     [documents] = burst(bridge, "stop")
     queue(bridge, documents)
-    bridge.relay.script("RCPT", *[OK] * 30, Late())
-    bridge.start()
+    bridge.relay.script("RCPT", *[OK] * MID_BATCH, Late())
+    launch(bridge, (), ["much_leaves_together"])
     until(lambda: bridge.relay.stalled, "the line stalls in the middle of a batch")
     assert announced(bridge) >= SEVERAL
     assert bridge.process is not None
@@ -266,9 +267,9 @@ def test_a_stop_in_the_middle_of_a_batch_ends_with_the_document_in_transit(bridg
     bridge.wait_for("daemon_stopping", 2)
     bridge.relay.go_on()
     assert bridge.process.wait(12) == 0
-    assert len(bridge.relay.mails) == 31
+    assert len(bridge.relay.mails) == MID_BATCH + 1
     assert announced(bridge) == 0
-    assert len(validated(bridge)) == 31
+    assert len(validated(bridge)) == MID_BATCH + 1
     bridge.start()
     all_validated(bridge, documents)
     assert uncertain(bridge) == {}
