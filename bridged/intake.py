@@ -138,9 +138,10 @@ class Intake:
         ged.doubted.clear()
         rules, key = self._rules(), _key(ged.path)
         if settled or void or self._journal.read(lambda tx: tx.kept(key)) != rules:
-            for start in range(0, max(1, len(settled)), TIMES):
+            self._journal.write(lambda tx: tx.keep_times((), void))
+            for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
-                self._journal.write(lambda tx, p=part: tx.keep_times(p, void))  # type: ignore[misc]
+                self._journal.write(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
                 ged.patience.beat()
             self._journal.write(lambda tx: tx.keep(key, rules))
 

@@ -56,15 +56,6 @@ def second() -> Iterator[ScriptedRelay]:
         yield relay
 
 
-@pytest.fixture
-def said() -> Iterator[list[dict[str, Any]]]:
-    """What the log says, as the listener hears it."""
-    lines: list[dict[str, Any]] = []
-    logs.listen(lambda event, fields: lines.append({"event": event, **fields}))
-    yield lines
-    logs.listen(None)
-
-
 def parsed(raw: bytes) -> EmailMessage:
     message = email.message_from_bytes(raw, policy=email.policy.default)
     assert isinstance(message, EmailMessage)

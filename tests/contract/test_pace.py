@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridged import logs, pace
+from bridged import pace
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.model import Accepted, Instant, Misconfigured
@@ -26,15 +26,6 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(tmp_path / "state")
     yield journal
     journal.close()
-
-
-@pytest.fixture
-def said() -> Iterator[list[dict[str, Any]]]:
-    """What the log says, as the listener hears it."""
-    lines: list[dict[str, Any]] = []
-    logs.listen(lambda event, fields: lines.append({"event": event, **fields}))
-    yield lines
-    logs.listen(None)
 
 
 def smtp(host: str = "a.example", **more: Any) -> Smtp:
