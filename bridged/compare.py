@@ -122,13 +122,14 @@ class Comparison:
         return self._listed(place, found)
 
     def vanished(self) -> list[Difference]:
-        """Directories that the journal knows and the first pass did not meet."""
+        """Directories that the journal knows and the first pass did not meet: gone, or switched off."""
         ged = self._ged
         known = self._journal.read(lambda tx: tx.directories_below(ged.path))
+        unmet = [d for d in known if d not in ged.sweep and not any(is_in(d, t) for t in ged.troubled)]
         return [
             lambda changes, d=directory: changes.missing_directory(d)  # type: ignore[misc]
-            for directory in known
-            if directory not in ged.sweep and not any(is_in(directory, t) for t in ged.troubled)
+            for directory in unmet
+            if self._switched.place(directory) is None or not self._may_be_there(directory)
         ]
 
     def _listed(self, place: Place, listing: Listing) -> list[Difference]:
@@ -199,6 +200,14 @@ class Comparison:
             return self.lstat(path) is None
         except OSError:  # a directory that may not be searched any more says nothing of what is in it
             return False
+
+    def _may_be_there(self, directory: bytes) -> bool:
+        """Whatever went wrong with the pass: what lies in a directory that can be seen is not to be buried."""
+        try:
+            status = self.lstat(directory)
+        except OSError:
+            return True
+        return status is not None and stat.S_ISDIR(status.st_mode)
 
     def _still_there(self, known: KnownFile) -> bool:
         try:

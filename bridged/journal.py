@@ -60,6 +60,7 @@ ALTER TABLE directories ADD COLUMN mtime_ns INTEGER;
 ALTER TABLE directories ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE directories ADD COLUMN inode INTEGER;
 ALTER TABLE directories ADD COLUMN device INTEGER;
+ALTER TABLE directories ADD COLUMN children INTEGER;
 """
 _SCHEMAS: Final = (
     _SCHEMA_1,

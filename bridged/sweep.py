@@ -79,13 +79,17 @@ class _Seen:
 
 
 class Times(NamedTuple):
-    """A directory that was settled when it was read, and its times: as long as it has these, nothing is new in it."""
+    """A directory that was settled when it was read, and its times: as long as it has these, nothing is new in it.
+
+    Not so what is in the directories below it, of which `children` says how many there are.
+    """
 
     directory: bytes
     mtime_ns: int
     ctime_ns: int
     inode: int
     device: int
+    children: int
 
 
 class Sweep:
@@ -113,19 +117,23 @@ class Sweep:
         self._read_since: set[bytes] = set()
 
     def remember(self, times: Iterable[Times]) -> None:
-        """What an earlier daemon has read, and all of it is known: it is read again where it has changed."""
+        """What an earlier daemon has read, and all of it is known: it is read again where it has changed.
+
+        Also where not all that is in it was kept: else nobody would meet a directory that was too young, or unreadable.
+        """
         known = {one.directory: one for one in times if self._in_force(one.directory)}
         children: dict[bytes, list[bytes]] = {}
         for directory in known:
             children.setdefault(directory.rpartition(b"/")[0], []).append(directory)
         for directory, one in known.items():
             inner = tuple(children.get(directory, ()))
-            self._seen[directory] = _Seen(*one[1:], settled=True, children=inner, met=False)
+            self._seen[directory] = _Seen(*one[1:5], settled=len(inner) == one.children, children=inner, met=False)
 
     def forget_unmet(self) -> None:
         """What an earlier daemon has read and a whole pass of this one has not met is not there any more."""
         for directory in [directory for directory, seen in self._seen.items() if not seen.met]:
             del self._seen[directory]
+            self._read_since.add(directory)
 
     def read_since(self) -> tuple[list[Times], list[bytes]]:
         """The directories that were read since this was last asked; and of them those whose times say nothing."""
@@ -134,7 +142,8 @@ class Sweep:
             seen = self._seen.get(directory)
             if seen is not None and seen.settled and seen.device != -1:
                 inode = seen.inode & files.INODE_BITS  # one that is cut off will not be found again, and is read
-                settled.append(Times(directory, seen.mtime_ns, seen.ctime_ns, inode, seen.device))
+                below = sum(map(self._in_force, seen.children))
+                settled.append(Times(directory, seen.mtime_ns, seen.ctime_ns, inode, seen.device, below))
             else:
                 others.append(directory)
         self._read_since.clear()
@@ -156,6 +165,7 @@ class Sweep:
         """The same for what is no longer in force."""
         for directory in [directory for directory in self._seen if not self._in_force(directory)]:
             del self._seen[directory]
+            self._read_since.add(directory)
 
     def forget_times(self) -> None:
         """Read everything at the next pass, and watch it again: the file system was away."""
@@ -173,6 +183,7 @@ class Sweep:
         prefix = directory + b"/"
         for one in [d for d in self._seen if d == directory or d.startswith(prefix)]:
             del self._seen[one]
+            self._read_since.add(one)
 
     def whole(self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool) -> Iterator[Found]:
         """One pass over the switched folders; `full` reads unchanged directories too."""

@@ -118,3 +118,35 @@ def test_a_directory_with_a_crashs_leftover_or_a_file_that_cannot_be_looked_at_i
     settled, void = before.read_since()
     assert void == [ged + b"/Achats/2026"]
     assert len(settled) == 3
+
+
+def test_what_was_not_kept_of_a_directory_that_was_is_met(ged, tmp_path):
+    """It was too young when the daemon stopped, or could not be read: its elder says nothing of it."""
+    before, _ = one(ged)
+    passed(before, full=True)
+    settled, _ = before.read_since()
+    for missing in (b"Achats/2026", b"Achats/2025/11", b"Achats/2025"):
+        sweep, watched = one(ged)
+        sweep.remember([each for each in settled if each.directory != ged + b"/" + missing])
+        assert os.path.basename(missing) in listed(passed(sweep))
+        assert ged + b"/" + missing in watched
+
+
+def test_of_what_is_gone_nothing_is_kept(ged, tmp_path):
+    sweep, _ = remembering(ged)
+    shutil.rmtree(tmp_path / "Achats/2025")
+    passed(sweep)
+    settled, void = sweep.read_since()
+    assert {ged + b"/Achats/2025", ged + b"/Achats/2025/11"} <= set(void)
+    assert [each.children for each in settled if each.directory == ged + b"/Achats"] == [1]
+
+
+def test_what_is_switched_off_in_a_directory_is_not_missed_in_it(ged):
+    """Else the directory above an excluded one would be read at every start."""
+    off = ged + b"/Achats/2025"
+    before = Sweep(ged, lambda directory: not directory.startswith(off), lambda _: None)
+    passed(before, full=True)
+    settled, _ = before.read_since()
+    sweep = Sweep(ged, lambda directory: not directory.startswith(off), lambda _: None)
+    sweep.remember(settled)
+    assert passed(sweep) == []
