@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridged import files
 from bridged.changes import Unknown
-from bridged.folders import SwitchedFolders
-from bridged.journal import Journal
+from bridged.journal import Journal, Transaction
 from bridged.known import Mounted, is_in
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.patience import Patience
+from bridged.rules import Former
 from bridged.settings import Client
 from bridged.shares import Shares
 from bridged.sweep import Found, Sweep
-
-
-@dataclass(frozen=True, slots=True)
-class Former:
-    """The configuration before the one in force: what it left out was there before, and is existing."""
-
-    switched: SwitchedFolders
-    ignores: Callable[[bytes], str | None]
 
 
 class Retired(OSError):
@@ -60,7 +52,7 @@ class Ged:
     doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
     retired: bool = False  # no longer configured: a turn under way must conclude nothing any more
-    former: Former | None = None  # what the configuration before excluded, until a pass has met what that held
+    former: Former | None = None  # what the rules before left out, until a pass has met what that held
     starting: bool = False  # until the first complete pass of the daemon
     fuse: bool = False  # a server in between, which may make up inode numbers
     troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
@@ -152,9 +144,11 @@ class Ged:
     def complete(self) -> None:
         """A pass has met everything: what is new from now on is a deposit."""
         self.require_configured()
+        if not self.in_force or self.other:
+            self.journal.write(lambda tx: tx.set_read(self.path, read=True))
         self.unknown = dict.fromkeys(self.unknown, "deposit")
         self.in_force, self.starting, self.blank, self.tries = True, False, False, 0
-        self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
+        self._forget_seen()
         for directory in self.troubled - self.unread:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
         self.troubled &= self.unread
@@ -167,13 +161,34 @@ class Ged:
             say("folder_rebaselined", client=self.client.name, reason=why, **where)
         self.other.clear()
 
+    def recall_unseen(self) -> None:
+        """What an earlier daemon could not read is not new when this one can."""
+        kept = self.journal.read(lambda tx: tx.kept(self._key))
+        self.unseen = {bytes.fromhex(directory): "existing" for directory in (kept or "").split()}
+
+    def _forget_seen(self) -> None:
+        self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
+        existing = " ".join(sorted(directory.hex() for directory, kind in self.unseen.items() if kind == "existing"))
+        if existing != (self.journal.read(lambda tx: tx.kept(self._key)) or ""):
+            self.journal.write(lambda tx: tx.keep(self._key, existing))
+
+    @property
+    def _key(self) -> str:
+        """Under which the journal keeps which existing files could not be read yet."""
+        return f"unseen of {self.path.hex()}"
+
     def _found(self, point: bytes, fd: int, before: Mounted | None, here: Mounted) -> None:
         # Nobody may send before a pass has met everything: on another file system a file of the same name is not the
         # one that was queued, and after a stop it may go by another name.
         same = before is not None and before.same(here)
         self.shares.found(self.path, point, fd, settled=same and self.in_force)
         if before != here:
-            self.journal.write(lambda tx: tx.set_mounted(point, here))
+            self.journal.write(lambda tx: self._record(tx, point, here, same=same))
+
+    def _record(self, tx: Transaction, point: bytes, here: Mounted, *, same: bool) -> None:
+        tx.set_mounted(point, here)
+        if not same:  # whoever takes over from a daemon that was killed before it had read this must know
+            tx.set_read(self.path, read=False)
 
     def _expect_inner(self) -> None:
         for point in self.journal.read(lambda tx: tx.mounted_below(self.path)):

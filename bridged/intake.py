@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal
 
-from bridged import __version__, files
+from bridged import files, rules
 from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
-from bridged.ged import Former, Ged
+from bridged.ged import Ged
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
@@ -89,10 +88,11 @@ class Intake:
     ) -> None:
         """Put a configuration in force. Folders new to the journal (not `recorded`) hold existing files only."""
         ged = self.ged
-        self._remember_former(client, settings, start=start)
         self._settings = settings
         self._switched = switched
         ged.client = client
+        self._rules = rules.written(client, settings)
+        self._recall_former()
         self._compare = Comparison(ged, self._journal, settings, switched, self._note_untold)
         if ged.state == "new":
             ged.blank = not self._journal.read(lambda tx: tx.knows_any(ged.path))
@@ -105,6 +105,7 @@ class Intake:
         self.waiting.configure(settings, switched)
         if start:
             ged.starting = True
+            ged.recall_unseen()
             self._remember()
             self.waiting.resume()
         ged.sweep.forget_off()
@@ -115,17 +116,10 @@ class Intake:
         Where what is overwritten is sent, it must be: what was overwritten meanwhile is not retroactive either.
         """
         ged = self.ged
-        rules, times = self._journal.read(lambda tx: (tx.kept(_key(ged.path)), tx.times_below(ged.path)))
-        if rules == self._rules() and self._settings.on_overwrite == "ignore" and times:
+        kept, times = self._journal.read(lambda tx: (tx.kept(_key(ged.path)), tx.times_below(ged.path)))
+        if kept == self._rules and self._settings.on_overwrite == "ignore" and times:
             ged.sweep.remember(Times(*one) for one in times)
             ged.remembered = True
-
-    def _rules(self) -> str:
-        """All that decides which files of the GED are known when its directories have been read."""
-        settings = self._settings
-        folders = [folder.model_dump_json() for folder in self.ged.client.switched_folders]
-        rules = [__version__, settings.ignore, settings.marker.suffix, settings.marker.hidden, *folders]
-        return hashlib.sha256(repr(rules).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _keep_times(self) -> None:
         """What a pass has read is in the journal now. Not of a server's directories, whose clock is another one."""
@@ -136,31 +130,33 @@ class Intake:
         settled = [one for one in settled if one.directory not in ged.doubted]
         void += ged.doubted
         ged.doubted.clear()
-        rules, key = self._rules(), _key(ged.path)
-        if settled or void or self._journal.read(lambda tx: tx.kept(key)) != rules:
+        key = _key(ged.path)
+        if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
             self._journal.write(lambda tx: tx.keep_times((), void))
             for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
                 self._journal.write(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
                 ged.patience.beat()
-            self._journal.write(lambda tx: tx.keep(key, rules))
+            self._journal.write(lambda tx: tx.keep(key, self._rules))
 
-    def _remember_former(self, client: Client, settings: Settings, *, start: bool) -> None:
-        """What an exclusion or an ignored name kept out until now is not new when that is lifted."""
-        if start or self.ged.state == "new":
-            return
-        before = {folder.path: folder.exclude for folder in self.ged.client.switched_folders}
-        now = {folder.path: folder.exclude for folder in client.switched_folders}
-        if self._settings.ignore != settings.ignore or any(before[p] != now[p] for p in before.keys() & now.keys()):
-            self.ged.former = Former(self._switched, self._compare.ignores)
-            self.ged.read_all()
+    def _recall_former(self) -> None:
+        """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""
+        ged = self.ged
+        kept = self._journal.read(lambda tx: tx.kept(_key(ged.path)))
+        if kept is None or kept == self._rules:
+            ged.former = None
+        else:
+            ged.former = rules.former(kept, ged.client)
+            ged.read_all()
 
     def _switch_on(self, pattern: str, new: bool, start: bool, now: Instant) -> None:
         ged = self.ged
         if pattern in ged.unknown and not new:
             return
+        # A daemon that was killed while it read a folder for the first time has not told all that was there before.
+        read = start and pattern in self._journal.read(lambda tx: tx.read_folders(ged.path))
         after_stop: Unknown = "deposit" if self._settings.catch_up else "missed"
-        ged.unknown[pattern] = "existing" if new or not start else after_stop
+        ged.unknown[pattern] = after_stop if read else "existing"
         ged.in_force = False
         ged.read_all()
         ged.sweep.forget()

@@ -61,6 +61,7 @@ ALTER TABLE directories ADD COLUMN ctime_ns INTEGER;
 ALTER TABLE directories ADD COLUMN inode INTEGER;
 ALTER TABLE directories ADD COLUMN device INTEGER;
 ALTER TABLE directories ADD COLUMN children INTEGER;
+ALTER TABLE folders ADD COLUMN read INTEGER NOT NULL DEFAULT 1;
 """
 _SCHEMAS: Final = (
     _SCHEMA_1,

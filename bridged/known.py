@@ -220,11 +220,20 @@ class Known:
 
     def folders(self) -> dict[tuple[bytes, str], float]:
         """Every switched folder on record, (GED, pattern as configured), and since when."""
-        return {(ged, pattern): since for ged, pattern, since in self.sql.execute("SELECT * FROM folders")}
+        rows = self.sql.execute("SELECT ged, pattern, since FROM folders")
+        return {(ged, pattern): since for ged, pattern, since in rows}
+
+    def read_folders(self, ged: bytes) -> set[str]:
+        """Those of a GED of which everything that was there before is known."""
+        return {row[0] for row in self.sql.execute("SELECT pattern FROM folders WHERE ged = ? AND read", (ged,))}
+
+    def set_read(self, ged: bytes, *, read: bool) -> None:
+        """Whether that is so of a GED's switched folders."""
+        self.sql.execute("UPDATE folders SET read = ? WHERE ged = ?", (read, ged))
 
     def switch_on(self, ged: bytes, pattern: str, since: float) -> None:
-        """Record a switched folder; an earlier date stays."""
-        self.sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?)", (ged, pattern, since))
+        """Record a switched folder, which has not been read yet; an earlier date stays."""
+        self.sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?, 0)", (ged, pattern, since))
 
     def switch_off(self, ged: bytes, pattern: str) -> None:
         """The folder is no longer switched on."""

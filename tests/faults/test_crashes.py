@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -697,3 +698,74 @@ def test_three_hundred_megabytes_are_streamed_in_bounded_memory(bridge: Bridge, 
     assert digest.hexdigest() in sink.digests
     assert proc(bridge, "status")["VmHWM"] - before < 30_000
     assert json.loads((bridge.inbox / "big.bin.validated.json").read_text())["sha256"] == digest.hexdigest()
+
+
+# -- 5. kill -9 in the first look
+
+
+@one_mode
+def test_what_a_first_look_that_was_killed_had_not_met_is_existing_for_the_next(bridge: Bridge) -> None:
+    """Else `catch_up` would send it all: killed after each commit until the daemon lives to be ready."""
+    bridge.extra = "catch_up: true"
+    _existing(bridge)
+    kills = next(n - 1 for n in range(1, MOST) if not _first_look_killed(bridge, n))
+    assert kills >= 4
+    bridge.stop()
+    bridge.start()
+    bridge.settle()
+    assert {name for name in bridge.sent() if not name.startswith("probe-")} == set()
+
+
+def _existing(bridge: Bridge) -> None:
+    for directory in range(60):
+        (bridge.inbox / f"{directory:02}").mkdir()
+        for file in range(30):  # more than are entered in one commit
+            (bridge.inbox / f"{directory:02}" / f"{file}.txt").write_text("existing")
+
+
+def _first_look_killed(bridge: Bridge, number: int) -> bool:
+    """Whether a first start was killed after that commit, and the next one took everything for existing."""
+    shutil.rmtree(bridge.base / "state", ignore_errors=True)
+    env = os.environ | {"KILL_COMMIT": str(number), "KILL_WHEN": "after"}
+    ready = bridge.count("daemon_ready")
+    launch(bridge, (), ["killed_at_a_commit"], env=env)
+    if ready_or_ended(bridge, ready):
+        return False
+    bridge.start()
+    assert states(bridge) == {}, f"killed after commit {number}"
+    bridge.stop()
+    return True
+
+
+@one_mode
+def test_what_was_excluded_is_existing_though_the_reload_that_lifts_it_is_killed(bridge: Bridge) -> None:
+    bridge.extra = "catch_up: true"
+    _existing(bridge)
+    lifted, kills = bridge.folders, 0
+    for number in range(1, MOST):
+        shutil.rmtree(bridge.base / "state", ignore_errors=True)
+        bridge.folders = "[{path: Achats, exclude: ['*']}, Notes]"
+        ready = bridge.count("daemon_ready")
+        launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(number), "KILL_WHEN": "before"})
+        if not ready_or_ended(bridge, ready):
+            continue
+        bridge.folders = lifted
+        bridge.config.write_text(bridge.text())
+        bridge.process.send_signal(signal.SIGHUP)
+        if not _ends_within(bridge, 3.0):
+            break
+        kills += 1
+        bridge.start()
+        assert states(bridge) == {}, f"killed before commit {number}"
+        bridge.stop()
+    assert kills >= 3
+    bridge.stop()
+    bridge.start()
+    bridge.settle()
+    assert {name for name in bridge.sent() if not name.startswith("probe-")} == set()
+
+
+def _ends_within(bridge: Bridge, seconds: float) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        bridge.process.wait(seconds)
+    return ended(bridge)

@@ -1,0 +1,43 @@
+"""By which rules a GED was last read. What they left out was there before: it is existing when they are lifted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bridged import __version__
+from bridged.admit import verdict
+from bridged.folders import SwitchedFolders
+from bridged.settings import Client, Settings, SwitchedFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """The rules before those in force."""
+
+    switched: SwitchedFolders
+    ignores: Callable[[bytes], str | None]
+
+
+def written(client: Client, settings: Settings) -> str:
+    """All that decides which files of a GED are known once its directories have been read, for the journal."""
+    rules: dict[str, Any] = {
+        "version": __version__,
+        "folders": [[folder.path, folder.exclude] for folder in client.switched_folders],
+        "ignore": settings.ignore,
+        "suffix": settings.marker.suffix,
+        "hidden": settings.marker.hidden,
+    }
+    return json.dumps(rules)
+
+
+def former(rules: str, client: Client) -> Former:
+    """What was `written` for the client, read again."""
+    before = json.loads(rules)
+    folders = tuple(SwitchedFolder(path=path, exclude=exclude) for path, exclude in before["folders"])
+    ignores = partial(verdict, extra=before["ignore"], marker=before["suffix"], hidden=before["hidden"])
+    there = client.model_copy(update={"switched_folders": folders})
+    return Former(SwitchedFolders((there,), before["ignore"]), ignores)

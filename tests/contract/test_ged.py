@@ -1,0 +1,47 @@
+"""What a GED's first look could not read is remembered over a stop, until it has been read."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from bridged.config import load
+from bridged.ged import Ged
+from bridged.journal import Journal
+from bridged.patience import Patience
+from bridged.shares import Shares
+from bridged.sweep import Sweep
+
+CONFIG = """
+smtp: {{host: relay.example, sender: factures@cabinet.example}}
+state_dir: {top}/state
+clients:
+  - {{name: Martin, ged: {top}/ged, collection_email: martin@collecte.example, switched_folders: [Achats]}}
+"""
+
+
+def _ged(top, journal):
+    (top / "ged").mkdir(exist_ok=True)
+    (top / "bridged.yaml").write_text(CONFIG.format(top=top))
+    path = os.fsencode(top / "ged")
+    sweep = Sweep(path, lambda _: True, lambda _: None)
+    ged = Ged(path, sweep, Patience(time.monotonic), Shares(), journal)
+    ged.client = load(top / "bridged.yaml").clients[0]
+    return ged
+
+
+def test_what_could_not_be_read_at_first_is_existing_until_it_has_been_read(tmp_path):
+    journal = Journal(tmp_path)
+    closed, late = b"/ged/Achats/closed\xff", b"/ged/Achats/late"
+    first = _ged(tmp_path, journal)
+    first.unseen = {closed: "existing", late: "missed", b"/ged/Achats/read": "existing"}
+    first.unread = {closed, late}
+    first.complete()
+    second = _ged(tmp_path, journal)
+    second.recall_unseen()
+    assert second.unseen == {closed: "existing"}
+    second.complete()
+    third = _ged(tmp_path, journal)
+    third.recall_unseen()
+    assert third.unseen == {}
+    journal.close()
