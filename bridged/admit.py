@@ -65,6 +65,20 @@ def verdict(name: bytes, *, extra: Sequence[str], marker: str, hidden: bool) -> 
     return "ignored by configuration" if _configured(text, extra) else None
 
 
+def ignored_endings(extra: Sequence[str], marker: str) -> tuple[bytes, ...] | None:
+    """What a name ends with, in lower case, that is ignored though no built-in rule says so.
+
+    None where patterns or marker are of another kind, so that each name must be judged by itself.
+    """
+    stem, dot, extension = marker.rpartition(".")
+    endings = [pattern.removeprefix("*") for pattern in extra if pattern.startswith("*")] + [dot + extension]
+    # Some characters beyond ASCII are composed to `;` and "`".
+    plain = all(ending and ending.isascii() and not set(ending) & set("*?[;`") for ending in endings)
+    if not stem or len(endings) <= len(extra) or not plain:
+        return None
+    return tuple(ending.lower().encode() for ending in endings)
+
+
 def ignored_directory(name: bytes, extra: Sequence[str] = ()) -> str | None:
     """None for a directory that may hold documents; otherwise why it and everything below is ignored."""
     if _SYSTEM_DIRECTORY.fullmatch(name):

@@ -16,7 +16,7 @@ from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile, limbo, split
 from bridged.mark import Marker
 from bridged.message import frozen_date, new_message_id
-from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.settings import Settings
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
@@ -40,6 +40,7 @@ class Tombstone:
     until: float
     away: bytes
     document: int | None
+    unseen_at: int = 0  # ns; of an unseen file: when its name was read
 
 
 @dataclass(slots=True)
@@ -88,10 +89,19 @@ class Changes:
 
     # -- what was found
 
-    def found(self, place: Place, path: bytes, stamp: Stamp, unknown: Unknown, left: Collection[bytes]) -> None:
+    def found(
+        self,
+        place: Place,
+        path: bytes,
+        stamp: Stamp,
+        unknown: Unknown,
+        left: Collection[bytes],
+        born_ns: int | None = None,
+    ) -> None:
         """A regular file is at `path`. Whether it is new, changed or renamed is decided here.
 
-        `left`: known paths of the same GED which the very same file has left, when it was looked at.
+        `left`: known paths of the same GED which the very same file has left, when it was looked at. `born_ns` is when
+        it was made, where that was asked because it may be one of which only the inode is known.
         """
         known = self._tx.known(path)
         if known is not None and known.gone_at is not None:
@@ -102,10 +112,10 @@ class Changes:
             known = None
         if known is not None and left and not known.stamp.same_file(stamp):
             self._displaced(known)
-            self._followed(place, path, stamp, left)
+            self._followed(place, path, stamp, left, born_ns)
         elif known is not None:
             self._known_again(place, known, stamp, unknown)
-        elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp, left):
+        elif not self._saved(place, path, stamp) and not self._followed(place, path, stamp, left, born_ns):
             self._unknown(place, path, stamp, unknown)
 
     def _displaced(self, known: KnownFile) -> None:
@@ -136,6 +146,14 @@ class Changes:
     def existing(self, directory: bytes, names: Iterable[tuple[bytes, Stamp]]) -> None:
         """The first look at a directory: what is there was there before."""
         self._tx.know_all(directory, names)
+
+    def packed(self, directory: bytes, read_ns: int, records: bytes) -> None:
+        """The same, as the kernel gives it; `read_ns` is of the kernel's coarse clock, before it was read."""
+        self._tx.pack(directory, read_ns, records)
+
+    def seen(self, directory: bytes, read_ns: int, names: Iterable[tuple[bytes, Stamp]]) -> None:
+        """A later look: all of these are as they were when their names were read."""
+        self._tx.see_all(directory, read_ns, names)
 
     def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
         """An existing file with its valid marker and no row: it was sent, the journal was lost."""
@@ -223,8 +241,8 @@ class Changes:
         if known.stamp.same_content(stamp):
             return
         if known.stamp.inode != stamp.inode:
-            until = self._now.steady + REPLACED
-            self._memory.replaced[_identity(known.stamp)] = Tombstone(until, known.path, known.document)
+            until, unseen_at = self._now.steady + REPLACED, known.stamp.ctime_ns * (known.stamp.size == UNSEEN)
+            self._memory.replaced[_identity(known.stamp)] = Tombstone(until, known.path, known.document, unseen_at)
         if unknown == "existing":
             self._another_file(known, stamp)
         else:
@@ -273,17 +291,25 @@ class Changes:
         self._overwritten(place, path, stamp, document)
         return True
 
-    def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes]) -> bool:
+    def _followed(self, place: Place, path: bytes, stamp: Stamp, left: Collection[bytes], born_ns: int | None) -> bool:
         for former_path in left:
             for known in (self._tx.known(former_path), self._tx.known(limbo(former_path))):
-                if known is not None and known.stamp.same_content(stamp):  # it may be another file's by now
+                if known is not None and _may_be(known.stamp, stamp):  # it may be another file's by now
                     self.renamed(known, path)
                     return True
-        former = self._memory.replaced.pop(_identity(stamp), None)
+        former = self._memory.replaced.pop(_identity(stamp), None) or self._replaced_unseen(stamp, born_ns)
         if former is None or self._switched.ged_of(former.away) != place.ged or former.away == path:
             return False
         self._filed_away(former, path, stamp)
         return True
+
+    def _replaced_unseen(self, stamp: Stamp, born_ns: int | None) -> Tombstone | None:
+        """An inode says which file it was only of one that was there before the names were read."""
+        file = _identity(unseen(stamp.inode, 0))
+        former = self._memory.replaced.get(file)
+        if former is None or born_ns is None or born_ns >= former.unseen_at:
+            return None
+        return self._memory.replaced.pop(file)
 
     def _filed_away(self, former: Tombstone, path: bytes, stamp: Stamp) -> None:
         """The file that used to be at `former.away` is here, and a sweep met its successor first.
@@ -344,6 +370,10 @@ class Changes:
             client = self._switched.client_of(path)
             fields |= {"client": client.name if client else "", "document": readable(path[len(ged) + 1 :])}
         self.effects.lines.append((event, document, fields))
+
+
+def _may_be(known: Stamp, stamp: Stamp) -> bool:
+    return known.inode == stamp.inode if known.size == UNSEEN else known.same_content(stamp)
 
 
 def _identity(stamp: Stamp) -> tuple[int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from bridged import files
@@ -20,9 +20,9 @@ from bridged.journal import Journal
 from bridged.known import SPECIAL, KnownFile, is_in, split
 from bridged.logs import say
 from bridged.mark import find
-from bridged.model import Stamp
+from bridged.model import UNSEEN, Stamp
 from bridged.settings import Settings
-from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
+from bridged.sweep import Found, GoneDirectory, Listing, Packed, Unreadable
 
 Difference = Callable[[Changes], None]
 
@@ -67,7 +67,7 @@ class Comparison:
     def gone(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
         """A hint says: deleted, or moved out. With the very same times it is a look's finding of since: a late hint."""
         known = self._journal.read(lambda tx: tx.known(path))
-        if known is None or status is None or files.stamp_of(status) == known.stamp:
+        if known is None or status is None or known.stamp.not_since(files.stamp_of(status)):
             return []
         return [lambda changes: changes.deleted(path)]
 
@@ -116,6 +116,9 @@ class Comparison:
         directory = found.directory
         if isinstance(found, GoneDirectory):
             return [lambda changes: changes.missing_directory(directory)]
+        if isinstance(found, Packed):
+            self._ged.unseen_until = max(self._ged.unseen_until, found.read_ns)
+            return [lambda changes: changes.packed(directory, found.read_ns, found.records)]
         place = self._switched.place(directory)
         if place is None:
             return []
@@ -138,6 +141,10 @@ class Comparison:
         entries = [e for e in listing.entries if e.kind != "directory"]
         if not known and self._unknown(place, listing.directory) == "existing":
             return self._baseline(place, listing.directory, entries)
+        if self._ged.unseen_until and self._are_as_they_were(known, entries):
+            read_ns = next(iter(known.values())).stamp.ctime_ns
+            names = [(e.name, e.stamp) for e in entries if e.stamp is not None]
+            return [lambda changes: changes.seen(listing.directory, read_ns, names)]
         differences: list[Difference] = []
         for entry in entries:
             before = known.get(entry.name)
@@ -151,6 +158,22 @@ class Comparison:
                 differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
         return differences
 
+    def packs(self, directory: bytes) -> bool:
+        """Whether the first look at a directory need only read names: all that is there is existing."""
+        place = self._switched.place(directory)
+        return place is not None and self._ged.former is None and self._unknown(place, directory) == "existing"
+
+    def _are_as_they_were(self, known: Mapping[bytes, KnownFile], entries: Sequence[files.Entry]) -> bool:
+        """Whether all are the files whose names were read at one time, and nobody has saved one since."""
+        at = {one.stamp.ctime_ns if one.stamp.size == UNSEEN and one.gone_at is None else 0 for one in known.values()}
+        if len(at) != 1 or at == {0} or len(known) != len(entries):
+            return False
+        pairs = [(known.get(entry.name), entry.stamp) for entry in entries]
+        return all(
+            one is not None and stamp is not None and one.stamp.same_file(stamp) and one.stamp.same_content(stamp)
+            for one, stamp in pairs
+        )
+
     def _difference(self, place: Place, path: bytes, entry: files.Entry) -> list[Difference]:
         unknown = self._unknown(place, split(path)[0])
         if self._ged.former is not None and self._ged.former.ignores(entry.name):
@@ -161,15 +184,24 @@ class Comparison:
             return [lambda changes: changes.special(path, entry.kind.removeprefix("other:"), unknown)]
         stamp = entry.stamp
         try:
-            left = self._left(path, stamp)
+            born = self._born(path) if self._ged.unseen_until else None
+            left = self._left(path, stamp, born)
         except OSError:  # it cannot be told which file it is: judged when it can
             self._ged.doubted.add(split(path)[0])
             return []
-        return [lambda changes: changes.found(place, path, stamp, unknown, left)]
+        return [lambda changes: changes.found(place, path, stamp, unknown, left, born)]
 
-    def _left(self, path: bytes, stamp: Stamp) -> list[bytes]:
+    def _born(self, path: bytes) -> int | None:
+        ged = self._ged
+        with ged.shares.at(ged.path, path, settled=False) as root_fd:
+            return files.born_ns(root_fd, path[len(ged.path) + 1 :])
+
+    def _left(self, path: bytes, stamp: Stamp, born: int | None) -> list[bytes]:
         """The known paths at which the very file that is now at `path` used to be."""
         same = self._journal.read(lambda tx: tx.same_content(stamp) if self._ged.fuse else tx.same_files(stamp))
+        if born is not None and born < self._ged.unseen_until:
+            unseen = self._journal.read(lambda tx: tx.unseen_files(stamp.inode))
+            same += [known for known in unseen if born < known.stamp.ctime_ns]
         others = [known for known in same if known.path != path and is_in(known.path, self._ged.path)]
         left = [known for known in others if known.gone_at is not None or not self._still_there(known)]
         return [known.path for known in (self._likely(path, left) if self._ged.fuse else left)]

@@ -18,7 +18,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-from bridged.model import Stamp
+from bridged import kernel
+from bridged.model import INODE_BITS, Stamp
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # On the way down only search permission is needed: `drwx--x--x` above a readable folder is common.
@@ -46,7 +47,7 @@ _LOCAL: Final = frozenset(
 )
 
 
-INODE_BITS = (1 << 63) - 1
+_TELLING: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})  # not overlay: it makes up inodes
 
 
 class NotRegular(OSError):
@@ -96,14 +97,12 @@ def open_directory(root_fd: int, relative: bytes) -> int:
     Raises OSError: NotADirectoryError (or ELOOP) where any component is a link, EINVAL for ".." or an
     absolute path.
     """
-    with _parent(root_fd, relative) as (directory, name):
-        return os.open(name, _DIRECTORY, dir_fd=directory)
+    return _opened_beneath(root_fd, _components(relative), _DIRECTORY)
 
 
 def open_passage(root_fd: int, relative: bytes) -> int:
     """The same, for looking at the directory itself and not into it: no permission to read it is needed."""
-    with _parent(root_fd, relative) as (directory, name):
-        return os.open(name, _PASSAGE, dir_fd=directory)
+    return _opened_beneath(root_fd, _components(relative), _PASSAGE)
 
 
 @contextmanager
@@ -179,7 +178,6 @@ def remove(root_fd: int, relative: bytes) -> None:
 
 def stamp_of(status: os.stat_result) -> Stamp:
     """The part of a stat result that bridged compares."""
-    # FUSE and CIFS use all 64 bits of an inode number; SQLite's integers have a sign.
     return Stamp(status.st_ino & INODE_BITS, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -203,6 +201,12 @@ def listing(directory_fd: int) -> list[Entry]:
     with os.scandir(directory_fd) as found:
         entries = [_entry(item) for item in found]
     return [entry for entry in entries if entry is not None]
+
+
+def born_ns(root_fd: int, relative: bytes) -> int | None:
+    """When the file at a path below a root was made, in ns; None where the file system does not tell."""
+    with _parent(root_fd, relative) as (directory, name):
+        return kernel.born_ns(directory, name)
 
 
 def sha256(document: BinaryIO) -> str:
@@ -255,6 +259,14 @@ def mounts_below(root_fd: int) -> list[bytes]:
     return [point[len(top) :] for point in points if point.startswith(top)]
 
 
+def tells_names(fstype: str) -> bool:
+    """Whether a directory of this type of file system tells each entry's kind, and its inode as lstat(2) does.
+
+    And whether files have a time of birth, by which an inode is told from one of the same number before.
+    """
+    return fstype in _TELLING
+
+
 def is_local(fstype: str) -> bool:
     """Whether every change on this type of file system goes through this kernel, so that inotify sees it."""
     return fstype in _LOCAL
@@ -264,6 +276,22 @@ def is_local(fstype: str) -> bool:
 def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
     """The directory of a path, open while in the block, and the last component; no link on the way."""
     *way, name = _components(relative) or [b"."]
+    if not way:
+        yield root_fd, name
+        return
+    directory = _opened_beneath(root_fd, way, _PASSAGE)
+    try:
+        yield directory, name
+    finally:
+        os.close(directory)
+
+
+def _opened_beneath(root_fd: int, components: list[bytes], flags: int) -> int:
+    """A directory below a root, no link on the way: by one call, or where that says nothing, one step at a time."""
+    fd = kernel.open_beneath(root_fd, b"/".join(components) or b".", flags)
+    if fd is not None:
+        return fd
+    *way, name = components or [b"."]
     directory = root_fd
     try:
         for component in way:
@@ -271,7 +299,7 @@ def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
             if directory != root_fd:
                 os.close(directory)
             directory = inner
-        yield directory, name
+        return os.open(name, flags, dir_fd=directory)
     finally:
         if directory != root_fd:
             os.close(directory)

@@ -19,16 +19,12 @@ _CACHE_LIMIT = 10_000  # those in which something happens; the sweep asks for th
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The switched folder of a directory. `root` is the folder itself, with every `*` filled in."""
+    """The switched folder of a directory: `root` is the folder itself, with every `*` filled in; `ged` is absolute."""
 
     client: Client
     folder: SwitchedFolder
     root: bytes
-
-    @property
-    def ged(self) -> bytes:
-        """The client's GED, absolute."""
-        return os.fsencode(self.client.ged)
+    ged: bytes
 
     @property
     def collection_email(self) -> str:
@@ -101,8 +97,17 @@ class SwitchedFolders:
         if directory not in self._cache:
             if len(self._cache) >= _CACHE_LIMIT:
                 self._cache.clear()
-            self._cache[directory] = self._find(directory)
+            self._cache[directory] = self._as_above(directory) or self._find(directory)
         return self._cache[directory]
+
+    def _as_above(self, directory: bytes) -> Place | None:
+        """The place of the directory above, where that is known and nothing else can be: so it is for most of them."""
+        above, _, name = directory.rpartition(b"/")
+        place = self._cache.get(above)
+        if place is None or place.folder.exclude or ignored_directory(name, self._ignore):
+            return None
+        depth = directory.count(b"/") - place.ged.count(b"/")
+        return place if all(len(expressions) < depth for expressions, _, _ in self._rules[place.ged]) else None
 
     def _find(self, directory: bytes) -> Place | None:
         ged = self.ged_of(directory)
@@ -120,4 +125,4 @@ class SwitchedFolders:
         return None
 
     def _place(self, ged: bytes, folder: SwitchedFolder, root: bytes) -> Place:
-        return self._places.setdefault((root, folder.path), Place(self._clients[ged], folder, root))
+        return self._places.setdefault((root, folder.path), Place(self._clients[ged], folder, root, ged))

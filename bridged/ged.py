@@ -49,11 +49,14 @@ class Ged:
     in_force: bool = False  # every folder has had its first complete pass
     blank: bool = False  # nothing of it is in the journal yet, so that nobody need ask there
     remembered: bool = False  # the first pass need not read what is as an earlier daemon has left it
+    packs: bool = False  # the pass under way need only read names where nothing is known yet
+    unseen_until: int = 0  # ns; of files whose names were read before, only name and inode may be known
     doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
     retired: bool = False  # no longer configured: a turn under way must conclude nothing any more
     former: Former | None = None  # what the rules before left out, until a pass has met what that held
     starting: bool = False  # until the first complete pass of the daemon
+    tells_names: bool = False  # its directories tell kinds and inodes, and its files when they were made
     fuse: bool = False  # a server in between, which may make up inode numbers
     troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
     failed: bool = False  # something in the pass under way was no lack of rights: worth another try
@@ -69,6 +72,11 @@ class Ged:
         """Begin again at the next step, and read unchanged directories too."""
         self.end_pass()
         self.due, self.full = 0.0, True
+
+    @property
+    def looks_anew(self) -> bool:
+        """Whether the pass under way is for what is known already, so that it may take its time."""
+        return self.in_force and self.full and self.unseen_until > 0
 
     def abandon_pass(self) -> None:
         """What was found may not have been recorded: the next pass reads everything again."""
@@ -95,7 +103,7 @@ class Ged:
         if before is not None and _left_behind(before, here):
             return self._away(_not_mounted(before))
         self.polling = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
-        self.fuse = fstype.startswith("fuse")
+        self.fuse, self.tells_names = fstype.startswith("fuse"), files.tells_names(fstype)
         self.patience.locate(self.path, here.place)
         if before is not None and not before.same(here):
             self.sweep.forget()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final, Literal
 
 from bridged import files, rules
+from bridged.admit import ignored_endings
 from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
@@ -28,6 +29,7 @@ from bridged.watch import Hint
 TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
 SLICE: Final = 0.2  # seconds of one pass before hints and quiet documents get their turn
+REST: Final = 0.05  # seconds of such a pass, and of rest after it, when files are looked at whose names are known
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
 PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
 FULL_SHARE: Final = 600  # nor, where hints tell of saves, a full one within 600
@@ -105,6 +107,7 @@ class Intake:
         self.waiting.configure(settings, switched)
         if start:
             ged.starting = True
+            ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
             ged.recall_unseen()
             self._remember()
             self.waiting.resume()
@@ -194,7 +197,8 @@ class Intake:
         self.waiting.step(now, self._examine_now)
         self._bury(now)
         self._accuse(now)
-        return 0.0 if hints or swept else self._wake_in(now)
+        rest = REST if self.ged.looks_anew else 0.0
+        return 0.0 if hints else rest if swept else self._wake_in(now)
 
     def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
         """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""
@@ -296,6 +300,7 @@ class Intake:
         if not ged.reach(self._settings.watch.mode):
             ged.due = now.steady + min(self._interval(), AWAY)
             return
+        self._choose_to_pack()
         ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
         ged.unread.clear()
@@ -304,12 +309,24 @@ class Intake:
         patterns = [components(pattern) for pattern in ged.unknown]
         ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
 
+    def _choose_to_pack(self) -> None:
+        """A first look reads names; the files are looked at when the daemon is ready.
+
+        Not where what is overwritten is sent: it could not be told from what was as it is.
+        """
+        ged, settings = self.ged, self._settings
+        endings = ignored_endings(settings.ignore, settings.marker.suffix)
+        wanted = ged.blank and ged.tells_names and not ged.polling and settings.on_overwrite == "ignore"
+        ged.packs = wanted and endings is not None
+        ged.sweep.packs, ged.sweep.endings = self._compare.packs if ged.packs else None, endings or ()
+
     def _continue_pass(self, now: Instant) -> None:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
         ended = False
-        while not ended and self._steady() - began < SLICE and len(differences) < BATCH:
+        most = REST if self.ged.looks_anew else SLICE
+        while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
             found = next(self.ged.running, None)
             ended = found is None
@@ -328,7 +345,8 @@ class Intake:
             ged.due = now.steady + TRY_AGAIN
             return
         ged.sweep.forget_unmet()
-        ged.remembered = False
+        looked_at_all = ged.full and not ged.packs
+        ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
         ged.complete()
@@ -343,6 +361,10 @@ class Intake:
             ged.full_due = now.steady + min(PASS_AT_MOST if ged.polling else FULL_AT_MOST, longest)
         ged.full = False
         ged.end_pass()
+        if ged.unseen_until:
+            ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
+        if ged.unseen_until and not looked_at_all:
+            ged.due = ged.full_due = now.steady + REST
 
     def _tell_missed(self) -> None:
         for pattern, count in self._missed.items():

@@ -2,6 +2,9 @@
 
 Knowledge is by path. A row stays for a moment after its file has gone (`gone_at`), so that a file which turns up
 elsewhere with the same identity is seen to be the same one, renamed.
+
+What the first look at a directory finds is kept packed, as the kernel gives it: names and inodes. It counts as rows
+with unseen stamps, becomes that with the first change in the directory, and is replaced once the files are looked at.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from bridged.model import Stamp
+from bridged import packed
+from bridged.model import INODE_BITS, UNSEEN, Stamp, unseen
 
 KNOWN_SCHEMA: Final = """
 CREATE TABLE mounts (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
@@ -68,6 +72,16 @@ _SELECT: Final = (
 )
 
 
+_UNSEEN: Final = f"k.mtime_ns = 0 AND k.size = {UNSEEN}"  # as the index known_by_time has it
+_HAS_FILES: Final = (
+    "(EXISTS (SELECT 1 FROM known WHERE directory = d.id) OR EXISTS (SELECT 1 FROM packed WHERE directory = d.id))"
+)
+
+
+def _stamped(read_ns: int, records: bytes) -> list[tuple[bytes, Stamp]]:
+    return [(name, unseen(inode & INODE_BITS, read_ns)) for name, inode in packed.files(records)]
+
+
 def _file(row: tuple[bytes, bytes, int, int, int, int, int | None, float | None]) -> KnownFile:
     return KnownFile(row[0] + b"/" + row[1], Stamp(*row[2:6]), row[6], row[7])
 
@@ -101,8 +115,12 @@ class Known:
 
     def known(self, path: bytes) -> KnownFile | None:
         """The known file at a path."""
-        row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", split(path)).fetchone()
-        return None if row is None else _file(row)
+        directory, name = split(path)
+        row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", (directory, name)).fetchone()
+        if row is not None:
+            return _file(row)
+        stamp = dict(self._packed(directory)).get(name)
+        return None if stamp is None else KnownFile(path, stamp, None, None)
 
     def standing(self, path: bytes, document: int) -> Literal["here", "moved", "replaced"]:
         """Whether a path still stands for its document.
@@ -118,8 +136,27 @@ class Known:
 
     def known_in(self, directory: bytes) -> dict[bytes, KnownFile]:
         """The known files of one directory, by name."""
+        found = {name: KnownFile(directory + b"/" + name, stamp, None, None) for name, stamp in self._packed(directory)}
         rows = self.sql.execute(_SELECT + "d.path = ?", (directory,))
-        return {row[1]: _file(row) for row in rows}
+        return found | {row[1]: _file(row) for row in rows}
+
+    def unseen_until(self, ged: bytes) -> int:
+        """When (ns) the last of the names were read in a GED of which files are known by name and inode only; or 0."""
+        of = "directory IN (SELECT id FROM directories WHERE path = ? OR (path >= ? AND path < ?))"
+        packed = f"SELECT MAX(read_ns) AS at FROM packed WHERE {of}"  # noqa: S608
+        rows = f"SELECT MAX(ctime_ns) AS at FROM known k WHERE {_UNSEEN} AND {of}"  # noqa: S608
+        sql = f"SELECT MAX(at) FROM ({packed} UNION ALL {rows})"  # noqa: S608
+        return self.sql.execute(sql, (ged, *below(ged)) * 2).fetchone()[0] or 0
+
+    def unseen_files(self, inode: int) -> list[KnownFile]:
+        """Known files of which only name and inode are known, with this inode. It looks at all there are."""
+        rows = self.sql.execute(_SELECT + f"{_UNSEEN} AND k.inode = ?", (inode,))
+        found = [_file(row) for row in rows]
+        sql = "SELECT d.path FROM packed p JOIN directories d ON d.id = p.directory WHERE instr(p.records, ?)"
+        for (directory,) in self.sql.execute(sql, (packed.inode(inode),)).fetchall():
+            files = self._packed(directory)
+            found += [KnownFile(directory + b"/" + name, s, None, None) for name, s in files if s.inode == inode]
+        return found
 
     def same_files(self, stamp: Stamp) -> list[KnownFile]:
         """Known files with the identity of `stamp`: where a file may have been renamed from."""
@@ -147,33 +184,65 @@ class Known:
     def know_all(self, directory: bytes, files: Iterable[tuple[bytes, Stamp]], document: int | None = None) -> None:
         """The same for many files of one directory."""
         number = self._directory(directory)
+        self._unpack(number)
+        self._insert(number, files, document)
+
+    def pack(self, directory: bytes, read_ns: int, records: bytes) -> None:
+        """The first look at a directory has found these, at that time of the kernel's coarse clock."""
+        row = (self._directory(directory), read_ns, records)
+        self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", row)
+
+    def see_all(self, directory: bytes, read_ns: int, files: Iterable[tuple[bytes, Stamp]]) -> None:
+        """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
+        number = self._directory(directory)
+        if self.sql.execute("DELETE FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)).rowcount:
+            self._insert(number, files, None)
+            return
         self.sql.executemany(
-            "INSERT OR REPLACE INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",
+            f"UPDATE known AS k SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE {_UNSEEN}"  # noqa: S608
+            " AND ctime_ns = ? AND document IS NULL AND gone_at IS NULL AND directory = ? AND name = ?",
+            [(*stamp, read_ns, number, name) for name, stamp in files],
+        )
+
+    def _packed(self, directory: bytes) -> list[tuple[bytes, Stamp]]:
+        sql = "SELECT read_ns, records FROM packed WHERE directory = (SELECT id FROM directories WHERE path = ?)"
+        row = self.sql.execute(sql, (directory,)).fetchone()
+        return [] if row is None else _stamped(*row)
+
+    def _unpack(self, number: int | None) -> None:
+        row = self.sql.execute("SELECT read_ns, records FROM packed WHERE directory = ?", (number,)).fetchone()
+        if row is not None:
+            self._insert(number, _stamped(*row), None, "IGNORE")
+            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+
+    def _insert(
+        self, number: int | None, files: Iterable[tuple[bytes, Stamp]], document: int | None, otherwise: str = "REPLACE"
+    ) -> None:
+        self.sql.executemany(
+            f"INSERT OR {otherwise} INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
             [(number, name, *stamp, document) for name, stamp in files],
         )
 
     def mark_gone(self, path: bytes, at: float) -> None:
         """The file was found gone; the row waits for a rename to explain it."""
         directory, name = split(path)
-        self.sql.execute(
-            "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ?"
-            " AND directory = (SELECT id FROM directories WHERE path = ?)",
-            (at, name, directory),
-        )
+        number = self._number(directory)
+        self._unpack(number)
+        sql = "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ? AND directory = ?"
+        self.sql.execute(sql, (at, name, number))
 
     def forget(self, path: bytes) -> None:
         """The path is unknown from now on."""
         directory, name = split(path)
-        self.sql.execute(
-            "DELETE FROM known WHERE name = ? AND directory = (SELECT id FROM directories WHERE path = ?)",
-            (name, directory),
-        )
+        number = self._number(directory)
+        self._unpack(number)
+        self.sql.execute("DELETE FROM known WHERE name = ? AND directory = ?", (name, number))
 
     def forget_in(self, directory: bytes) -> None:
         """Everything in one directory is unknown from now on."""
-        self.sql.execute(
-            "DELETE FROM known WHERE directory = (SELECT id FROM directories WHERE path = ?)", (directory,)
-        )
+        number = self._number(directory)
+        self.sql.execute("DELETE FROM known WHERE directory = ?", (number,))
+        self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
         self.keep_times((), [directory])  # else nobody would read it again
 
     def times_below(self, ged: bytes) -> list[tuple[bytes, int, int, int, int, int]]:
@@ -195,26 +264,24 @@ class Known:
     def directories_below(self, directory: bytes) -> list[bytes]:
         """The directories with known files, that one and those below it."""
         rows = self.sql.execute(
-            "SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?))"
-            " AND EXISTS (SELECT 1 FROM known WHERE directory = d.id)",
+            f"SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES}",  # noqa: S608
             (directory, *below(directory)),
         )
         return [row[0] for row in rows]
 
     def knows_any(self, directory: bytes) -> bool:
         """Whether any file is known there or below."""
-        sql = (
-            "SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?))"
-            " AND EXISTS (SELECT 1 FROM known WHERE directory = d.id) LIMIT 1"
-        )
+        sql = f"SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES} LIMIT 1"  # noqa: S608
         return self.sql.execute(sql, (directory, *below(directory))).fetchone() is not None
 
     def existing_counts(self) -> list[tuple[bytes, int]]:
         """How many existing files each directory holds."""
-        return self.sql.execute(
+        found = self.sql.execute(
             "SELECT d.path, COUNT(*) FROM known k JOIN directories d ON d.id = k.directory"
-            " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size >= 0 GROUP BY d.id"
+            " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size <> -1 GROUP BY d.id"
         ).fetchall()
+        rows = self.sql.execute("SELECT d.path, p.records FROM packed p JOIN directories d ON d.id = p.directory")
+        return found + [(path, sum(1 for _ in packed.files(records))) for path, records in rows]
 
     # -- folders and geds
 
@@ -257,10 +324,14 @@ class Known:
         row = (path, mounted.source, mounted.point, mounted.inode, mounted.fsid)
         self.sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)
 
-    def _directory(self, path: bytes) -> int:
+    def _number(self, path: bytes) -> int | None:
         row = self.sql.execute("SELECT id FROM directories WHERE path = ?", (path,)).fetchone()
-        if row is not None:
-            return int(row[0])
+        return None if row is None else int(row[0])
+
+    def _directory(self, path: bytes) -> int:
+        number = self._number(path)
+        if number is not None:
+            return number
         number = self.sql.execute("INSERT INTO directories (path) VALUES (?)", (path,)).lastrowid
         assert number is not None
         return number

@@ -67,11 +67,20 @@ class Rule(StrEnum):
 ALL_RULES: Final = "all"  # passed by what a person sends on purpose
 
 
+# FUSE and CIFS use all 64 bits of an inode number; SQLite's integers have a sign.
+INODE_BITS: Final = (1 << 63) - 1
+
+UNSEEN: Final = -2  # the size of a file of which only name and inode are known
+
+
 class Stamp(NamedTuple):
     """What `lstat(2)` says of a regular file, as far as bridged compares it.
 
     `same_file` follows a rename; `same_content` notices a save. Neither is used to decide what is new:
     that is knowledge by path.
+
+    Of a file whose size is UNSEEN only the inode is known, and `ctime_ns` is when its name was read: of it too can be
+    said whether it has been saved since, but not to whom its inode belonged before.
     """
 
     inode: int
@@ -81,11 +90,25 @@ class Stamp(NamedTuple):
 
     def same_content(self, other: Stamp) -> bool:
         """Size and modification time agree. Inodes are left out: FUSE makes them up as it goes."""
+        if UNSEEN in (self.size, other.size):
+            unseen, seen = (self, other) if self.size == UNSEEN else (other, self)
+            return seen.size == UNSEEN or min(seen.mtime_ns, seen.ctime_ns) < unseen.ctime_ns
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
     def same_file(self, other: Stamp) -> bool:
-        """The same inode with the same content: what a rename leaves unchanged."""
-        return self.inode == other.inode and self.same_content(other)
+        """The same inode with the same content: what a rename leaves unchanged. An UNSEEN one tells by the inode."""
+        return self.inode == other.inode and (UNSEEN in (self.size, other.size) or self.same_content(other))
+
+    def not_since(self, other: Stamp) -> bool:
+        """Whether `other` is the same file, which nobody has touched since this was looked at or read."""
+        if self.size == UNSEEN:
+            return self.inode == other.inode and other.ctime_ns < self.ctime_ns
+        return self == other
+
+
+def unseen(inode: int, read_ns: int) -> Stamp:
+    """The stamp of a file of which a directory has told name and inode, by the kernel's coarse clock."""
+    return Stamp(inode, UNSEEN, 0, read_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from bridged import files
+from bridged import files, kernel, packed
 from bridged.admit import is_leftover
 from bridged.folders import matches
 from bridged.known import is_in
+from bridged.model import INODE_BITS
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
 YOUNG: Final = 2.0
@@ -30,6 +31,18 @@ class Listing:
 
     directory: bytes
     entries: list[files.Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The same of a first look: names, kinds and inodes as the kernel gives them, and when they were read.
+
+    `read_ns` is of the coarse clock that file systems use, just before: what has a later time, or this, came since.
+    """
+
+    directory: bytes
+    records: bytes
+    read_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,7 @@ class Unreadable:
     away: bool = False  # what is mounted there is not
 
 
-Found = Listing | GoneDirectory | Unreadable
+Found = Listing | Packed | GoneDirectory | Unreadable
 
 
 @dataclass(slots=True)
@@ -105,8 +118,12 @@ class Sweep:
 
         `arrived` is called for each directory that is on another file system than the one above it, or was; with its
         descriptor, or -1 when there is no such directory. It says why nothing may be concluded (or nothing).
+        `packs` tells of a directory that was not read before whether names are enough; `endings` is for
+        `packed.only_documents`.
         """
         self.arrived: Callable[[bytes, int], str] = lambda *_: ""
+        self.packs: Callable[[bytes], bool] | None = None
+        self.endings: tuple[bytes, ...] = ()
         self.ged = ged
         self.points: set[bytes] = set()
         self._in_force = in_force
@@ -141,7 +158,7 @@ class Sweep:
         for directory in self._read_since:
             seen = self._seen.get(directory)
             if seen is not None and seen.settled and seen.device != -1:
-                inode = seen.inode & files.INODE_BITS  # one that is cut off will not be found again, and is read
+                inode = seen.inode & INODE_BITS  # one that is cut off will not be found again, and is read
                 below = sum(map(self._in_force, seen.children))
                 settled.append(Times(directory, seen.mtime_ns, seen.ctime_ns, inode, seen.device, below))
             else:
@@ -218,7 +235,8 @@ class Sweep:
                 stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
             elif self._in_force(directory):
                 closed = False
-                for found in self._look(root_fd, directory, now, full):
+                first = self._first_look(root_fd, directory, now) if seen is None and self.packs is not None else None
+                for found in first or self._look(root_fd, directory, now, full):
                     closed = isinstance(found, Unreadable)
                     yield found
                 seen = self._seen.get(directory)
@@ -239,6 +257,34 @@ class Sweep:
             return seen.is_as_it_was(os.lstat(directory))
         except OSError:
             return False
+
+    def _first_look(self, root_fd: int, directory: bytes, now: float) -> Iterator[Found] | None:
+        """Names and inodes are read at the speed of the kernel; None where more must be asked, or there is trouble."""
+        if self.packs is None or directory in self.points or not self.packs(directory):
+            return None
+        try:
+            fd = files.open_directory(root_fd, self._relative(directory))
+        except OSError:
+            return None
+        try:
+            self._watch(directory)  # before anything is asked: what comes in between is told by a hint
+            status = os.fstat(fd)
+            read_ns = kernel.coarse_ns()
+            records = kernel.records(fd) if status.st_dev == os.fstat(root_fd).st_dev else None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+        if records is None or not packed.only_documents(records, self.endings):
+            return None
+        return self._told(Packed(directory, records, read_ns), status, now)
+
+    def _told(self, found: Packed, status: os.stat_result, now: float) -> Iterator[Found]:
+        if next(packed.files(found.records), None) is not None:
+            yield found
+        # Of file systems that count directories in a directory's links (not btrfs) most say at once that there is none.
+        names = packed.directories(found.records) if status.st_nlink != 2 else []
+        self._remember_read(found.directory, status, names, True, now)
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -296,17 +342,22 @@ class Sweep:
             return
         finally:
             os.close(fd)
-        children = tuple([directory + b"/" + e.name for e in entries if e.kind == "directory"])
+        names = [e.name for e in entries if e.kind == "directory"]
         before = self._seen.get(directory)
-        settled = now - max(status.st_mtime, status.st_ctime) > YOUNG and all(map(_is_told, entries))
         yield Listing(directory, entries)
-        for child in set(before.children if before else ()) - set(children):
+        for child in set(before.children if before else ()) - {directory + b"/" + name for name in names}:
             yield from self._gone(child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
+        self._remember_read(directory, status, names, all(map(_is_told, entries)), now)
+
+    def _remember_read(
+        self, directory: bytes, status: os.stat_result, names: Sequence[bytes], told: bool, now: float
+    ) -> None:
         mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
         # One number for both, where they are the same: there may be 50,000 of them.
         times = (ctime if mtime == ctime else mtime, ctime, status.st_ino, status.st_dev)
-        self._seen[directory] = _Seen(*times, settled=settled, children=children)
+        settled = told and now - max(mtime, ctime) / 1e9 > YOUNG
+        self._seen[directory] = _Seen(*times, settled, tuple([directory + b"/" + name for name in names]))
         self._read_since.add(directory)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, mark, reading, rounds, watch
+from bridged import cli, daemon, dispatch, mark, reading, rounds, sweep, watch
 from bridged.journal import Journal
 
 TRIGGER = b".fault"
@@ -94,6 +94,17 @@ def intake_stands_still() -> None:
     daemon.STALLED = STALLED
 
 
+def names_only() -> None:
+    """After the first look nothing is looked at that is as it was: for long only its name and inode are known."""
+    usual = sweep.Sweep.whole
+    sweep.Sweep.whole = lambda self, fd, patterns, now, full: usual(self, fd, patterns, now, full and bool(self.packs))
+
+
+def no_hints() -> None:
+    """The kernel's queue says nothing."""
+    watch.DirectoryEmitter.on_event = lambda *_: None
+
+
 def killed_at_a_commit() -> None:
     """SIGKILL right before ($KILL_WHEN is `before`) or right after the commit number $KILL_COMMIT of all threads."""
     usual, number, when = Journal._commit_all, int(os.environ["KILL_COMMIT"]), os.environ["KILL_WHEN"]
@@ -172,6 +183,8 @@ FAULTS = {
         marking_hangs,
         reading_fails_once,
         much_leaves_together,
+        names_only,
+        no_hints,
     )
 }
 

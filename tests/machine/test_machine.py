@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 )
 
 from bridged.model import State
+from bridged.sweep import Sweep
 from tests.bridge import attachment
 from tests.machine.firm import CLIENTS, Firm, files_below, header
 from tests.relay import Action, Cut, Received, Say, ScriptedRelay
@@ -396,9 +397,26 @@ class LifeWithHints(Life):
     mode = "inotify"
 
 
+class LifeByNames(LifeWithHints):
+    """The same while of existing files only names and inodes are known, as after a first start."""
+
+    def __init__(self) -> None:
+        whole = Sweep.whole
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(Sweep, "whole", lambda s, f, p, now, full: whole(s, f, p, now, full and bool(s.packs)))
+        super().__init__()
+        self.firm.offset = 10.0  # else the directories are young, and read again
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self._patch.undo()
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
-@pytest.mark.parametrize(("machine", "examples"), [(Life, 40), (LifeWithHints, 20)])
+@pytest.mark.parametrize(("machine", "examples"), [(Life, 40), (LifeWithHints, 20), (LifeByNames, 15)])
 def test_no_history_loses_a_document_sends_one_twice_or_to_somebody_else(machine: type[Life], examples: int) -> None:
     """Hypothesis invents the histories; one that fails is printed as a program."""
     run_state_machine_as_test(

@@ -1,0 +1,102 @@
+"""A directory as the kernel gives it: what is taken for documents only, and what is looked at more closely."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridged import kernel, packed
+from bridged.admit import ignored_endings, verdict
+
+NAMES = st.one_of(
+    st.binary(min_size=1, max_size=60),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60).map(str.encode),
+    st.tuples(
+        st.sampled_from([b"", b"x", b".", b"~$", b"._", b".~lock.", b"#", b"e", b"Thumbs", b"desktop", "é".encode()]),
+        st.sampled_from(
+            [b"", b"a", b" (2)", b"-2", b".validated", b".VALIDATED - Copie", b"_vista", "\u212a".encode()]
+        ),
+        st.sampled_from(
+            [
+                *(b".tmp", b".TEMP", b".Part", b".swp", b"~", b"#", b".json", b".JSON", b".bak", b".ba\xe2\x84\xaa"),
+                *(b".db", b".ini", b".pdf", b":Zone.Identifier", b"\xef\x80\xbaZone.Identifier:$DATA", b".DS_Store"),
+                *(
+                    b".sb-0123abcd-AbCd12",
+                    b"Icon\r",
+                    b".!ut",
+                    b".aria2",
+                    b".pdf.sync-conflict-20260101-120000-ABCDEFG.json",
+                ),
+            ]
+        ),
+    ).map(b"".join),
+).filter(lambda name: b"\0" not in name and b"/" not in name and name not in (b".", b"..") and len(name) < 250)
+
+
+def record(name, kind=packed.FILE, inode=0x0123456789ABCDEF, offset=0x7E23002F08040A01):
+    length = (19 + len(name) + 1 + 7) // 8 * 8
+    return (struct.pack("=QQHB", inode, offset, length, kind) + name).ljust(length, b"\0")
+
+
+DOTS = record(b".", packed.DIRECTORY) + record(b"..", packed.DIRECTORY)
+
+
+@given(st.lists(NAMES, max_size=5), st.sampled_from([(), ("*.bak",), ("*.pdf", "*~x")]))
+def test_only_documents_is_never_said_of_a_name_that_is_ignored(names, ignore):
+    """The other way round it may be wrong, and costs a closer look."""
+    endings = ignored_endings(ignore, ".validated.json")
+    ignored = [name for name in names if verdict(name, extra=ignore, marker=".validated.json", hidden=False)]
+    for inode, offset in ((0x0123456789ABCDEF, 0x7E23002F08040A01), (5, 7), (0x082E00, 0x082E082E082E082E)):
+        records = DOTS + b"".join(record(name, inode=inode, offset=offset) for name in names)
+        assert not (ignored and packed.only_documents(records, endings))
+
+
+@pytest.mark.parametrize("offset", [0, 0x0A000A000A000A00, 0x082E082E082E082E, 0x237E00237E00, 0x0108010801080108])
+@pytest.mark.parametrize("inode", [2, 0x0A0C00, 0x7E0023, 0x2E08002E08, 0x00230000])
+def test_bytes_of_inodes_and_offsets_do_not_count_in_the_end(inode, offset):
+    names = [b"Facture %d.pdf" % n for n in range(9)] + ["Relevé n°7.PDF".encode(), b"a" * 250]
+    records = DOTS + b"".join(record(name, inode=inode, offset=offset) for name in names)
+    assert packed.only_documents(records, (b".json",))
+    assert list(packed.files(records)) == [(name, inode) for name in names]
+
+
+@pytest.mark.parametrize("kind", [1, 2, 6, 10, 12, 14])
+@pytest.mark.parametrize("length", [1, 4, 5, 12, 229, 236, 237, 244, 252, 255])
+def test_what_is_neither_file_nor_directory_is_looked_at(kind, length):
+    assert not packed.only_documents(record(b"n" * length, kind) + DOTS, ())
+
+
+def test_a_file_system_that_does_not_tell_kinds_does_not_tell_that_of_the_directory_itself_either():
+    assert not packed.only_documents(record(b".", 0) + record(b"facture.pdf", 0), ())
+
+
+def test_patterns_that_are_no_endings_are_not_packed():
+    assert ignored_endings(("*.bak", "*.OLD"), ".validated.json") == (b".bak", b".old", b".json")
+    for ignore in (("a*",), ("*.b?k",), ("*.b[ab]k",), ("*a*",), ("*.é",), ("*",), ("x.pdf",), ("*;",)):
+        assert ignored_endings(ignore, ".validated.json") is None
+    assert ignored_endings((), ".ok") is None
+    assert ignored_endings((), "-sent") is None
+
+
+def test_a_real_directory(tmp_path):
+    expected = {}
+    for number in range(700):  # more than one call gives
+        path = tmp_path / f"Facture {number} {'é' * (number % 100)}.pdf"
+        path.touch()
+        expected[os.fsencode(path.name)] = path.stat().st_ino
+    (tmp_path / "inner").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    try:
+        records = kernel.records(fd)
+        assert dict(packed.files(records)) == expected
+        assert packed.directories(records) == [b"inner"]
+        assert packed.only_documents(records, (b".json",))
+        os.symlink("x", tmp_path / "link.pdf")
+        os.lseek(fd, 0, os.SEEK_SET)
+        assert not packed.only_documents(kernel.records(fd), ())
+    finally:
+        os.close(fd)
