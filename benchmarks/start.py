@@ -148,7 +148,7 @@ def idle_pass(bridge: bench.Bridge) -> Callable[[], None]:
 
     def read(*, full: bool) -> int:
         with files.root(sweep.ged) as root_fd:
-            return sum(1 for _ in sweep.whole(root_fd, patterns, time.time(), full))
+            return sum(found is not None for found in sweep.whole(root_fd, patterns, time.time(), full))
 
     def idle() -> None:
         assert read(full=False) == 0, "something has changed"

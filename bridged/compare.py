@@ -108,8 +108,10 @@ class Comparison:
 
     # -- what a sweep found
 
-    def of(self, found: Found) -> list[Difference]:
+    def of(self, found: Found | None) -> list[Difference]:
         """The differences that one finding of a sweep makes."""
+        if found is None:
+            return []
         if isinstance(found, Unreadable):
             self._tell_unreadable(found)
             return []

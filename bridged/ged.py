@@ -38,7 +38,7 @@ class Ged:
     polling: bool = True
     unknown: dict[str, Unknown] = field(default_factory=dict)
     state: str = "new"  # new | reachable | unreachable
-    running: Iterator[Found] | None = None
+    running: Iterator[Found | None] | None = None
     root_fd: int = -1
     started: Instant | None = None
     passed_from: float = 0.0  # wall time at which the last complete pass began

@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Final, Literal
 
 from bridged import files, rules
@@ -328,9 +329,11 @@ class Intake:
         most = REST if self.ged.looks_anew else SLICE
         while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
-            found = next(self.ged.running, None)
-            ended = found is None
-            differences += self._compare.of(found) if found is not None else []
+            for found in islice(self.ged.running, 1):
+                differences += self._compare.of(found)
+                break
+            else:
+                ended = True
         self.ged.took += self._steady() - began
         self._apply(differences, now)
         if ended:

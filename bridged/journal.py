@@ -56,10 +56,7 @@ _SCHEMA_3: Final = """
 ALTER TABLE documents ADD COLUMN rule TEXT NOT NULL DEFAULT '';
 ALTER TABLE documents ADD COLUMN passed TEXT NOT NULL DEFAULT '';
 UPDATE documents SET passed = 'all' WHERE released_at IS NOT NULL;
-ALTER TABLE directories ADD COLUMN mtime_ns INTEGER;
-ALTER TABLE directories ADD COLUMN ctime_ns INTEGER;
-ALTER TABLE directories ADD COLUMN inode INTEGER;
-ALTER TABLE directories ADD COLUMN device INTEGER;
+ALTER TABLE directories ADD COLUMN times INTEGER;
 ALTER TABLE directories ADD COLUMN children INTEGER;
 ALTER TABLE folders ADD COLUMN read INTEGER NOT NULL DEFAULT 1;
 CREATE TABLE packed (directory INTEGER PRIMARY KEY, read_ns INTEGER NOT NULL, records BLOB NOT NULL);

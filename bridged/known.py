@@ -245,19 +245,18 @@ class Known:
         self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
         self.keep_times((), [directory])  # else nobody would read it again
 
-    def times_below(self, ged: bytes) -> list[tuple[bytes, int, int, int, int, int]]:
-        """The directories of a GED whose times are on record: path, mtime_ns, ctime_ns, inode, device, children."""
-        columns = "path, mtime_ns, ctime_ns, inode, device, children"
-        sql = f"SELECT {columns} FROM directories WHERE mtime_ns IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"  # noqa: S608
+    def times_below(self, ged: bytes) -> list[tuple[bytes, int, int]]:
+        """The directories of a GED whose times are on record, with them, and how many directories are in each."""
+        of = "times IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"
+        sql = f"SELECT path, times, children FROM directories WHERE {of}"  # noqa: S608
         return self.sql.execute(sql, (ged, *below(ged))).fetchall()
 
-    def keep_times(self, times: Iterable[tuple[bytes, int, int, int, int, int]], void: Iterable[bytes]) -> None:
+    def keep_times(self, times: Iterable[tuple[bytes, int, int]], void: Iterable[bytes]) -> None:
         """What directories looked like when all that was in them had become known; of those in `void` nothing is."""
-        self.sql.executemany("UPDATE directories SET mtime_ns = NULL WHERE path = ?", ((path,) for path in void))
+        self.sql.executemany("UPDATE directories SET times = NULL WHERE path = ?", ((path,) for path in void))
         self.sql.executemany(
-            "INSERT INTO directories (path, mtime_ns, ctime_ns, inode, device, children) VALUES (?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (path) DO UPDATE SET mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns,"
-            " inode = excluded.inode, device = excluded.device, children = excluded.children",
+            "INSERT INTO directories (path, times, children) VALUES (?, ?, ?)"
+            " ON CONFLICT (path) DO UPDATE SET times = excluded.times, children = excluded.children",
             times,
         )
 

@@ -130,6 +130,8 @@ def _count(
     sweep = Sweep(ged, lambda directory: switched.place(directory) is not None, watched.add)
     patterns = [components(folder.path) for folder in client.switched_folders]
     for found in sweep.whole(root_fd, patterns, now, full=True):
+        if found is None:
+            continue
         place = switched.place(found.directory)
         if place is None or found.directory in seen:  # a folder within another switched folder comes up twice
             continue

@@ -13,13 +13,13 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from bridged import files, kernel, packed
 from bridged.admit import is_leftover
 from bridged.folders import matches
 from bridged.known import is_in
-from bridged.model import INODE_BITS
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
 YOUNG: Final = 2.0
@@ -68,27 +68,24 @@ class Unreadable:
 Found = Listing | Packed | GoneDirectory | Unreadable
 
 
+# What tells whether anything has come or gone, or another directory is there. Its hash is the same in every run.
+_STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
+_NEVER: Final = -1  # no hash is: this directory is looked at again
+_CHUNK: Final = 500  # directories compared at a time
+
+
+def _times(status: os.stat_result) -> int:
+    return hash(_STATUS(status))
+
+
 @dataclass(slots=True)
 class _Seen:
     """A directory as it was last read. One for each of 50,000: no more than is needed."""
 
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    device: int
-    settled: bool
+    times: int  # _NEVER: it was too young for its times to tell, or could not be told in full
+    device: int  # -1: not known
     children: tuple[bytes, ...]  # as whole paths: the very objects that are the keys
     met: bool = True  # by a pass of this daemon
-
-    def is_as_it_was(self, status: os.stat_result) -> bool:
-        """Nothing has come or gone: its times tell, unless it was too young for them when it was read."""
-        return (
-            status.st_mtime_ns == self.mtime_ns
-            and status.st_ctime_ns == self.ctime_ns
-            and status.st_ino == self.inode
-            and status.st_dev == self.device
-            and self.settled
-        )
 
 
 class Times(NamedTuple):
@@ -98,10 +95,7 @@ class Times(NamedTuple):
     """
 
     directory: bytes
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    device: int
+    times: int
     children: int
 
 
@@ -144,7 +138,7 @@ class Sweep:
             children.setdefault(directory.rpartition(b"/")[0], []).append(directory)
         for directory, one in known.items():
             inner = tuple(children.get(directory, ()))
-            self._seen[directory] = _Seen(*one[1:5], settled=len(inner) == one.children, children=inner, met=False)
+            self._seen[directory] = _Seen(one.times if len(inner) == one.children else _NEVER, -1, inner, met=False)
 
     def forget_unmet(self) -> None:
         """What an earlier daemon has read and a whole pass of this one has not met is not there any more."""
@@ -157,10 +151,8 @@ class Sweep:
         settled, others = [], []
         for directory in self._read_since:
             seen = self._seen.get(directory)
-            if seen is not None and seen.settled and seen.device != -1:
-                inode = seen.inode & INODE_BITS  # one that is cut off will not be found again, and is read
-                below = sum(map(self._in_force, seen.children))
-                settled.append(Times(directory, seen.mtime_ns, seen.ctime_ns, inode, seen.device, below))
+            if seen is not None and seen.times != _NEVER:
+                settled.append(Times(directory, seen.times, sum(map(self._in_force, seen.children))))
             else:
                 others.append(directory)
         self._read_since.clear()
@@ -193,7 +185,7 @@ class Sweep:
         prefix = directory + b"/"
         for one, seen in self._seen.items():
             if one == directory or one.startswith(prefix):
-                seen.settled, seen.device = False, -1
+                seen.times, seen.device = _NEVER, -1
 
     def forget_below(self, directory: bytes) -> None:
         """A directory is gone: so is what was in it."""
@@ -202,8 +194,10 @@ class Sweep:
             del self._seen[one]
             self._read_since.add(one)
 
-    def whole(self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool) -> Iterator[Found]:
-        """One pass over the switched folders; `full` reads unchanged directories too."""
+    def whole(
+        self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool
+    ) -> Iterator[Found | None]:
+        """One pass over the switched folders; `full` reads unchanged directories too. None: nothing was found yet."""
         roots: set[bytes] = set()
         self._blocked.clear()
         for pattern in patterns:
@@ -216,11 +210,40 @@ class Sweep:
             yield from self._gone(root)
         self._roots = roots
         for root in sorted(roots):
-            yield from self.below(root_fd, root, now, full)
+            if full or root not in self._seen:
+                yield from self._walk(root_fd, root, now, full=full, everything=True)
+        if not full:
+            yield from self._changed(root_fd, now)
 
-    def below(self, root_fd: int, top: bytes, now: float, full: bool) -> Iterator[Found]:
-        """The same for one directory and what is in it."""
-        return self._walk(root_fd, top, now, full=full, everything=True)
+    def _changed(self, root_fd: int, now: float) -> Iterator[Found | None]:
+        """What is in the directories that are not as they were, and in what is new below them.
+
+        Most of a large GED is as it was, most of the time, so this is short. By whole paths: what has the same inode,
+        device and times is the same directory, whatever leads there.
+        """
+        directories = list(self._seen)
+        for start in range(0, len(directories), _CHUNK):
+            chunk = directories[start : start + _CHUNK]
+            for directory in self._not_as_they_were(chunk):
+                if directory in self._seen:  # and has not gone with the one above it
+                    yield from self._walk(root_fd, directory, now, full=False, everything=False)
+            yield None  # whoever asks may do something else between two chunks
+
+    def _not_as_they_were(self, directories: list[bytes]) -> list[bytes]:
+        seen = [self._seen.get(directory) for directory in directories]
+        for directory, one in zip(directories, seen, strict=True):
+            if one is not None and not one.met:
+                self._watch(directory)
+                one.met = True
+        before = [_NEVER if one is None else one.times for one in seen]
+        try:
+            now = list(map(hash, map(_STATUS, map(os.lstat, directories))))
+        except OSError:
+            now = [_times_of(directory) for directory in directories]
+        if now == before and not self.points:
+            return []
+        pairs = zip(directories, before, now, strict=True)
+        return [directory for directory, was, is_ in pairs if was != is_ or directory in self.points]
 
     def met(self, root_fd: int, top: bytes, now: float) -> Iterator[Found]:
         """The same for one directory and what nobody has seen yet below it: the others tell of themselves by hints."""
@@ -231,9 +254,7 @@ class Sweep:
         while stack:
             directory = stack.pop()
             seen = self._seen.get(directory)
-            if seen is not None and not full and self._unchanged(directory, seen):
-                stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
-            elif self._in_force(directory):
+            if self._in_force(directory):
                 closed = False
                 first = self._first_look(root_fd, directory, now) if seen is None and self.packs is not None else None
                 for found in first or self._look(root_fd, directory, now, full):
@@ -242,21 +263,6 @@ class Sweep:
                 seen = self._seen.get(directory)
                 if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
                     stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
-
-    def _unchanged(self, directory: bytes, seen: _Seen) -> bool:
-        """Most of a large GED, most of the time, so this is short.
-
-        By its whole path: what has the same inode, device and times is the same directory, whatever leads there.
-        """
-        if directory in self.points:
-            return False
-        if not seen.met:
-            self._watch(directory)
-            seen.met = True
-        try:
-            return seen.is_as_it_was(os.lstat(directory))
-        except OSError:
-            return False
 
     def _first_look(self, root_fd: int, directory: bytes, now: float) -> Iterator[Found] | None:
         """Names and inodes are read at the speed of the kernel; None where more must be asked, or there is trouble."""
@@ -306,7 +312,7 @@ class Sweep:
         before = self._seen.get(directory)
         if before is not None and before.device not in (-1, status.st_dev):
             self.forget_times_below(directory)
-        if full or before is None or not before.is_as_it_was(status):
+        if full or before is None or before.times != _times(status):
             yield from self._read(root_fd, directory, status, now)
 
     def _device_above(self, root_fd: int, directory: bytes) -> int:
@@ -353,11 +359,9 @@ class Sweep:
     def _remember_read(
         self, directory: bytes, status: os.stat_result, names: Sequence[bytes], told: bool, now: float
     ) -> None:
-        mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
-        # One number for both, where they are the same: there may be 50,000 of them.
-        times = (ctime if mtime == ctime else mtime, ctime, status.st_ino, status.st_dev)
-        settled = told and now - max(mtime, ctime) / 1e9 > YOUNG
-        self._seen[directory] = _Seen(*times, settled, tuple([directory + b"/" + name for name in names]))
+        settled = told and now - max(status.st_mtime, status.st_ctime) > YOUNG
+        times = _times(status) if settled else _NEVER
+        self._seen[directory] = _Seen(times, status.st_dev, tuple([directory + b"/" + name for name in names]))
         self._read_since.add(directory)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
@@ -393,6 +397,13 @@ class Sweep:
 
 def _unreadable(directory: bytes, error: OSError) -> Unreadable:
     return Unreadable(directory, error.strerror or str(error), error.errno not in (errno.EACCES, errno.EPERM))
+
+
+def _times_of(directory: bytes) -> int:
+    try:
+        return _times(os.lstat(directory))
+    except OSError:
+        return _NEVER - 1
 
 
 def _is_told(entry: files.Entry) -> bool:

@@ -32,7 +32,7 @@ def one(ged):
 def passed(sweep, *, full=False, after=LATER):
     """What a pass over `Achats` tells."""
     with files.root(sweep.ged) as root_fd:
-        return list(sweep.whole(root_fd, [components("Achats")], time.time() + after, full))
+        return [found for found in sweep.whole(root_fd, [components("Achats")], time.time() + after, full) if found]
 
 
 def remembering(ged):

@@ -27,7 +27,7 @@ def remembered(bridge: Bridge) -> set[str]:
     """The directories whose times the journal keeps."""
     sql = sqlite3.connect(f"file:{bridge.base}/state/journal.sqlite?mode=ro", uri=True)
     try:
-        paths = [row[0] for row in sql.execute("SELECT path FROM directories WHERE mtime_ns IS NOT NULL")]
+        paths = [row[0] for row in sql.execute("SELECT path FROM directories WHERE times IS NOT NULL")]
     finally:
         sql.close()
     return {str(Path(path.decode()).relative_to(bridge.ged)) for path in paths}
