@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from benchmarks import bench, trees
@@ -71,6 +72,7 @@ def at_rest(bridge: bench.Bridge, directories: int, here: str, settle: float, id
     """What the daemon needs when it has nothing to do."""
     forget(bridge)
     with bridge.run():
+        all_looked_at(bridge)
         time.sleep(settle)
         memory = bench.resident(bridge.pid) / MB
         expect_watches(bridge.pid, directories)
@@ -84,6 +86,16 @@ def at_rest(bridge: bench.Bridge, directories: int, here: str, settle: float, id
     what = f"resident memory, {here} (against watchdog's {alone:.0f} MB and {EXTRA:.0f} MB more)"
     yield Figure(what, "MB", memory, f"watchdog + {EXTRA:.0f} MB", alone + EXTRA, at_most=1)
     yield Figure(f"idle processor over {idle:g} s, {here}", "% of a core", used, "", IDLE, at_most=1)
+
+
+def all_looked_at(bridge: bench.Bridge) -> None:
+    """Wait until the daemon has looked at the files whose names it has read: it is busy with that until then."""
+    deadline = time.monotonic() + 900
+    with closing(sqlite3.connect(f"file:{bridge.base}/state/journal.sqlite?mode=ro", uri=True)) as journal:
+        while journal.execute("SELECT EXISTS (SELECT 1 FROM packed)").fetchone()[0]:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the files have not been looked at within 15 minutes")
+            time.sleep(0.5)
 
 
 def found(bridge: bench.Bridge) -> float:
