@@ -107,7 +107,8 @@ class SwitchedFolders:
         if place is None or place.folder.exclude or ignored_directory(name, self._ignore):
             return None
         depth = directory.count(b"/") - place.ged.count(b"/")
-        return place if all(len(expressions) < depth for expressions, _, _ in self._rules[place.ged]) else None
+        deepest, _, _ = self._rules[place.ged][0]
+        return place if len(deepest) < depth else None
 
     def _find(self, directory: bytes) -> Place | None:
         ged = self.ged_of(directory)

@@ -189,8 +189,9 @@ class Known:
 
     def pack(self, directory: bytes, read_ns: int, records: bytes) -> None:
         """The first look at a directory has found these, at that time of the kernel's coarse clock."""
-        row = (self._directory(directory), read_ns, records)
-        self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", row)
+        new = self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (directory,))
+        number = new.lastrowid if new.rowcount == 1 else self._number(directory)
+        self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (number, read_ns, records))
 
     def see_all(self, directory: bytes, read_ns: int, files: Iterable[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""

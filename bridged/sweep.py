@@ -84,7 +84,7 @@ class _Seen:
 
     times: int  # _NEVER: it was too young for its times to tell, or could not be told in full
     device: int  # -1: not known
-    children: tuple[bytes, ...]  # as whole paths: the very objects that are the keys
+    children: tuple[bytes, ...]  # those in force, as whole paths: the very objects that are the keys
     met: bool = True  # by a pass of this daemon
 
 
@@ -152,7 +152,7 @@ class Sweep:
         for directory in self._read_since:
             seen = self._seen.get(directory)
             if seen is not None and seen.times != _NEVER:
-                settled.append(Times(directory, seen.times, sum(map(self._in_force, seen.children))))
+                settled.append(Times(directory, seen.times, len(seen.children)))
             else:
                 others.append(directory)
         self._read_since.clear()
@@ -361,7 +361,8 @@ class Sweep:
     ) -> None:
         settled = told and now - max(status.st_mtime, status.st_ctime) > YOUNG
         times = _times(status) if settled else _NEVER
-        self._seen[directory] = _Seen(times, status.st_dev, tuple([directory + b"/" + name for name in names]))
+        children = [directory + b"/" + name for name in names]
+        self._seen[directory] = _Seen(times, status.st_dev, tuple(filter(self._in_force, children)))
         self._read_since.add(directory)
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
