@@ -47,7 +47,7 @@ def lines(rows: Iterable[Row]) -> None:
 
 def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
     """Print some columns as a table; nothing when there are no rows."""
-    # 50 ms and 4 MB, which the daemon, all that prints JSON and all that prints a sentence do without.
+    # 2.4 MB, which the daemon, all that prints JSON and all that prints a sentence do without.
     from rich import box  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
