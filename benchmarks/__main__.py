@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import platform
 import sys
@@ -14,7 +15,8 @@ from benchmarks.figures import HEAD, Figure
 from benchmarks.plot import drawn
 
 NAMES = ("throughput", "peers", "network", "rest", "start", "polling", "burst", "growth")
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE, DOCS = ROOT / "bridged", ROOT / "docs"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
@@ -27,6 +29,8 @@ def main() -> int:
     unknown = sorted(set(given.names) - set(NAMES))
     if unknown:
         parser.error(f"there is no benchmark {', '.join(unknown)}")
+    # As pip does at an installation: where PYTHONDONTWRITEBYTECODE is set, each start would compile the whole package.
+    compileall.compile_dir(PACKAGE, quiet=1)
     figures = measured(given.names or NAMES, small=given.small)
     if not given.small and not given.names:
         write(figures)

@@ -6,12 +6,14 @@ import ctypes
 import gc
 import os
 import random
+import select
 import signal
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +34,7 @@ from bridged.settings import Settings
 from bridged.shares import Shares
 from bridged.yaml_lines import Problem
 
-TICK: Final = 0.2
+TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
 TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
@@ -135,11 +137,18 @@ class Daemon:
         for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
             loop.start()
         self._server.start()
-        while not self._stop.wait(TICK if self._ready else TICK_AT_FIRST):
-            self._heed_signals()
-            self._tend()
+        with _woken_by_signals() as wait:
+            while not self._stop.is_set():
+                self._tend()
+                wait(self._tick())
+                self._heed_signals()
         self._shut_down()
         return 0
+
+    def _tick(self) -> float:
+        if not self._ready:
+            return TICK_AT_FIRST
+        return min(TICK, (systemd.watchdog_interval() or float("inf")) / 8)
 
     def _signals(self) -> None:
         threading.excepthook = lambda death: _tell_death(death.exc_value, death.thread)
@@ -362,6 +371,26 @@ class Daemon:
         relay = {"state": self._line.state, "detail": self._line.detail}
         folders = self._rounds.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
+
+
+@contextmanager
+def _woken_by_signals() -> Iterator[Callable[[float], None]]:
+    """What waits so many seconds, or until a signal comes: an Event's wait would go on for the rest of its time."""
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    poll = select.poll()
+    poll.register(reading, select.POLLIN)
+
+    def wait(seconds: float) -> None:
+        if poll.poll(seconds * 1000):
+            os.read(reading, 512)
+
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield wait
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        os.close(reading)
 
 
 def _settle_down() -> None:

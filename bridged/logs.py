@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import codecs
 import json
-import logging
 import os
 import sqlite3
 import sys
 import threading
+import traceback
 import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO, TypeVar
 
-import structlog
-
 from bridged.model import Document, UserError, readable
 
 T = TypeVar("T")
 Fields = MutableMapping[str, Any]
-Processor = Callable[[Any, str, Fields], Any]
+Renderer = Callable[[Fields], str]
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
@@ -73,7 +71,7 @@ EVENTS: Final[dict[str, Event]] = {
 
 
 _listener: Callable[[str, Mapping[str, Any]], None] | None = None
-_bound: Any = structlog.get_logger()
+_log: _Log | None = None
 
 
 def listen(listener: Callable[[str, Mapping[str, Any]], None] | None) -> None:
@@ -89,18 +87,26 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Write to `stream` (stderr) as `form` says: console, json, or auto (console on a terminal)."""
     out = stream or sys.stderr
     console = form == "console" or (form == "auto" and out.isatty())
-    renderer: Processor = _console(out) if console else _json(out)
-    writer = _Writer(out)
-    structlog.configure(
-        processors=[_timestamp, writer.confess, structlog.processors.format_exc_info, _clean, _ordered, _fit, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *_: writer,
-        cache_logger_on_first_use=False,
-    )
-    global _bound  # noqa: PLW0603 - made once, and not for each of a million lines
-    _bound = structlog.get_logger().bind()
-    # watchdog reports an overflow on its own logger; the watcher says `hints_lost` for it.
-    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+    global _log  # noqa: PLW0603 - made once, and not for each of a million lines
+    _log = _Log(out, _LEVELS[level], _console(out) if console else _json(out))
+
+
+class _Log:
+    """The lines from a level on, made ready and rendered. Who fills the fields in knows nothing of it."""
+
+    def __init__(self, stream: TextIO, least: int, render: Renderer) -> None:
+        self._writer = _Writer(stream)
+        self._least = least
+        self._render = render
+
+    def tell(self, event: str, level: str, fields: Mapping[str, Any]) -> None:
+        """Write one line, if its level is not below the least."""
+        if _LEVELS[level] < self._least:
+            return
+        line: Fields = {**fields, "timestamp": _timestamp(), "level": level, "event": event}
+        for step in (self._writer.confess, _traceback, _clean, _ordered, _fit):
+            line = step(line)
+        self._writer.write(self._render(line))
 
 
 class _Writer:
@@ -114,7 +120,8 @@ class _Writer:
         self._lock = threading.Lock()
         self._failures = 0
 
-    def msg(self, line: str) -> None:
+    def write(self, line: str) -> None:
+        """One line, or one more failure."""
         with self._lock:
             try:
                 self._stream.write(line + "\n")
@@ -124,9 +131,8 @@ class _Writer:
             else:
                 self._failures = 0
 
-    debug = info = warning = error = msg
-
-    def confess(self, _logger: Any, _method: str, fields: Fields) -> Fields:
+    def confess(self, fields: Fields) -> Fields:
+        """How many lines were lost before this one."""
         if self._failures:
             fields["log_failures"] = self._failures
         return fields
@@ -139,7 +145,12 @@ def say(event: str, *, level: str = "", **fields: Any) -> None:
     if not fields.get("exc_info", True):
         del fields["exc_info"]
     _let_hear(event, fields | {"level": level})
-    getattr(_bound, level)(event, level=level, **fields)
+    _tell(event, level, fields)
+
+
+def _tell(event: str, level: str, fields: Mapping[str, Any]) -> None:
+    if _log is not None:  # before there is a configuration nobody listens
+        _log.tell(event, level, fields)
 
 
 def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
@@ -149,7 +160,7 @@ def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
             _listener(event, fields)
     except Exception as error:  # noqa: BLE001 - told, but not to the listener again
         what = {"half": "alerts", "reason": f"{type(error).__name__}: {error}"}
-        _bound.error("state_failed", level="error", **what)
+        _tell("state_failed", "error", what)
 
 
 def say_document(event: str, document: Document, **fields: Any) -> None:
@@ -189,13 +200,20 @@ class Trouble:
             say("state_failed", half=self._half, reason=what, exc_info=not known)
 
 
-def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:
+def _timestamp() -> str:
     now = datetime.now(UTC)  # noqa: TID251 - a line's own time; nothing is decided by it
-    fields["timestamp"] = now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _traceback(fields: Fields) -> Fields:
+    """That of the exception being handled, where a line asks for it by `exc_info`."""
+    error = sys.exc_info()[1] if fields.pop("exc_info", False) else None
+    if error is not None:
+        fields["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
     return fields
 
 
-def _clean(_logger: Any, _method: str, fields: Fields) -> Fields:
+def _clean(fields: Fields) -> Fields:
     """No control characters, so that a name cannot forge a line; nothing long."""
     for key, value in fields.items():
         if key == "exception":
@@ -226,7 +244,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
-def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
+def _fit(fields: Fields) -> Fields:
     """Below 4 kB: lists end with how many entries are left out, and then the longest texts are shortened."""
     if _surely_fits(fields):
         return fields
@@ -265,28 +283,32 @@ def _size(fields: Fields) -> int:
     return len(json.dumps(fields, ensure_ascii=False).encode())
 
 
-def _ordered(_logger: Any, _method: str, fields: Fields) -> Fields:
+def _ordered(fields: Fields) -> Fields:
     first = {key: fields[key] for key in _FIRST if key in fields}
     return first | {key: value for key, value in fields.items() if key not in first}
 
 
-def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
+def _console(out: TextIO) -> Renderer:
+    # It brings rich and asyncio along, 0.1 s and 7 MB, and a daemon's lines are hardly ever read on a terminal.
+    from structlog.dev import ConsoleRenderer, plain_traceback  # noqa: PLC0415
+
     # A traceback with the values of variables, which structlog prefers, would show the password.
-    return structlog.dev.ConsoleRenderer(
+    renderer = ConsoleRenderer(
         colors=out.isatty(),
         pad_event_to=22,
         sort_keys=False,
-        exception_formatter=structlog.dev.plain_traceback,
+        exception_formatter=plain_traceback,
     )
+    return lambda fields: str(renderer(None, "", fields))
 
 
-def _json(out: TextIO) -> Processor:
+def _json(out: TextIO) -> Renderer:
     """sd-daemon(3): `<N>` in front makes `journalctl -p err` work."""
     # `\xe9`, which stderr writes for what its encoding does not have, would not be JSON.
     ascii_only = codecs.lookup(getattr(out, "encoding", None) or "utf-8").name != "utf-8"
     journal = _is_journal(out)
 
-    def render(_logger: Any, _method: str, fields: Fields) -> str:
+    def render(fields: Fields) -> str:
         prefix = f"<{_PRIORITIES[fields['level']]}>" if journal else ""
         return prefix + json.dumps(fields, ensure_ascii=ascii_only)
 

@@ -209,7 +209,8 @@ _WINDOWS: Final = {0xDC00 + b: bytes([b]).decode("cp1252", "replace") for b in r
 # What ends a line for some parser or other, and what turns the text of a line around.
 _DANGEROUS: Final = frozenset("\u2028\u2029\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_(](?:[A-Za-z0-9 ._()+,&@!'~-]*[A-Za-z0-9_)])?")
-_ADDRESS: Final = re.compile(r'[^\x00-\x20\x7f-\U0010ffff,;:<>()\[\]"\\@]+@[^\x00-\x20\x7f-\U0010ffff,;<>()"\\@]+')
+# Of printable ASCII: a class that excludes the rest of Unicode takes 7 ms to compile.
+_ADDRESS: Final = re.compile(r"[!#-'*+\-./0-9=?A-Z^-~]+@[!#-'*+\-./0-9:=?A-Z\[\]^-~]+")
 
 
 def _one_line(text: str) -> str:

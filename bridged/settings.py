@@ -205,7 +205,7 @@ YesNo = Annotated[bool, Field(strict=True)]
 class Model(BaseModel):
     """A mapping of the configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod

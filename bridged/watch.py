@@ -7,11 +7,11 @@ livelocks when its queue overflows, and an emitter per folder costs two threads 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -31,18 +31,16 @@ from watchdog.events import (
 )
 from watchdog.observers.api import BaseObserver, EventEmitter
 from watchdog.observers.inotify_c import (
-    CallbackId,
     InotifyConstants,
     InotifyEvent,
     InotifyFD,
     Mask,
+    WatchCallback,
     WatchDescriptor,
+    inotify_add_watch,
 )
 
 from bridged.admit import is_leftover
-
-# Watching a directory again after it was renamed keeps its descriptor, which watchdog takes for a mistake.
-warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
 
 MASK: Final = Mask(
     InotifyConstants.IN_CREATE
@@ -63,6 +61,7 @@ _NOT_PASSED_OVER: Final = (
 GATHER: Final = 0.005  # seconds; the kernel keeps 16,384 events, and a wake-up for each costs more than the event
 # Both halves of a rename are queued together (inotify(7)); a lone half means that the file left the folders.
 PAIR_WITHIN: Final = 0.05
+UNTIL_WOKEN: Final = 3600.0  # seconds an emitter rests: whatever there is for it wakes it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +74,45 @@ class Hint:
 
 
 class GatheringInotify(InotifyFD):
-    """watchdog's reader of the kernel's queue; in a burst it lets events gather, which are read together."""
+    """watchdog's reader of the kernel's queue, for one callback; in a burst it lets events gather.
 
+    Its own table, of each directory's callbacks, takes 400 bytes for each: 20 MB for 50,000 directories.
+    """
+
+    callback: WatchCallback
     _more = False
 
+    def watch(self, directory: bytes) -> WatchDescriptor:
+        """Watch a directory; one that was renamed keeps its descriptor. Raises OSError."""
+        with self._lock:
+            wd = WatchDescriptor(-1) if self._closed else inotify_add_watch(self._inotify_fd, directory, MASK)
+            if wd == -1:
+                error = errno.EBADF if self._closed else ctypes.get_errno()
+                raise OSError(error, os.strerror(error), directory)
+        return wd
+
+    def handle_event(self, event: InotifyEvent) -> None:
+        """One event, for the one callback."""
+        if event.is_queue_overflow:
+            self.callback.on_queue_overflow()
+        elif event.is_ignored:
+            self.callback.on_watch_deleted(event.wd)
+        else:
+            self.callback.on_event(event)
+
     def read_events(self, **options: Any) -> list[InotifyEvent]:
-        """As watchdog's: waits for events. The first after a rest is read at once."""
+        """As watchdog's: waits for events. The first after a rest is read at once; later ones are read together."""
         if self._more:
             self.stopped_event.wait(GATHER)
         events = super().read_events(**options)
         self._more = len(events) > 0
         return events
+
+    def close(self) -> None:
+        """Close the queue, and with it every watch. What a reader that has died would have closed is closed here."""
+        with self._lock:
+            self._is_reading = self._is_reading and self.is_alive()
+        super().close()
 
 
 class DirectoryEmitter(EventEmitter):
@@ -94,13 +121,14 @@ class DirectoryEmitter(EventEmitter):
     def __init__(
         self,
         *args: Any,
-        inotify: InotifyFD,
+        inotify: GatheringInotify,
         on_lost: Callable[[], None],
         is_ours: Callable[[bytes], bool],
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self._inotify = inotify
+        inotify.callback = self
         self._is_ours = is_ours
         self._on_lost = on_lost
         self._lock = threading.Lock()
@@ -111,10 +139,7 @@ class DirectoryEmitter(EventEmitter):
     def add(self, directory: bytes) -> None:
         """Watch a directory; raises OSError (ENOSPC: the watch limit is reached)."""
         with self._lock:
-            wd = self._inotify.add_callback(directory, MASK, self, CallbackId(id(self)))
-            if wd == -1:  # watchdog answers -1 where the kernel said EACCES
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), directory)
-            self._paths[wd] = directory
+            self._paths[self._inotify.watch(directory)] = directory
 
     def count(self) -> int:
         """How many directories are watched."""
@@ -215,7 +240,7 @@ class Watcher:
         self._inotify = GatheringInotify()
         self._observer = BaseObserver(
             DirectoryEmitter,
-            timeout=1.0,
+            timeout=UNTIL_WOKEN,
             inotify=self._inotify,
             on_lost=lambda: self._put(Hint("lost")),
             is_ours=is_ours,
@@ -254,6 +279,7 @@ class Watcher:
         self._observer.stop()
         self._inotify.stop()
         self._observer.join(5)
+        self._inotify.join(5)  # the reader itself closes what it reads from
 
     def _put(self, hint: Hint) -> None:
         self._hints.put(hint)

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-import structlog
 
 from bridged import control, logs
 from bridged.control import SOCKET, ControlServer, ask
@@ -27,8 +26,7 @@ def state_dir(tmp_path):
 @pytest.fixture
 def _as_before():
     yield
-    structlog.reset_defaults()
-    logs._bound = structlog.get_logger()
+    logs._log = None
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("a"), RuntimeError("a"), TimeoutError("a")])

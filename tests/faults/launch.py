@@ -45,6 +45,7 @@ def emitter_dies() -> None:
         on_event(self, event)
         if event.name == TRIGGER and not struck:
             struck.append(self)
+            self._half.set()
 
     def raising(self, timeout):
         if self in struck:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 
 from bridged import logs
 
@@ -29,8 +28,7 @@ CONTRACT = """
 def _restored(monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     yield
-    structlog.reset_defaults()
-    logs._bound = structlog.get_logger()
+    logs._log = None
 
 
 def said(*args, form="json", **fields):

@@ -1,0 +1,85 @@
+"""watch.py against the kernel: what a watcher holds, and that it gives it back."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from bridged.watch import GatheringInotify, Hint, Watcher
+from tests.bridge import until
+
+
+def queues() -> list[str]:
+    """The inotify queues that this process has open."""
+    links = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    return [link.name for link in links if os.path.islink(link) and "inotify" in os.readlink(link)]
+
+
+@pytest.fixture
+def watcher():
+    watcher = Watcher(lambda: None, lambda _: False)
+    yield watcher
+    watcher.close()
+
+
+def test_a_directory_that_is_gone_is_told_of_and_watched_no_longer(watcher, tmp_path):
+    directory = os.fsencode(tmp_path / "Achats")
+    os.mkdir(directory)
+    watcher.watch(directory)
+    os.rmdir(directory)
+    until(lambda: watcher.count == 0, "watched no longer", 5)
+    hints: list[Hint] = []
+    until(lambda: hints.extend(watcher.drain(10)) or Hint("look", directory) in hints, "told of", 5)
+
+
+def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_that(watcher, tmp_path):
+    """The kernel knows it as the same one: a hint of the old name would lead nowhere."""
+    old, new = os.fsencode(tmp_path / "Achats"), os.fsencode(tmp_path / "Achats 2026")
+    os.mkdir(old)
+    watcher.watch(old)
+    os.rename(old, new)
+    watcher.watch(new)
+    assert watcher.count == 1
+    Path(os.fsdecode(new), "facture.pdf").touch()
+    hints: list[Hint] = []
+    until(lambda: hints.extend(watcher.drain(10)) or hints, "a hint", 5)
+    assert {hint.path for hint in hints} == {new + b"/facture.pdf"}
+
+
+@pytest.mark.parametrize(("name", "error"), [("file", NotADirectoryError), ("nothing", FileNotFoundError)])
+def test_what_cannot_be_watched_says_why(watcher, tmp_path, name, error):
+    (tmp_path / "file").touch()
+    with pytest.raises(error):
+        watcher.watch(os.fsencode(tmp_path / name))
+    assert watcher.count == 0
+
+
+def test_a_closed_watcher_has_given_its_queue_back_and_takes_no_directory(tmp_path):
+    """The number of its descriptor may be another file's by then."""
+    before = queues()
+    watcher = Watcher(lambda: None, lambda _: False)
+    watcher.watch(os.fsencode(tmp_path))
+    watcher.close()
+    assert queues() == before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        watcher.watch(os.fsencode(tmp_path))
+
+
+def test_a_watcher_whose_reader_died_in_the_midst_gives_its_queue_back_too(monkeypatch):
+    """Else its watches would count against the limit, and the next watcher might get none."""
+
+    def die(_self):
+        raise SystemExit
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    before = queues()
+    with monkeypatch.context() as patch:
+        patch.setattr(GatheringInotify, "_check_inotify_fd", die)
+        watcher = Watcher(lambda: None, lambda _: False)
+        until(lambda: not watcher.alive, "the reader's death", 5)
+    assert queues() != before
+    watcher.close()
+    assert queues() == before
