@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import codecs
 import json
+import logging
 import os
 import sqlite3
 import sys
 import threading
-import traceback
 import unicodedata
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO, TypeVar
 
+import structlog
+
 from bridged.model import Document, UserError, readable
 
 T = TypeVar("T")
 Fields = MutableMapping[str, Any]
-Renderer = Callable[[Fields], str]
+Processor = Callable[[Any, str, Fields], Any]
 
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
@@ -71,7 +73,7 @@ EVENTS: Final[dict[str, Event]] = {
 
 
 _listener: Callable[[str, Mapping[str, Any]], None] | None = None
-_log: _Log | None = None
+_bound: Any = structlog.get_logger()
 
 
 def listen(listener: Callable[[str, Mapping[str, Any]], None] | None) -> None:
@@ -87,26 +89,18 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
     """Write to `stream` (stderr) as `form` says: console, json, or auto (console on a terminal)."""
     out = stream or sys.stderr
     console = form == "console" or (form == "auto" and out.isatty())
-    global _log  # noqa: PLW0603 - made once, and not for each of a million lines
-    _log = _Log(out, _LEVELS[level], _console(out) if console else _json(out))
-
-
-class _Log:
-    """The lines from a level on, made ready and rendered. Who fills the fields in knows nothing of it."""
-
-    def __init__(self, stream: TextIO, least: int, render: Renderer) -> None:
-        self._writer = _Writer(stream)
-        self._least = least
-        self._render = render
-
-    def tell(self, event: str, level: str, fields: Mapping[str, Any]) -> None:
-        """Write one line, if its level is not below the least."""
-        if _LEVELS[level] < self._least:
-            return
-        line: Fields = {**fields, "timestamp": _timestamp(), "level": level, "event": event}
-        for step in (self._writer.confess, _traceback, _clean, _ordered, _fit):
-            line = step(line)
-        self._writer.write(self._render(line))
+    renderer: Processor = _console(out) if console else _json(out)
+    writer = _Writer(out)
+    structlog.configure(
+        processors=[_timestamp, writer.confess, structlog.processors.format_exc_info, _clean, _ordered, _fit, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=lambda *_: writer,
+        cache_logger_on_first_use=False,
+    )
+    global _bound  # noqa: PLW0603 - made once, and not for each of a million lines
+    _bound = structlog.get_logger().bind()
+    # watchdog reports an overflow on its own logger; the watcher says `hints_lost` for it.
+    logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 
 class _Writer:
@@ -120,8 +114,7 @@ class _Writer:
         self._lock = threading.Lock()
         self._failures = 0
 
-    def write(self, line: str) -> None:
-        """One line, or one more failure."""
+    def msg(self, line: str) -> None:
         with self._lock:
             try:
                 self._stream.write(line + "\n")
@@ -131,8 +124,9 @@ class _Writer:
             else:
                 self._failures = 0
 
-    def confess(self, fields: Fields) -> Fields:
-        """How many lines were lost before this one."""
+    debug = info = warning = error = msg
+
+    def confess(self, _logger: Any, _method: str, fields: Fields) -> Fields:
         if self._failures:
             fields["log_failures"] = self._failures
         return fields
@@ -145,12 +139,7 @@ def say(event: str, *, level: str = "", **fields: Any) -> None:
     if not fields.get("exc_info", True):
         del fields["exc_info"]
     _let_hear(event, fields | {"level": level})
-    _tell(event, level, fields)
-
-
-def _tell(event: str, level: str, fields: Mapping[str, Any]) -> None:
-    if _log is not None:  # before there is a configuration nobody listens
-        _log.tell(event, level, fields)
+    getattr(_bound, level)(event, level=level, **fields)
 
 
 def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
@@ -160,7 +149,7 @@ def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
             _listener(event, fields)
     except Exception as error:  # noqa: BLE001 - told, but not to the listener again
         what = {"half": "alerts", "reason": f"{type(error).__name__}: {error}"}
-        _tell("state_failed", "error", what)
+        _bound.error("state_failed", level="error", **what)
 
 
 def say_document(event: str, document: Document, **fields: Any) -> None:
@@ -200,20 +189,13 @@ class Trouble:
             say("state_failed", half=self._half, reason=what, exc_info=not known)
 
 
-def _timestamp() -> str:
+def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:
     now = datetime.now(UTC)  # noqa: TID251 - a line's own time; nothing is decided by it
-    return now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-
-def _traceback(fields: Fields) -> Fields:
-    """That of the exception being handled, where a line asks for it by `exc_info`."""
-    error = sys.exc_info()[1] if fields.pop("exc_info", False) else None
-    if error is not None:
-        fields["exception"] = "".join(traceback.format_exception(error)).rstrip("\n")
+    fields["timestamp"] = now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
     return fields
 
 
-def _clean(fields: Fields) -> Fields:
+def _clean(_logger: Any, _method: str, fields: Fields) -> Fields:
     """No control characters, so that a name cannot forge a line; nothing long."""
     for key, value in fields.items():
         if key == "exception":
@@ -244,7 +226,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
-def _fit(fields: Fields) -> Fields:
+def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
     """Below 4 kB: lists end with how many entries are left out, and then the longest texts are shortened."""
     if _surely_fits(fields):
         return fields
@@ -283,32 +265,28 @@ def _size(fields: Fields) -> int:
     return len(json.dumps(fields, ensure_ascii=False).encode())
 
 
-def _ordered(fields: Fields) -> Fields:
+def _ordered(_logger: Any, _method: str, fields: Fields) -> Fields:
     first = {key: fields[key] for key in _FIRST if key in fields}
     return first | {key: value for key, value in fields.items() if key not in first}
 
 
-def _console(out: TextIO) -> Renderer:
-    # It brings rich and asyncio along, 0.1 s and 7 MB, and a daemon's lines are hardly ever read on a terminal.
-    from structlog.dev import ConsoleRenderer, plain_traceback  # noqa: PLC0415
-
+def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
     # A traceback with the values of variables, which structlog prefers, would show the password.
-    renderer = ConsoleRenderer(
+    return structlog.dev.ConsoleRenderer(
         colors=out.isatty(),
         pad_event_to=22,
         sort_keys=False,
-        exception_formatter=plain_traceback,
+        exception_formatter=structlog.dev.plain_traceback,
     )
-    return lambda fields: str(renderer(None, "", fields))
 
 
-def _json(out: TextIO) -> Renderer:
+def _json(out: TextIO) -> Processor:
     """sd-daemon(3): `<N>` in front makes `journalctl -p err` work."""
     # `\xe9`, which stderr writes for what its encoding does not have, would not be JSON.
     ascii_only = codecs.lookup(getattr(out, "encoding", None) or "utf-8").name != "utf-8"
     journal = _is_journal(out)
 
-    def render(fields: Fields) -> str:
+    def render(_logger: Any, _method: str, fields: Fields) -> str:
         prefix = f"<{_PRIORITIES[fields['level']]}>" if journal else ""
         return prefix + json.dumps(fields, ensure_ascii=ascii_only)
 

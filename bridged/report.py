@@ -8,6 +8,11 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
 from bridged.known import split
@@ -47,12 +52,6 @@ def lines(rows: Iterable[Row]) -> None:
 
 def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
     """Print some columns as a table; nothing when there are no rows."""
-    # 2.4 MB, which the daemon, all that prints JSON and all that prints a sentence do without.
-    from rich import box  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         grid.add_column(Text(column.replace("_", " ")), overflow="fold")

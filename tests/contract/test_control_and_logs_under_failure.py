@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import structlog
 
 from bridged import control, logs
 from bridged.control import SOCKET, ControlServer, ask
@@ -26,7 +27,8 @@ def state_dir(tmp_path):
 @pytest.fixture
 def _as_before():
     yield
-    logs._log = None
+    structlog.reset_defaults()
+    logs._bound = structlog.get_logger()
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("a"), RuntimeError("a"), TimeoutError("a")])

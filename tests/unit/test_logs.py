@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 
 from bridged import logs
 
@@ -28,7 +29,8 @@ CONTRACT = """
 def _restored(monkeypatch):
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
     yield
-    logs._log = None
+    structlog.reset_defaults()
+    logs._bound = structlog.get_logger()
 
 
 def said(*args, form="json", **fields):
