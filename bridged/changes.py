@@ -17,6 +17,7 @@ from bridged.known import SPECIAL, KnownFile, limbo, split
 from bridged.mark import Marker
 from bridged.message import frozen_date, new_message_id
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
+from bridged.packed import Packed
 from bridged.settings import Settings
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
@@ -147,9 +148,9 @@ class Changes:
         """The first look at a directory: what is there was there before."""
         self._tx.know_all(directory, names)
 
-    def packed(self, directory: bytes, read_ns: int, records: bytes) -> None:
-        """The same, as the kernel gives it; `read_ns` is of the kernel's coarse clock, before it was read."""
-        self._tx.pack(directory, read_ns, records)
+    def packed(self, found: Packed) -> None:
+        """The same, as the kernel gives it."""
+        self._tx.pack(found)
 
     def seen(self, directory: bytes, read_ns: int, names: Iterable[tuple[bytes, Stamp]]) -> None:
         """A later look: all of these are as they were when their names were read."""

@@ -21,8 +21,9 @@ from bridged.known import SPECIAL, KnownFile, is_in, split
 from bridged.logs import say
 from bridged.mark import find
 from bridged.model import UNSEEN, Stamp
+from bridged.packed import Packed
 from bridged.settings import Settings
-from bridged.sweep import Found, GoneDirectory, Listing, Packed, Unreadable
+from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
 
 Difference = Callable[[Changes], None]
 
@@ -120,7 +121,7 @@ class Comparison:
             return [lambda changes: changes.missing_directory(directory)]
         if isinstance(found, Packed):
             self._ged.unseen_until = max(self._ged.unseen_until, found.read_ns)
-            return [lambda changes: changes.packed(directory, found.read_ns, found.records)]
+            return [lambda changes: changes.packed(found)]
         place = self._switched.place(directory)
         if place is None:
             return []

@@ -6,7 +6,6 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
-from itertools import islice
 from typing import Final, Literal
 
 from bridged import files, rules
@@ -23,7 +22,7 @@ from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
-from bridged.sweep import Sweep, Times
+from bridged.sweep import GoneDirectory, Sweep, Times
 from bridged.waiting import Waiting
 from bridged.watch import Hint
 
@@ -43,6 +42,7 @@ TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
 
 
+_END: Final = GoneDirectory(b"")  # of a pass: no directory is called that
 Looked = Mapping[bytes, os.stat_result | OSError | None]
 
 
@@ -329,11 +329,9 @@ class Intake:
         most = REST if self.ged.looks_anew else SLICE
         while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
-            for found in islice(self.ged.running, 1):
-                differences += self._compare.of(found)
-                break
-            else:
-                ended = True
+            found = next(self.ged.running, _END)
+            ended = found is _END
+            differences += self._compare.of(None if found is _END else found)
         self.ged.took += self._steady() - began
         self._apply(differences, now)
         if ended:

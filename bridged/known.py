@@ -187,11 +187,18 @@ class Known:
         self._unpack(number)
         self._insert(number, files, document)
 
-    def pack(self, directory: bytes, read_ns: int, records: bytes) -> None:
-        """The first look at a directory has found these, at that time of the kernel's coarse clock."""
-        new = self.sql.execute("INSERT OR IGNORE INTO directories (path) VALUES (?)", (directory,))
-        number = new.lastrowid if new.rowcount == 1 else self._number(directory)
-        self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (number, read_ns, records))
+    def pack(self, found: packed.Packed) -> None:
+        """The first look at a directory has found this."""
+        row = (found.directory, found.times, found.children)
+        new = self.sql.execute("INSERT OR IGNORE INTO directories (path, times, children) VALUES (?, ?, ?)", row)
+        number = new.lastrowid
+        if new.rowcount == 0:
+            number = self._number(found.directory)
+            self.keep_times([], [found.directory])  # the end of the pass, or the next, will tell
+        if next(packed.files(found.records), None) is None:
+            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+        else:
+            self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (number, found.read_ns, found.records))
 
     def see_all(self, directory: bytes, read_ns: int, files: Iterable[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 _HEAD: Final = struct.Struct("=QQHB")
 DIRECTORY: Final = 4
@@ -26,6 +26,20 @@ _HAS: Final = (b"~\0", b"#\0", b"zone.identifier", b"\xe2\x84\xaa")  # the last,
 _NEITHER: Final = re.compile(
     rb"[\x01\x02\x06\x0a\x0c\x0e](?:(?<=[^\x00]\x00.)|(?<=[\x00\x08\x10\x18]\x01.))", re.DOTALL
 )
+
+
+class Packed(NamedTuple):
+    """A directory as a first look finds it: what the kernel gives, and when it was read.
+
+    `read_ns` is of the coarse clock that file systems use, just before: what has a later time, or this, came since.
+    `times` and `children` are as the sweep's Times; None where they do not tell.
+    """
+
+    directory: bytes
+    records: bytes
+    read_ns: int
+    times: int | None
+    children: int
 
 
 def entries(records: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -20,6 +20,7 @@ from bridged import files, kernel, packed
 from bridged.admit import is_leftover
 from bridged.folders import matches
 from bridged.known import is_in
+from bridged.packed import Packed
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
 YOUNG: Final = 2.0
@@ -31,18 +32,6 @@ class Listing:
 
     directory: bytes
     entries: list[files.Entry]
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """The same of a first look: names, kinds and inodes as the kernel gives them, and when they were read.
-
-    `read_ns` is of the coarse clock that file systems use, just before: what has a later time, or this, came since.
-    """
-
-    directory: bytes
-    records: bytes
-    read_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +136,10 @@ class Sweep:
             self._read_since.add(directory)
 
     def read_since(self) -> tuple[list[Times], list[bytes]]:
-        """The directories that were read since this was last asked; and of them those whose times say nothing."""
+        """The directories that were read since this was last asked; and of them those whose times say nothing.
+
+        Without what was Packed, which brings its times along.
+        """
         settled, others = [], []
         for directory in self._read_since:
             seen = self._seen.get(directory)
@@ -283,14 +275,15 @@ class Sweep:
             os.close(fd)
         if records is None or not packed.only_documents(records, self.endings):
             return None
-        return self._told(Packed(directory, records, read_ns), status, now)
-
-    def _told(self, found: Packed, status: os.stat_result, now: float) -> Iterator[Found]:
-        if next(packed.files(found.records), None) is not None:
-            yield found
         # Of file systems that count directories in a directory's links (not btrfs) most say at once that there is none.
-        names = packed.directories(found.records) if status.st_nlink != 2 else []
-        self._remember_read(found.directory, status, names, True, now)
+        names = packed.directories(records) if status.st_nlink != 2 else []
+        seen = self._seen_now(directory, status, names, True, now)
+        times = None if seen.times == _NEVER else seen.times
+        return self._told(Packed(directory, records, read_ns, times, len(seen.children)), seen)
+
+    def _told(self, found: Packed, seen: _Seen) -> Iterator[Found]:
+        yield found
+        self._seen[found.directory] = seen  # only now, as in _read
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -354,16 +347,16 @@ class Sweep:
         for child in set(before.children if before else ()) - {directory + b"/" + name for name in names}:
             yield from self._gone(child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
-        self._remember_read(directory, status, names, all(map(_is_told, entries)), now)
+        self._seen[directory] = self._seen_now(directory, status, names, all(map(_is_told, entries)), now)
+        self._read_since.add(directory)
 
-    def _remember_read(
+    def _seen_now(
         self, directory: bytes, status: os.stat_result, names: Sequence[bytes], told: bool, now: float
-    ) -> None:
+    ) -> _Seen:
         settled = told and now - max(status.st_mtime, status.st_ctime) > YOUNG
         times = _times(status) if settled else _NEVER
         children = [directory + b"/" + name for name in names]
-        self._seen[directory] = _Seen(times, status.st_dev, tuple(filter(self._in_force, children)))
-        self._read_since.add(directory)
+        return _Seen(times, status.st_dev, tuple(filter(self._in_force, children)))
 
     def _gone(self, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""
