@@ -290,12 +290,6 @@ class Relay:
         fits = (most is None or envelope.size <= most) and not 0 < session.limit < envelope.size
         return _group(session, envelope, reset=True) if session.pipelining and fits and self._manners.good else b""
 
-    def _go_ahead(self, session: _Session, group: bytes) -> None:
-        """Nothing here raises: the dot has left, and its answer tells what came of a line that is lost here."""
-        session.ahead = group
-        with contextlib.suppress(Lost):
-            session.wire.send(group, self._smtp.timeout)
-
     def _begin(self, session: _Session, phase: Phase, command: bytes, *, shared: bool) -> None:
         reply = self._asked(session, command)
         if reply.code not in ({354} if phase is Phase.DATA else range(200, 300)):
@@ -315,25 +309,32 @@ class Relay:
         return refused in (Phase.RCPT, Phase.DATA)
 
     def _body(self, session: _Session, pieces: Iterator[tuple[bytes, bytes]], ahead: bytes) -> Outcome:
-        wire, timeout = session.wire, self._smtp.timeout
-        try:
-            for text, dot in pieces:
-                without_dot = wire.sent + len(text)
-                try:
-                    wire.send(text + dot if dot else text, timeout, heed=True)
-                except Lost as lost:
-                    if wire.sent <= without_dot:
-                        raise  # not a byte of the dot has left
-                    return Uncertain(self._line(f"was lost in the final dot: {lost}"))
-        except Interrupted:
-            reply = wire.reply(timeout)
-            raise _Ended(self._classified(Phase.UPLOAD, reply)) from None
-        if ahead:
-            self._go_ahead(session, ahead)
+        for text, dot in pieces:
+            if dot:
+                session.ahead = ahead
+            self._upload(session, text, dot, ahead if dot else b"")
         outcome = self._answer_to_dot(session)
         if ahead and not session.proven and not isinstance(outcome, Accepted):
             self._manners.doubt()
         return outcome
+
+    def _upload(self, session: _Session, text: bytes, dot: bytes, ahead: bytes) -> None:
+        """Hand over a piece. Once the whole dot has left nothing raises: its answer tells what came of all."""
+        wire, timeout, data = session.wire, self._smtp.timeout, b"".join((text, dot, ahead))
+        began = wire.sent
+        with_dot = began + len(text) + len(dot)
+        try:
+            wire.send(data, timeout, heed=True)
+        except Lost as lost:
+            if not dot or wire.sent <= began + len(text):
+                raise  # not a byte of the dot has left
+            if wire.sent < with_dot:
+                raise _Ended(Uncertain(self._line(f"was lost in the final dot: {lost}"))) from lost
+        except Interrupted:
+            if not dot or wire.sent < with_dot:
+                raise _Ended(self._classified(Phase.UPLOAD, wire.reply(timeout))) from None
+            with contextlib.suppress(Lost):  # the dot is answered, and the rest of the envelope is still here
+                wire.send(data[wire.sent - began :], timeout)
 
     def _answer_to_dot(self, session: _Session) -> Outcome:
         try:

@@ -1011,6 +1011,29 @@ def test_a_reset_that_fails_behind_a_dot_is_no_trouble_of_its_mail_and_is_not_tr
     assert (to(server), server.sessions) == ([TO, NEXT], 2)
 
 
+@pytest.mark.parametrize("tls", ["none", "implicit"])
+@pytest.mark.parametrize(("answer", "kind"), [(OK, Accepted), (Say("554 5.7.1 content refused"), Refused)], ids=str)
+def test_an_answer_to_the_dot_that_comes_while_the_next_envelope_is_still_here_is_the_dots(
+    make, monkeypatch, tls, answer, kind
+):
+    """The kernel takes a few bytes at a time: the rest of the envelope follows, and both mails stay in step."""
+    usual = edge.Wire._write
+
+    def little(self, view, deadline, *, heed):
+        threading.Event().wait(0.005)
+        return usual(self, view[:7], deadline, heed=heed)
+
+    with ScriptedRelay(tls=tls) as server:
+        relay = make(server)
+        assert isinstance(send(relay), Accepted)
+        server.script("DOT", answer)
+        monkeypatch.setattr(edge.Wire, "_write", little)
+        assert type(send(relay, behind=BEHIND)) is kind
+        assert isinstance(send(relay, collection_email=NEXT), Accepted)
+        assert (server.sessions, to(server)[-1]) == (1, NEXT)
+        assert len(server.mails) == (3 if kind is Accepted else 2)
+
+
 def test_a_line_that_breaks_where_it_has_gone_well_before_is_no_bad_manners(make, server):
     server.script("RSET", OK, Cut())
     relay = make(server)
