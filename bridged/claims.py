@@ -15,6 +15,7 @@ from bridged.known import REPLACED
 from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
+from bridged.relay import Manners
 from bridged.settings import Settings
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
@@ -46,6 +47,7 @@ class Turns:
         self.busy: dict[int, float] = {}  # since when which session's sender has been at its document (steady)
         self.unreadable: set[int] = set()
         self.warned: set[int] = set()
+        self.manners = Manners()
 
     def needs(self, number: int, now: float) -> bool:
         """Whether one more sender would help: two keep a relay that answers at once busier than four do.

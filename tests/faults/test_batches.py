@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.bridge import Bridge, until
-from tests.faults.line import LineBridge, line_bridge, with_login
+from tests.faults.line import LineBridge, line_bridge, stays, with_login
 from tests.faults.process import ended, journal, launch, leftovers, marker_of, ready_or_ended
-from tests.relay import OK, Action, Cut, Late, ScriptedRelay, Stall
+from tests.relay import OK, Action, Cut, Late, Say, ScriptedRelay, Stall
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -248,6 +248,138 @@ def test_what_was_announced_and_put_back_is_announced_anew(bridge: LineBridge, p
     assert counted == doubts | {probe: 1 + doubts.get(probe, 0)}
     for sent in mails(bridge).values():
         assert len(set(sent)) == 1
+
+
+# -- the next envelope is out already
+
+
+def dot_under_way(bridge: LineBridge, action: Action) -> list[Path]:
+    """A burst by one session, in the middle of which a dot is not answered yet; the next envelope is behind it."""
+    bridge.smtp = "timeout: 5s, connections: 1"
+    [documents] = burst(bridge, "ahead")
+    queue(bridge, documents)
+    bridge.relay.script("DOT", *[OK] * MID_BATCH, action)
+    launch(bridge, (), ["much_leaves_together"])
+    return documents
+
+
+def told(bridge: LineBridge, verb: str) -> int:
+    """How often the relay was told that."""
+    return len([line for _, line in list(bridge.relay.commands) if line == verb])
+
+
+@pytest.mark.parametrize(
+    ("action", "event"),
+    [
+        (Say("451 4.3.0 later"), "document_deferred"),
+        (Say("554 5.7.1 content refused"), "document_held"),
+        (Say("421 4.3.2 shutting down", then="cut"), "relay_unreachable"),
+    ],
+    ids=str,
+)
+def test_what_a_dot_is_answered_holds_for_its_own_document_and_the_line(
+    bridge: LineBridge, action: Action, event: str
+) -> None:
+    """The next one, whose envelope is out, is neither in doubt nor counted."""
+    documents = dot_under_way(bridge, action)
+    bridge.wait_for(event)
+    if event == "document_held":
+        assert bridge.run("release", "--all").returncode == 0
+    names = {document.name for document in documents}
+    until(lambda: names <= validated(bridge), "all are validated")
+    assert uncertain(bridge) == {}
+    assert Counter(len(sent) for sent in mails(bridge).values()) == {1: MANY}
+    attempts = Counter(n for (n,) in journal(bridge, "SELECT attempts FROM documents"))
+    assert attempts == ({1: MANY - 1, 2: 1} if event.startswith("document") else {1: MANY})
+
+
+def test_a_throttling_gets_no_dot_of_the_mail_whose_envelope_is_out(bridge: LineBridge) -> None:
+    """The pause that it asks for has begun: the line is cut, and all wait uncounted."""
+    documents = dot_under_way(bridge, Say("432 4.3.2 concurrent"))
+    bridge.wait_for("relay_throttled")
+    until(lambda: not journal(bridge, "SELECT 1 FROM documents WHERE state = 'sending'"), "all are put back")
+    bridge.relay.wait_for(lambda: bridge.relay.open_sessions == 0)
+    assert (len(bridge.relay.mails), told(bridge, "RSET")) == (MID_BATCH, MID_BATCH + 1)
+    stays(lambda: (len(bridge.relay.mails), bridge.relay.sessions), (MID_BATCH, 1), 0.3)
+    waiting = journal(bridge, "SELECT attempts, dotted, uncertain FROM documents WHERE state = 'queued'")
+    assert waiting == [(0, 0, 0)] * (len(documents) - MID_BATCH)
+
+
+def test_a_stop_while_the_next_envelope_is_out_cuts_the_line_without_its_dot(bridge: LineBridge) -> None:
+    """The document whose dot had left is accepted, the next one not begun."""
+    documents = dot_under_way(bridge, Late())
+    until(lambda: bridge.relay.stalled, "a dot is not answered")
+    assert bridge.process is not None
+    bridge.process.send_signal(signal.SIGTERM)
+    bridge.wait_for("daemon_stopping", 2)
+    bridge.relay.go_on()
+    assert bridge.process.wait(12) == 0
+    assert len(bridge.relay.mails) == MID_BATCH + 1
+    assert len(validated(bridge)) == MID_BATCH + 1
+    assert announced(bridge) == 0
+    bridge.relay.wait_for(lambda: bridge.relay.open_sessions == 0)
+    assert told(bridge, "RSET") == MID_BATCH + 1, "the next envelope was out"
+    bridge.start()
+    all_validated(bridge, documents)
+    assert uncertain(bridge) == {}
+    assert len(bridge.relay.mails) == MANY
+
+
+def test_a_reload_while_the_next_envelope_is_out_sends_nothing_more_to_the_address_before(bridge: LineBridge) -> None:
+    """The envelope is the old address's: no bytes follow it."""
+    documents = dot_under_way(bridge, Late())
+    until(lambda: bridge.relay.stalled, "a dot is not answered")
+    right = "collection_email: right@collecte.example"
+    bridge.folders = f"[{{path: Achats, {right}}}, {{path: Notes, {right}}}]"
+    bridge.config.write_text(bridge.text())
+    assert bridge.run("reload").returncode == 0
+    bridge.relay.go_on()
+    all_validated(bridge, documents)
+    to = Counter(recipient for mail in bridge.relay.mails for recipient in mail.recipients)
+    assert to == {"Martin@collecte.example": MID_BATCH + 1, "right@collecte.example": MANY - MID_BATCH - 1}
+    assert uncertain(bridge) == {}
+
+
+def test_what_was_saved_over_while_its_envelope_was_out_leaves_once_and_whole(bridge: LineBridge) -> None:
+    """What was read before is what leaves, or nothing: its marker speaks of the same bytes as its mail."""
+    documents = dot_under_way(bridge, Late())
+    until(lambda: bridge.relay.stalled, "a dot is not answered")
+    for document in documents:
+        if document.name not in mails(bridge):
+            document.write_text("saved over meanwhile: " + document.name)
+    bridge.relay.go_on()
+    names = {document.name for document in documents}
+    until(lambda: names <= validated(bridge), "all are validated")
+    assert Counter(len(sent) for sent in mails(bridge).values()) == {1: MANY}
+    assert uncertain(bridge) == {}
+
+
+def test_a_kill_where_documents_take_long_leaves_one_in_doubt_though_several_are_claimed(bridge: LineBridge) -> None:
+    """A relay that is far away: the envelope of the next goes ahead, its dot is announced in its own turn."""
+    bridge.smtp = "timeout: 5s, connections: 1"
+    [documents] = burst(bridge, "far")
+    queue(bridge, documents)
+    bridge.relay.script("DOT", Stall(keep=True))
+    bridge.start()
+    until(lambda: bridge.relay.stalled, "a dot is not answered")
+    assert journal(bridge, "SELECT count(*) FROM documents WHERE state = 'sending'")[0][0] >= SEVERAL
+    assert announced(bridge) == 1
+    bridge.stop(signal.SIGKILL)
+    bridge.start()
+    all_validated(bridge, documents)
+    [(name, count)] = uncertain(bridge).items()
+    assert count == 1
+    assert [n for n, sent in mails(bridge).items() if len(sent) > 1] == [name]
+
+
+def test_a_relay_without_pipelining_gets_each_envelope_when_its_turn_has_come(tmp_path: Path) -> None:
+    with ScriptedRelay(extensions=["8BITMIME"]) as relay, line_bridge(tmp_path, relay) as bridge:
+        documents = dot_under_way(bridge, Late())
+        until(lambda: bridge.relay.stalled, "a dot is not answered")
+        stays(lambda: told(bridge, "RSET"), MID_BATCH, 0.2)
+        bridge.relay.go_on()
+        all_validated(bridge, documents)
+        assert (len(relay.mails), relay.sessions) == (MANY, 1)
 
 
 # -- our own end, and our own mistakes
