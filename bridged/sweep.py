@@ -190,6 +190,15 @@ class Sweep:
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool
     ) -> Iterator[Found | None]:
         """One pass over the switched folders; `full` reads unchanged directories too. None: nothing was found yet."""
+        closed: list[bytes] = []
+        for found in self._pass(root_fd, patterns, now, full, closed):
+            if isinstance(found, Unreadable) and found not in self._blocked:
+                closed.append(found.directory)
+            yield found
+
+    def _pass(
+        self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool, closed: list[bytes]
+    ) -> Iterator[Found | None]:
         roots: set[bytes] = set()
         self._blocked.clear()
         for pattern in patterns:
@@ -205,10 +214,13 @@ class Sweep:
             if full or root not in self._seen:
                 yield from self._walk(root_fd, root, now, full=full, everything=True)
         if not full:
-            yield from self._changed(root_fd, now)
+            yield from self._changed(root_fd, now, closed)
 
-    def _changed(self, root_fd: int, now: float) -> Iterator[Found | None]:
+    def _changed(self, root_fd: int, now: float, closed: Sequence[bytes]) -> Iterator[Found | None]:
         """What is in the directories that are not as they were, and in what is new below them.
+
+        Not in what is below one that cannot be read (`closed`, which grows), of which nothing may be concluded: a share
+        that is mounted there may be away. A directory comes before those in it, since they were met through it.
 
         Most of a large GED is as it was, most of the time, so this is short. By whole paths: what has the same inode,
         device and times is the same directory, whatever leads there.
@@ -217,7 +229,7 @@ class Sweep:
         for start in range(0, len(directories), _CHUNK):
             chunk = directories[start : start + _CHUNK]
             for directory in self._not_as_they_were(chunk):
-                if directory in self._seen:  # and has not gone with the one above it
+                if directory in self._seen and not any(is_in(directory, one) for one in closed):
                     yield from self._walk(root_fd, directory, now, full=False, everything=False)
             yield None  # whoever asks may do something else between two chunks
 

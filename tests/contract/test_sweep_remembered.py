@@ -10,7 +10,7 @@ import pytest
 
 from bridged import files
 from bridged.folders import components
-from bridged.sweep import GoneDirectory, Listing, Sweep
+from bridged.sweep import GoneDirectory, Listing, Sweep, Unreadable
 
 LATER = 10.0  # seconds from now: no directory is young any more
 
@@ -150,3 +150,19 @@ def test_what_is_switched_off_in_a_directory_is_not_missed_in_it(ged):
     sweep = Sweep(ged, lambda directory: not directory.startswith(off), lambda _: None)
     sweep.remember(settled)
     assert passed(sweep) == []
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_nothing_is_concluded_of_what_is_below_a_directory_that_cannot_be_read(ged, tmp_path, remembered):
+    """What is mounted there may be away."""
+    sweep, _ = remembering(ged) if remembered else one(ged)
+    passed(sweep, full=not remembered)
+    point = ged + b"/Achats/2025"
+    sweep.points.add(point)
+    sweep.arrived = lambda directory, _: "not mounted" if directory == point else ""
+    shutil.rmtree(tmp_path / "Achats/2025/11")
+    found = passed(sweep)
+    assert [(type(each), each.directory) for each in found] == [(Unreadable, point)]
+    assert point + b"/11" in sweep
+    sweep.arrived = lambda *_: ""
+    assert GoneDirectory(point + b"/11") in passed(sweep)
