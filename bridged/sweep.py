@@ -125,7 +125,7 @@ class Sweep:
         children: dict[bytes, list[bytes]] = {}
         for directory in known:
             children.setdefault(directory.rpartition(b"/")[0], []).append(directory)
-        for directory, one in known.items():
+        for directory, one in sorted(known.items()):  # each before those in it, as they are met
             inner = tuple(children.get(directory, ()))
             self._seen[directory] = _Seen(one.times if len(inner) == one.children else _NEVER, -1, inner, met=False)
 
