@@ -7,7 +7,7 @@ asked before. What is to be logged and remembered is collected, and counts only 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -152,9 +152,9 @@ class Changes:
         """The same, as the kernel gives it."""
         self._tx.pack(found)
 
-    def seen(self, directory: bytes, read_ns: int, names: Iterable[tuple[bytes, Stamp]]) -> None:
-        """A later look: all of these are as they were when their names were read."""
-        self._tx.see_all(directory, read_ns, names)
+    def seen(self, directory: bytes, read_ns: int, names: Sequence[tuple[bytes, Stamp]]) -> None:
+        """A later look: these are as they were when their names were read."""
+        self._tx.see(directory, read_ns, names)
 
     def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
         """An existing file with its valid marker and no row: it was sent, the journal was lost."""

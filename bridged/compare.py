@@ -144,18 +144,19 @@ class Comparison:
         entries = [e for e in listing.entries if e.kind != "directory"]
         if not known and self._unknown(place, listing.directory) == "existing":
             return self._baseline(place, listing.directory, entries)
-        if self._ged.unseen_until and self._are_as_they_were(known, entries):
-            read_ns = next(iter(known.values())).stamp.ctime_ns
-            names = [(e.name, e.stamp) for e in entries if e.stamp is not None]
-            return [lambda changes: changes.seen(listing.directory, read_ns, names)]
         differences: list[Difference] = []
+        gone = known.keys() - {e.name for e in entries}
+        if self._ged.unseen_until:
+            seen, entries = _as_they_were(known, entries)
+            differences += [lambda changes, s=one: changes.seen(listing.directory, *s) for one in seen.items()]  # type: ignore[misc]
         for entry in entries:
             before = known.get(entry.name)
             if before is None and entry.stamp is not None and not self.ignores(entry.name):
                 self._untold(listing.directory + b"/" + entry.name, entry.stamp)
             if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
+                self._ged.patience.beat()
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
-        for name in known.keys() - {e.name for e in entries}:
+        for name in gone:
             path = known[name].path
             if known[name].gone_at is None and (self._ged.polling or self._is_gone(path)):
                 differences.append(lambda changes, p=path: changes.missing(p))  # type: ignore[misc]
@@ -165,17 +166,6 @@ class Comparison:
         """Whether the first look at a directory need only read names: all that is there is existing."""
         place = self._switched.place(directory)
         return place is not None and self._ged.former is None and self._unknown(place, directory) == "existing"
-
-    def _are_as_they_were(self, known: Mapping[bytes, KnownFile], entries: Sequence[files.Entry]) -> bool:
-        """Whether all are the files whose names were read at one time, and nobody has saved one since."""
-        at = {one.stamp.ctime_ns if one.stamp.size == UNSEEN and one.gone_at is None else 0 for one in known.values()}
-        if len(at) != 1 or at == {0} or len(known) != len(entries):
-            return False
-        pairs = [(known.get(entry.name), entry.stamp) for entry in entries]
-        return all(
-            one is not None and stamp is not None and one.stamp.same_file(stamp) and one.stamp.same_content(stamp)
-            for one, stamp in pairs
-        )
 
     def _difference(self, place: Place, path: bytes, entry: files.Entry) -> list[Difference]:
         unknown = self._unknown(place, split(path)[0])
@@ -343,3 +333,20 @@ def _attempt(look: Callable[[], os.stat_result | None]) -> os.stat_result | OSEr
         return None
     except OSError as error:
         return error
+
+
+def _as_they_were(
+    known: Mapping[bytes, KnownFile], entries: Sequence[files.Entry]
+) -> tuple[dict[int, list[tuple[bytes, Stamp]]], list[files.Entry]]:
+    """The files of which only names were read, by when, and that nobody has saved since; and the other entries."""
+    seen: dict[int, list[tuple[bytes, Stamp]]] = {}
+    others = []
+    for entry in entries:
+        one, stamp = known.get(entry.name), entry.stamp
+        if one is None or stamp is None or one.stamp.size != UNSEEN or one.gone_at is not None:
+            others.append(entry)
+        elif one.stamp.same_file(stamp) and one.stamp.same_content(stamp):
+            seen.setdefault(one.stamp.ctime_ns, []).append((entry.name, stamp))
+        else:
+            others.append(entry)
+    return seen, others

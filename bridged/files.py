@@ -259,12 +259,16 @@ def mounts_below(root_fd: int) -> list[bytes]:
     return [point[len(top) :] for point in points if point.startswith(top)]
 
 
-def tells_names(fstype: str) -> bool:
+def tells_names(root_fd: int, fstype: str) -> bool:
     """Whether a directory of this type of file system tells each entry's kind, and its inode as lstat(2) does.
 
-    And whether files have a time of birth, by which an inode is told from one of the same number before.
+    And whether files have a time of birth here, by which an inode is told from one of the same number before: old ext4
+    and XFS have none.
     """
-    return fstype in _TELLING
+    try:
+        return fstype in _TELLING and kernel.born_ns(root_fd, b".") is not None
+    except OSError:
+        return False
 
 
 def is_local(fstype: str) -> bool:

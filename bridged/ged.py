@@ -50,6 +50,7 @@ class Ged:
     blank: bool = False  # nothing of it is in the journal yet, so that nobody need ask there
     remembered: bool = False  # the first pass need not read what is as an earlier daemon has left it
     packs: bool = False  # the pass under way need only read names where nothing is known yet
+    to_look_at: bool = False  # files were entered by their names, and no pass has looked at all of them since
     unseen_until: int = 0  # ns; of files whose names were read before, only name and inode may be known
     doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
     watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
@@ -103,7 +104,7 @@ class Ged:
         if before is not None and _left_behind(before, here):
             return self._away(_not_mounted(before))
         self.polling = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
-        self.fuse, self.tells_names = fstype.startswith("fuse"), files.tells_names(fstype)
+        self.fuse, self.tells_names = fstype.startswith("fuse"), files.tells_names(self.root_fd, fstype)
         self.patience.locate(self.path, here.place)
         if before is not None and not before.same(here):
             self.sweep.forget()
@@ -157,9 +158,9 @@ class Ged:
         self.unknown = dict.fromkeys(self.unknown, "deposit")
         self.in_force, self.starting, self.blank, self.tries = True, False, False, 0
         self._forget_seen()
-        for directory in self.troubled - self.unread:
+        for directory in [directory for directory in self.troubled if not self._is_unread(directory)]:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
-        self.troubled &= self.unread
+            self.troubled.discard(directory)
         self.shares.settle(self.path)
         self.former = None
         why = "another file system is there; what it holds is existing"
@@ -175,10 +176,14 @@ class Ged:
         self.unseen = {bytes.fromhex(directory): "existing" for directory in (kept or "").split()}
 
     def _forget_seen(self) -> None:
-        self.unseen = {directory: kind for directory, kind in self.unseen.items() if directory in self.unread}
+        self.unseen = {directory: kind for directory, kind in self.unseen.items() if self._is_unread(directory)}
         existing = " ".join(sorted(directory.hex() for directory, kind in self.unseen.items() if kind == "existing"))
         if existing != (self.journal.read(lambda tx: tx.kept(self._key)) or ""):
             self.journal.write(lambda tx: tx.keep(self._key, existing))
+
+    def _is_unread(self, directory: bytes) -> bool:
+        """Whether the pass could not read it, or one above it: then it says nothing of it."""
+        return any(is_in(directory, one) for one in self.unread)
 
     @property
     def _key(self) -> str:

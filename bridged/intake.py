@@ -72,6 +72,7 @@ class Intake:
         self._some_gone = True
         self._missed: Counter[str] = Counter()
         self._untold: dict[bytes, float] = {}
+        self._rules = ""
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
@@ -94,7 +95,9 @@ class Intake:
         self._settings = settings
         self._switched = switched
         ged.client = client
-        self._rules = rules.written(client, settings)
+        former, self._rules = self._rules, rules.written(client, settings)
+        if former != self._rules:
+            ged.read_all()  # a pass under way has left out what the rules before did
         self._recall_former()
         self._compare = Comparison(ged, self._journal, settings, switched, self._note_untold)
         if ged.state == "new":
@@ -109,6 +112,7 @@ class Intake:
         if start:
             ged.starting = True
             ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
+            ged.to_look_at = ged.unseen_until > 0
             ged.recall_unseen()
             self._remember()
             self.waiting.resume()
@@ -128,12 +132,11 @@ class Intake:
     def _keep_times(self) -> None:
         """What a pass has read is in the journal now. Not of a server's directories, whose clock is another one."""
         ged = self.ged
+        ged.sweep.doubt(ged.doubted)
+        ged.doubted.clear()
         settled, void = ged.sweep.read_since()
         if ged.polling:
             settled, void = [], void + [one.directory for one in settled]
-        settled = [one for one in settled if one.directory not in ged.doubted]
-        void += ged.doubted
-        ged.doubted.clear()
         key = _key(ged.path)
         if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
             self._journal.write(lambda tx: tx.keep_times((), void))
@@ -346,7 +349,7 @@ class Intake:
             ged.due = now.steady + TRY_AGAIN
             return
         ged.sweep.forget_unmet()
-        looked_at_all = ged.full and not ged.packs
+        packs, looked_at_all = ged.packs, ged.full and not ged.packs
         ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
             self._apply(self._compare.vanished(), now)
@@ -364,7 +367,8 @@ class Intake:
         ged.end_pass()
         if ged.unseen_until:
             ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
-        if ged.unseen_until and not looked_at_all:
+        ged.to_look_at = ged.unseen_until > 0 and (ged.to_look_at or packs) and not looked_at_all
+        if ged.to_look_at:
             ged.due = ged.full_due = now.steady + REST
 
     def _tell_missed(self) -> None:

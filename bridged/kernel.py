@@ -16,7 +16,17 @@ _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
 # Not known to the kernel, forbidden by a filter of system calls, disturbed by a rename, or a link is on the way, of
 # which one step after the other tells more.
 _ANOTHER_WAY: Final = frozenset(
-    {errno.ENOSYS, errno.EPERM, errno.E2BIG, errno.EINVAL, errno.EAGAIN, errno.EXDEV, errno.ELOOP, errno.ENAMETOOLONG}
+    {
+        errno.EINTR,
+        errno.ENOSYS,
+        errno.EPERM,
+        errno.E2BIG,
+        errno.EINVAL,
+        errno.EAGAIN,
+        errno.EXDEV,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+    }
 )
 _RECORDS: Final = 32 * 1024  # bytes of directory entries asked for at a time
 

@@ -10,7 +10,7 @@ with unseen stamps, becomes that with the first change in the directory, and is 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -200,12 +200,17 @@ class Known:
         else:
             self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (number, found.read_ns, found.records))
 
-    def see_all(self, directory: bytes, read_ns: int, files: Iterable[tuple[bytes, Stamp]]) -> None:
+    def see(self, directory: bytes, read_ns: int, files: Sequence[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
         number = self._directory(directory)
-        if self.sql.execute("DELETE FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)).rowcount:
-            self._insert(number, files, None)
+        row = self.sql.execute(
+            "SELECT records FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)
+        ).fetchone()
+        if row is not None and {name for name, _ in packed.files(row[0])} == {name for name, _ in files}:
+            self._insert(number, files, None, "IGNORE")
+            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
             return
+        self._unpack(number)
         self.sql.executemany(
             f"UPDATE known AS k SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE {_UNSEEN}"  # noqa: S608
             " AND ctime_ns = ? AND document IS NULL AND gone_at IS NULL AND directory = ? AND name = ?",

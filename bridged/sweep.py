@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -60,7 +61,7 @@ Found = Listing | Packed | GoneDirectory | Unreadable
 # What tells whether anything has come or gone, or another directory is there. Its hash is the same in every run.
 _STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 _NEVER: Final = -1  # no hash is: this directory is looked at again
-_CHUNK: Final = 500  # directories compared at a time
+_CHUNK: Final = 100  # directories compared at a time
 
 
 def _times(status: os.stat_result) -> int:
@@ -179,6 +180,14 @@ class Sweep:
             if one == directory or one.startswith(prefix):
                 seen.times, seen.device = _NEVER, -1
 
+    def doubt(self, directories: Iterable[bytes]) -> None:
+        """Read these at the next pass, since something in them could not be judged."""
+        for directory in directories:
+            seen = self._seen.get(directory)
+            if seen is not None:
+                seen.times = _NEVER
+                self._read_since.add(directory)
+
     def forget_below(self, directory: bytes) -> None:
         """A directory is gone: so is what was in it."""
         prefix = directory + b"/"
@@ -208,13 +217,20 @@ class Sweep:
         met = roots | {found.directory for found in self._blocked}
         points = {point for point in self.points if not any(is_in(point, folder) for folder in met)}
         for root in sorted((self._roots - roots) | points):
-            yield from self._gone(root)
+            yield from self._gone(root_fd, root)
         self._roots = roots
         for root in sorted(roots):
             if full or root not in self._seen:
                 yield from self._walk(root_fd, root, now, full=full, everything=True)
         if not full:
+            for directory in self._never_read():
+                yield from self._walk(root_fd, directory, now, full=False, everything=True)
             yield from self._changed(root_fd, now, closed)
+
+    def _never_read(self) -> list[bytes]:
+        """What is in directories that were read and could not be read itself, or was away: perhaps it can be now."""
+        seen = self._seen
+        return sorted(child for one in seen.values() if one.children for child in one.children if child not in seen)
 
     def _changed(self, root_fd: int, now: float, closed: Sequence[bytes]) -> Iterator[Found | None]:
         """What is in the directories that are not as they were, and in what is new below them.
@@ -285,7 +301,9 @@ class Sweep:
             return None
         finally:
             os.close(fd)
-        if records is None or not packed.only_documents(records, self.endings):
+        # Where the clock is behind the file system's own times, they would tell nothing of what came first.
+        young = max(status.st_mtime_ns, status.st_ctime_ns) >= read_ns
+        if records is None or young or not packed.only_documents(records, self.endings):
             return None
         # Of file systems that count directories in a directory's links (not btrfs) most say at once that there is none.
         names = packed.directories(records) if status.st_nlink != 2 else []
@@ -301,13 +319,13 @@ class Sweep:
         try:
             status = files.lstat(root_fd, self._relative(directory))
         except (FileNotFoundError, NotADirectoryError):
-            yield from self._gone(directory)
+            yield from self._gone(root_fd, directory)
             return
         except OSError as error:
             yield _unreadable(directory, error)
             return
         if not stat.S_ISDIR(status.st_mode):
-            yield from self._gone(directory)
+            yield from self._gone(root_fd, directory)
             return
         if directory in self.points or status.st_dev != self._device_above(root_fd, directory):
             why = self._examined(root_fd, directory)
@@ -325,6 +343,9 @@ class Sweep:
         while len(above) > len(self.ged):
             above = above.rpartition(b"/")[0]
             seen = self._seen.get(above)
+            if seen is not None and seen.device == -1:  # an earlier daemon's, or it was away
+                with suppress(OSError):
+                    seen.device = files.lstat(root_fd, self._relative(above)).st_dev
             if seen is not None and seen.device != -1:
                 return seen.device
         return os.fstat(root_fd).st_dev
@@ -357,7 +378,7 @@ class Sweep:
         before = self._seen.get(directory)
         yield Listing(directory, entries)
         for child in set(before.children if before else ()) - {directory + b"/" + name for name in names}:
-            yield from self._gone(child)
+            yield from self._gone(root_fd, child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
         self._seen[directory] = self._seen_now(directory, status, names, all(map(_is_told, entries)), now)
         self._read_since.add(directory)
@@ -370,11 +391,16 @@ class Sweep:
         children = [directory + b"/" + name for name in names]
         return _Seen(times, status.st_dev, tuple(filter(self._in_force, children)))
 
-    def _gone(self, directory: bytes) -> Iterator[Found]:
+    def _gone(self, root_fd: int, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""
         if why:
             yield Unreadable(directory, why, away=True)
             return
+        for point in sorted(self.points):  # what the directory was on may have gone since this pass was there
+            why = self._examined(root_fd, point) if point != directory and is_in(directory, point) else ""
+            if why:
+                yield Unreadable(point, why, away=True)
+                return
         self.forget_below(directory)
         yield GoneDirectory(directory)
 
