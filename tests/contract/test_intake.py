@@ -1,0 +1,323 @@
+"""Intake stepped by hand, in histories that take a large GED, a long pass or a moment that one seldom meets."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridged import files, intake, logs
+from bridged.config import load
+from bridged.folders import SwitchedFolders
+from bridged.intake import Intake
+from bridged.journal import Journal
+from bridged.model import Instant
+from bridged.patience import Patience
+from bridged.shares import Shares
+from bridged.sweep import Sweep
+from bridged.watch import Hint
+from tests.faults.mounts import require, run
+
+LONG = 100_000.0  # seconds
+
+
+class NoLookout:
+    """Nobody tells of anything."""
+
+    def watch(self, directory: bytes) -> None: ...
+
+    def missed_one(self) -> None: ...
+
+
+class Stepped:
+    """An intake whose clock is moved by hand, and whose next full pass is far away unless one is asked for."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.ahead = base, 10.0  # else the directories are young, and are read again for that
+        self.log = io.StringIO()
+        logs.configure("json", "info", self.log)
+        self.journal: Journal | None = None
+
+    def make(self, *files: str) -> None:
+        for file in files:
+            path = self.base / "ged" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(file)
+
+    def start(self, folders: list[Any], more: str = "") -> None:
+        settings = self._load(folders, more)
+        settings.state_dir.mkdir(exist_ok=True)
+        self.journal = Journal(settings.state_dir)
+        self.shares, ged = Shares(), os.fsencode(self.base / "ged")
+        self.shares.expect(ged, ged)
+        patience = Patience(time.monotonic)
+        self.intake = Intake(ged, self.journal, patience, self.shares, NoLookout(), lambda: None, time.monotonic)
+        self._configure(settings, start=True)
+
+    def stop(self) -> None:
+        self.intake.close()
+        self.journal.close()
+
+    def reload(self, folders: list[Any]) -> None:
+        self._configure(self._load(folders, self.more), start=False)
+
+    def _load(self, folders: list[Any], more: str) -> Any:
+        self.more = more
+        config = self.base / "bridged.yaml"
+        config.write_text(
+            f"smtp: {{host: localhost, security: plain, sender: factures@cabinet.example}}\n"
+            f"state_dir: {self.base}/state\n{more}\nclients:\n  - name: Martin\n    ged: {self.base}/ged\n"
+            f"    collection_email: martin@collecte.example\n    switched_folders: {json.dumps(folders)}\n"
+        )
+        return load(config)
+
+    def _configure(self, settings: Any, *, start: bool) -> None:
+        recorded = {pattern for _, pattern in self.journal.read(lambda tx: tx.folders())}
+        switched = SwitchedFolders(settings.clients, settings.ignore)
+        self.intake.configure(settings.clients[0], settings, switched, recorded, self.now(), start=start)
+
+    def now(self) -> Instant:
+        return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
+
+    def until_ready(self) -> None:
+        for _ in range(2000):
+            self.intake.step(self.now())
+            if self.intake.ready:
+                return
+        raise AssertionError("not ready")
+
+    def sweeps(self, count: int = 3, *, full: bool = False) -> None:
+        """So many passes, which read what has changed, as most do in a large GED; or everything."""
+        for _ in range(count):
+            self.ahead += 61.0
+            self.intake.ged.full_due = 0.0 if full else self.now().steady + LONG
+            for _ in range(20):
+                self.intake.step(self.now())
+
+    def one_finding_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A step of a pass takes one finding, as on a slow disk."""
+        ticks = itertools.count()
+        monkeypatch.setattr(intake, "SLICE", 0.05)
+        monkeypatch.setattr(intake, "REST", 0.05)
+        monkeypatch.setattr(self.intake, "_steady", lambda: 0.03 * next(ticks))
+
+    def documents(self) -> dict[str, str]:
+        prefix = len(os.fsencode(self.base / "ged")) + 1
+        found = self.journal.read(lambda tx: list(tx.documents()))
+        return {document.path[prefix:].decode(): document.state.value for document in found}
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
+
+
+@pytest.fixture
+def stepped(tmp_path):
+    (tmp_path / "ged").mkdir()
+    one = Stepped(tmp_path)
+    yield one
+    if one.journal is not None:
+        one.stop()
+
+
+@pytest.fixture
+def share(stepped):
+    """A file system of its own inside the GED; mounts it again when called."""
+    require("mount", "umount")
+    point, disk = stepped.base / "ged/A/M", stepped.base / "disk"
+    point.mkdir(parents=True)
+    disk.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", disk)
+
+    def mount() -> Path:
+        run("mount", "--bind", disk, point)
+        return point
+
+    mount()
+    yield mount
+    subprocess.run(["umount", point], check=False, capture_output=True)
+    run("umount", disk)
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """Names of directories that may not be read; root may read all, so that permissions would not do."""
+    names: set[bytes] = set()
+    usual = files.open_directory
+
+    def open_directory(root_fd, relative):
+        if relative.rpartition(b"/")[2] in names:
+            raise PermissionError(13, "Permission denied")
+        return usual(root_fd, relative)
+
+    monkeypatch.setattr(files, "open_directory", open_directory)
+    return names
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_could_not_be_read_at_first_is_existing_whenever_it_can_be(stepped, closed, full):
+    stepped.make("A/x.txt", "A/W/closed/old.txt")
+    closed.add(b"closed")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps(full=full)
+    assert len(stepped.said("folder_unreachable")) == 1
+    assert stepped.said("folder_recovered") == []
+    closed.add(b"W")  # and the one above it, for a while
+    stepped.sweeps(full=full)
+    closed.discard(b"W")
+    stepped.sweeps(full=full)
+    closed.clear()
+    stepped.sweeps()
+    stepped.make("A/W/closed/new.txt")
+    stepped.sweeps()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {"A/W/closed/new.txt": "queued"}
+
+
+def test_a_new_directory_that_cannot_be_read_at_first_is_read_by_the_next_sweep_that_can(stepped, closed):
+    stepped.make("A/x.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    closed.add(b"new")
+    stepped.make("A/new/deep/facture.txt")
+    stepped.sweeps()
+    assert stepped.documents() == {}
+    closed.clear()
+    stepped.sweeps(2)
+    assert stepped.documents() == {"A/new/deep/facture.txt": "queued"}
+
+
+def test_what_a_reload_lets_in_while_the_very_first_pass_is_under_way_is_existing(stepped, monkeypatch):
+    stepped.make("A/B/old.txt", "A/x/old.txt", "A/y/old.txt")
+    stepped.start([{"path": "A", "exclude": ["B"]}])
+    stepped.one_finding_at_a_time(monkeypatch)
+    while os.fsencode(stepped.base / "ged/A") not in stepped.intake.ged.sweep:
+        stepped.intake.step(stepped.now())
+    assert not stepped.intake.ready
+    stepped.reload(["A"])
+    monkeypatch.undo()
+    stepped.until_ready()
+    stepped.sweeps()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
+
+
+def test_what_is_excluded_and_let_in_again_within_a_pass_is_met_by_every_sweep(stepped, monkeypatch):
+    stepped.make("A/B/old.txt", "A/x/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps()
+    stepped.reload([{"path": "A", "exclude": ["B"]}])
+    stepped.one_finding_at_a_time(monkeypatch)
+    stepped.intake.step(stepped.now())
+    stepped.intake.step(stepped.now())
+    stepped.reload(["A"])
+    monkeypatch.undo()
+    stepped.sweeps()
+    stepped.make("A/B/new.txt")
+    stepped.sweeps(2)
+    assert stepped.documents() == {"A/B/new.txt": "queued"}
+
+
+def test_files_that_nobody_will_look_at_hurry_no_pass(stepped, monkeypatch):
+    """They were excluded between the look at the names and that at the files."""
+    stepped.make("A/B/old.txt", "A/x/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.reload([{"path": "A", "exclude": ["B"]}])
+    passes = []
+    usual = Sweep.whole
+    monkeypatch.setattr(Sweep, "whole", lambda s, f, p, n, full: passes.append(full) or usual(s, f, p, n, full))
+    stepped.sweeps(full=True)
+    assert stepped.intake.ged.unseen_until
+    passes.clear()
+    stepped.sweeps()
+    assert passes == [False] * 3
+
+
+def test_one_new_file_makes_nobody_search_for_the_old_ones_beside_it(stepped, monkeypatch):
+    """That takes long in a large GED, and may be 2,000 times."""
+    stepped.make(*(f"A/x/{number}.txt" for number in range(50)))
+    stepped.start(["A"])
+    stepped.until_ready()
+    searched = []
+    usual = type(stepped.intake._compare)._left
+    monkeypatch.setattr(type(stepped.intake._compare), "_left", lambda s, p, *a: searched.append(p) or usual(s, p, *a))
+    stepped.make("A/x/new.txt")
+    stepped.sweeps(1)
+    assert [path.rpartition(b"/")[2] for path in searched[:1]] == [b"new.txt"]
+    assert {path.rpartition(b"/")[2] for path in searched} == {b"new.txt"}
+    stepped.sweeps(full=True)
+    assert not stepped.intake.ged.unseen_until
+    assert stepped.documents() == {"A/x/new.txt": "queued"}
+
+
+def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):
+    """Else a renamed one could not be told from a new one."""
+    stepped.make("A/x/old.txt", "A/y/other.txt")
+    monkeypatch.setattr(files.kernel, "born_ns", lambda *_: None)
+    stepped.start(["A"])
+    stepped.until_ready()
+    assert stepped.intake.ged.unseen_until == 0
+    (stepped.base / "ged/A/x/old.txt").rename(stepped.base / "ged/A/y/old.txt")
+    stepped.sweeps()
+    assert stepped.documents() == {}
+
+
+def test_where_the_clock_is_behind_the_files_they_are_looked_at_first(stepped, monkeypatch):
+    stepped.make("A/x/old.txt", "A/y/other.txt")
+    monkeypatch.setattr(files.kernel, "coarse_ns", lambda: time.time_ns() - 3600 * 10**9)
+    stepped.start(["A"])
+    stepped.until_ready()
+    (stepped.base / "ged/A/x/old.txt").rename(stepped.base / "ged/A/y/old.txt")
+    stepped.sweeps()
+    assert stepped.documents() == {}
+    assert stepped.said("document_changed") == []
+
+
+def test_what_is_new_on_what_is_mounted_in_a_ged_is_sent_after_a_restart(stepped, share):
+    """Nothing there is of another file system than what was there."""
+    stepped.make("A/M/a/old.txt", "A/M/b/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps()
+    stepped.stop()
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.make("A/M/a/new.txt", "A/M/2026/new too.txt")
+    stepped.intake.hints.append(Hint("look", os.fsencode(stepped.base / "ged/A/M/2026")))
+    stepped.sweeps()
+    assert stepped.documents() == {"A/M/a/new.txt": "queued", "A/M/2026/new too.txt": "queued"}
+    assert stepped.said("folder_rebaselined") == []
+
+
+def test_what_is_unmounted_in_a_ged_while_a_pass_is_in_it_is_away_and_not_gone(stepped, share, monkeypatch):
+    stepped.make(*(f"A/M/{name}/old.txt" for name in "abcde"))
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps(full=True)
+    point = stepped.base / "ged/A/M"
+    stepped.make("A/M/a/queued.txt")
+    stepped.sweeps()
+    ged = stepped.intake.ged
+    stepped.one_finding_at_a_time(monkeypatch)
+    ged.read_all()
+    looked = []
+    monkeypatch.setattr(ged.sweep, "_read", lambda *a, usual=ged.sweep._read: looked.append(a[1]) or usual(*a))
+    while os.fsencode(point) not in looked:
+        stepped.intake.step(stepped.now())
+    run("umount", point)
+    monkeypatch.undo()
+    stepped.sweeps()
+    share()
+    stepped.sweeps()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {"A/M/a/queued.txt": "queued"}
