@@ -39,7 +39,8 @@ TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
 AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 ABANDON_WITHIN: Final = 2.0
-GATHER: Final = 0.005  # seconds: hints that are followed, and markers that are written together cost a fraction
+GATHER: Final = 0.005  # seconds: markers that are written together cost a fraction
+GATHER_HINTS: Final = 0.002  # and so do hints; one document at rest waits that much longer
 MARK_WITHIN: Final = 1.0  # for the last markers: one that is not written then is written at the next start
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
@@ -111,7 +112,7 @@ class Daemon:
             dry_run=dry_run,
             wake=self._wake_marking,
         )
-        self._intake_loop = Loop("intake", self._step_intake, gather=GATHER)
+        self._intake_loop = Loop("intake", self._step_intake, gather=GATHER_HINTS)
         self._rounds = Rounds(
             journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
         )

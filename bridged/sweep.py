@@ -114,6 +114,7 @@ class Sweep:
         self._watch = watch
         self._seen: dict[bytes, _Seen] = {}
         self._roots: set[bytes] = set()
+        self._root_device = -1
         self._blocked: list[Unreadable] = []
         self._read_since: set[bytes] = set()
 
@@ -209,6 +210,7 @@ class Sweep:
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool, closed: list[bytes]
     ) -> Iterator[Found | None]:
         roots: set[bytes] = set()
+        self._root_device = os.fstat(root_fd).st_dev
         self._blocked.clear()
         for pattern in patterns:
             roots.update(self._expand(root_fd, self.ged, pattern))
@@ -296,7 +298,7 @@ class Sweep:
             self._watch(directory)  # before anything is asked: what comes in between is told by a hint
             status = os.fstat(fd)
             read_ns = kernel.coarse_ns()
-            records = kernel.records(fd) if status.st_dev == os.fstat(root_fd).st_dev else None
+            records = kernel.records(fd) if status.st_dev == self._root_device else None
         except OSError:
             return None
         finally:
