@@ -343,10 +343,9 @@ def _as_they_were(
     others = []
     for entry in entries:
         one, stamp = known.get(entry.name), entry.stamp
-        if one is None or stamp is None or one.stamp.size != UNSEEN or one.gone_at is not None:
-            others.append(entry)
-        elif one.stamp.same_file(stamp) and one.stamp.same_content(stamp):
-            seen.setdefault(one.stamp.ctime_ns, []).append((entry.name, stamp))
+        by_name = one if one is not None and one.stamp.size == UNSEEN and one.gone_at is None else None
+        if by_name and stamp and by_name.stamp.same_file(stamp) and by_name.stamp.same_content(stamp):
+            seen.setdefault(by_name.stamp.ctime_ns, []).append((entry.name, stamp))
         else:
             others.append(entry)
     return seen, others

@@ -34,7 +34,6 @@ _STATX_BTIME: Final = 0x800
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _STATX_SIZE: Final = 256
 
-
 _COARSE: Final = 5  # CLOCK_REALTIME_COARSE, of clock_gettime(2)
 
 
@@ -49,6 +48,12 @@ _syscall: Final = _function("syscall", *[ctypes.c_long] * 2, ctypes.c_char_p, ct
                             result=ctypes.c_long)  # fmt: skip
 _getdents64: Final = _function("getdents64", ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, result=ctypes.c_ssize_t)
 _statx: Final = _function("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p)
+
+
+def _error(path: bytes) -> OSError:
+    """What the last call said, as Python's own would raise it."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), os.fsdecode(path) or None)
 
 
 def coarse_ns() -> int:
@@ -67,7 +72,7 @@ def open_beneath(directory_fd: int, relative: bytes, flags: int) -> int | None:
     number = ctypes.get_errno()
     if number in _ANOTHER_WAY:
         return None
-    raise OSError(number, os.strerror(number), os.fsdecode(relative))
+    raise _error(relative)
 
 
 @lru_cache(maxsize=16)
@@ -88,8 +93,7 @@ def records(directory_fd: int) -> bytes | None:
     while (count := _getdents64(directory_fd, buffer, _RECORDS)) > 0:
         parts.append(ctypes.string_at(buffer, count))
     if count < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise _error(b"")
     return b"".join(parts)
 
 
@@ -102,8 +106,7 @@ def born_ns(directory_fd: int, name: bytes) -> int | None:
         return None
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     if _statx(directory_fd, name, _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, buffer) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), os.fsdecode(name))
+        raise _error(name)
     mask = struct.unpack_from("=I", buffer, 0)[0]
     seconds, fraction = struct.unpack_from("=qI", buffer, 80)
     return int(seconds) * 10**9 + int(fraction) if mask & _STATX_BTIME else None

@@ -133,9 +133,7 @@ class Sweep:
 
     def forget_unmet(self) -> None:
         """What an earlier daemon has read and a whole pass of this one has not met is not there any more."""
-        for directory in [directory for directory, seen in self._seen.items() if not seen.met]:
-            del self._seen[directory]
-            self._read_since.add(directory)
+        self._drop([directory for directory, seen in self._seen.items() if not seen.met])
 
     def read_since(self) -> tuple[list[Times], list[bytes]]:
         """The directories that were read since this was last asked; and of them those whose times say nothing.
@@ -166,9 +164,7 @@ class Sweep:
 
     def forget_off(self) -> None:
         """The same for what is no longer in force."""
-        for directory in [directory for directory in self._seen if not self._in_force(directory)]:
-            del self._seen[directory]
-            self._read_since.add(directory)
+        self._drop([directory for directory in self._seen if not self._in_force(directory)])
 
     def forget_times(self) -> None:
         """Read everything at the next pass, and watch it again: the file system was away."""
@@ -192,9 +188,13 @@ class Sweep:
     def forget_below(self, directory: bytes) -> None:
         """A directory is gone: so is what was in it."""
         prefix = directory + b"/"
-        for one in [d for d in self._seen if d == directory or d.startswith(prefix)]:
-            del self._seen[one]
-            self._read_since.add(one)
+        self._drop([one for one in self._seen if one == directory or one.startswith(prefix)])
+
+    def _drop(self, directories: Sequence[bytes]) -> None:
+        """Nothing is known of them, and nothing on record of them holds any more."""
+        for directory in directories:
+            del self._seen[directory]
+        self._read_since.update(directories)
 
     def whole(
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool
@@ -278,7 +278,7 @@ class Sweep:
             seen = self._seen.get(directory)
             if self._in_force(directory):
                 closed = False
-                first = self._first_look(root_fd, directory, now) if seen is None and self.packs is not None else None
+                first = self._first_look(root_fd, directory, now) if seen is None else None
                 for found in first or self._look(root_fd, directory, now, full):
                     closed = isinstance(found, Unreadable)
                     yield found

@@ -816,6 +816,15 @@ def begun(server: ScriptedRelay, count: int) -> bool:
     return len([line for _, line in server.commands if line == "DATA"]) >= count
 
 
+def sending_with_an_envelope_behind(relay: Relay, server: ScriptedRelay, outcomes: list[Outcome]) -> threading.Thread:
+    """A mail is on its way, its dot is not answered, and the next envelope has left."""
+    away = threading.Thread(target=lambda: outcomes.append(send(relay, behind=BEHIND)), daemon=True)
+    away.start()
+    server.wait_for(lambda: server.stalled == 1)
+    until_written(relay)
+    return away
+
+
 def to(server: ScriptedRelay) -> list[str]:
     """Whom the mails have gone to."""
     return [recipient for mail in server.mails for recipient in mail.recipients]
@@ -826,10 +835,7 @@ def test_the_next_envelope_goes_right_behind_a_dot_and_its_mail_needs_no_other(m
     with ScriptedRelay(tls=tls, size=10**6) as server:
         server.script("DOT", Late())
         relay, outcomes = make(server), []
-        away = threading.Thread(target=lambda: outcomes.append(send(relay, behind=BEHIND)), daemon=True)
-        away.start()
-        server.wait_for(lambda: server.stalled == 1)
-        until_written(relay)
+        away = sending_with_an_envelope_behind(relay, server, outcomes)
         server.go_on()
         away.join(10)
         assert outcomes == [Accepted("250 2.0.0 Ok: queued as 0001")]
@@ -1049,10 +1055,7 @@ def test_abort_while_the_next_envelope_is_out_leaves_the_next_mail_certain(make,
     with ScriptedRelay(tls=tls) as server:
         server.script("DOT", Stall())
         relay, outcomes = make(server, timeout=60.0), []
-        away = threading.Thread(target=lambda: outcomes.append(send(relay, behind=BEHIND)), daemon=True)
-        away.start()
-        server.wait_for(lambda: server.stalled == 1)
-        until_written(relay)
+        away = sending_with_an_envelope_behind(relay, server, outcomes)
         relay.abort()
         away.join(10)
         assert [type(outcome) for outcome in outcomes] == [Uncertain]
