@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from bridged import logs
+
+
+@pytest.fixture
+def collected() -> None:
+    """For who counts descriptors: what other tests have left open is closed now, and not meanwhile."""
+    gc.collect()
 
 
 @pytest.fixture

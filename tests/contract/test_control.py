@@ -142,6 +142,7 @@ def test_a_planted_link_in_place_of_the_lock_is_not_followed(state_dir, tmp_path
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.usefixtures("collected")
 def test_a_file_system_without_locks_is_refused_with_78(state_dir, monkeypatch):
     """Some network file systems answer ENOLCK; no descriptor is left open."""
 

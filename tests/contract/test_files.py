@@ -103,6 +103,7 @@ def plant(kind, path):
             os.mknod(path, 0o600 | 0o020000, os.makedev(1, 3))
 
 
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("kind", ["symbolic link", "FIFO", "socket", "directory", "device"])
 def test_what_is_not_a_regular_file_is_named_and_never_read(ged, root, kind, tmp_path):
     # A short path: the name of a socket has at most 107 bytes.
@@ -121,6 +122,7 @@ def test_what_is_not_a_regular_file_is_named_and_never_read(ged, root, kind, tmp
     assert files.entry_of(b"it", files.lstat(root, b"Achats/11/it")) == entry
 
 
+@pytest.mark.usefixtures("collected")
 def test_a_fifo_that_takes_the_files_place_after_the_look_neither_blocks_nor_leaks(ged, root, monkeypatch):
     """The lstat says a regular file; by the time of the open it is a FIFO without a writer."""
     regular = os.lstat(ged / "Achats/11/facture.pdf")
@@ -152,6 +154,7 @@ def test_the_ged_itself_can_be_listed_opened_and_looked_at(ged, root):
     assert files.lstat(root, b"").st_ino == os.stat(ged).st_ino
 
 
+@pytest.mark.usefixtures("collected")
 def test_no_descriptor_is_left_open(root):
     before = open_descriptors()
     for _ in range(3):

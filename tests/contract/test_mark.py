@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import os
 import stat
@@ -385,9 +384,9 @@ def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends
 # When it cannot be written
 
 
+@pytest.mark.usefixtures("collected")
 def test_a_file_that_gets_no_name_by_a_link_is_written_again_under_one_or_the_reason_is_told(folder, fd, monkeypatch):
     """What is in the way of the second file is the error, and no descriptor is closed twice or left open."""
-    gc.collect()  # what other tests have left open is closed whenever it is found
     link, before = os.link, set(os.listdir("/proc/self/fd"))
 
     def no_link(source, *arguments, **options):
@@ -606,6 +605,7 @@ def test_a_marker_follows_to_another_file_system(folder, fd, small, small_fd):
     assert not Path(folder, os.fsdecode(old)).exists()
 
 
+@pytest.mark.usefixtures("collected")
 def test_no_descriptor_is_left_open(folder, fd, other_fd):
     before = set(os.listdir("/proc/self/fd"))
     follow(fd, write(fd).name, other_fd)

@@ -79,6 +79,7 @@ def test_a_supervisor_that_no_longer_reads_does_not_block_the_daemon(supervisor)
     assert time.monotonic() - began < DEADLINE
 
 
+@pytest.mark.usefixtures("collected")
 def test_no_descriptor_is_left_open(supervisor):
     """It is told every few seconds, for years."""
     before = len(os.listdir("/proc/self/fd"))
