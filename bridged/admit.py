@@ -98,6 +98,17 @@ def is_leftover(name: bytes) -> bool:
     return _LEFTOVER.fullmatch(name) is not None
 
 
+_UNNAMED: Final = re.compile(rb"#[0-9]+")
+
+
+def is_unnamed(name: bytes) -> bool:
+    """Whether the kernel calls a file so that has no name (open(2), O_TMPFILE), as each marker has none at first.
+
+    One that is really called so is told of when it gets that name.
+    """
+    return _UNNAMED.fullmatch(name) is not None
+
+
 _FIRST_KEYS: Final = (b"status", b"document", b"client", b"collection_email", b"sha256")
 _STRING: Final = rb'"(?:[^"\\]|\\.)*'
 _PAIR: Final = re.compile(rb'\s*"(\w+)"\s*:\s*(' + _STRING + rb'")\s*,', re.DOTALL)

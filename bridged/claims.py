@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together ma
 ENOUGH: Final = 2  # senders at a time, where a document takes less than
 SLOW: Final = 0.01  # seconds; and unless all of them have been at it for
 STUCK: Final = 0.05
+MOST: Final = 16  # documents claimed together
 LOOKS: Final = 100  # documents looked at in one commit, so that the others' commits need not wait long
 
 
@@ -79,7 +81,7 @@ class Claims:
     def waiting(self, route: Route, now: Instant) -> bool:
         """Whether any document is due."""
         horizon, away = _horizon(route, now), self._away()
-        return self._journal.read(lambda tx: tx.due_after("", now.wall, horizon, away)) is not None
+        return self._journal.read(lambda tx: tx.any_due(now.wall, horizon, away))
 
     def wake_in(self, now: Instant) -> float:
         """Seconds until the next one is, as far as can be told."""
@@ -97,11 +99,7 @@ class Claims:
 
     def _look(self, tx: Transaction, route: Route, now: Instant, most: int, away: Collection[bytes]) -> _Looked:
         looked = _Looked()
-        for _ in range(LOOKS):
-            document = self._due(tx, route, now, away)
-            if document is None:
-                break
-            self._turns.last = document.client
+        for document in islice(self._dues(tx, route, now, away), LOOKS):
             claimed = _claimed(tx, document, route, now, looked)
             if claimed is not None:
                 looked.claimed.append(claimed)
@@ -109,12 +107,22 @@ class Claims:
                     break
         return looked
 
-    def _due(self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes]) -> Document | None:
-        """Whose turn it is. Where the relay refuses everything, those it has not refused yet are the better probes."""
-        last, horizon = self._turns.last, _horizon(route, now)
-        suspects = route.line.suspects()
-        document = tx.due_after(last, now.wall, horizon, away, suspects)
-        return document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
+    def _dues(self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes]) -> Iterator[Document]:
+        """Whose turns it is. Each is to be dealt with before the next is asked for, or it would be due again.
+
+        Where the relay refuses everything, those it has not refused yet are the better probes.
+        """
+        horizon, suspects = _horizon(route, now), route.line.suspects()
+        while True:
+            last = self._turns.last
+            document = tx.due_after(last, now.wall, horizon, away, suspects)
+            document = document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
+            if document is None:
+                return
+            self._turns.last = document.client
+            yield document
+            if document.client == last:  # nobody else has any: it need not be asked for each
+                yield from tx.due_of(last, now.wall, horizon, away, suspects, limit=MOST)
 
 
 def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, looked: _Looked) -> Document | None:

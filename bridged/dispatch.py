@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bridged import brakes, pace
 from bridged.changes import ADOPTED
-from bridged.claims import FILE_AWAY, MISTAKE, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
+from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
 from bridged.collectors import HEAD, neutral, objections
 from bridged.folders import Place
 from bridged.journal import Journal, Transaction
@@ -45,7 +45,6 @@ SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
 STATE_AWAY: Final = 5.0  # seconds until a document that the state disk has stopped is tried again
 LONG_GAP: Final = 3600.0
-MOST: Final = 16
 AHEAD: Final = 4  # documents claimed together although they take longer than TOGETHER, of which three go ahead;
 FAR: Final = 0.5  # seconds that they may take: one that waits for its turn leaves no sooner by another session
 

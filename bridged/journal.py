@@ -14,7 +14,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -73,6 +73,7 @@ _COLUMNS: Final = (
     " date, attempts, uncertain, dotted, deposited_at, queued_at, sent_at, validated_at, due_at, relay_reply, marker,"
     " rule, passed"
 )
+_DUE: Final = "(due_at <= ? OR due_at > ?)"
 
 T = TypeVar("T")
 
@@ -122,7 +123,7 @@ class Transaction(Known):
         A due time beyond `horizon` cannot have come from the retry schedule: the clock jumped back, so it is due.
         Documents of the GEDs `away` cannot be read now and are passed over, and so are those in `but`.
         """
-        due = f"state = 'queued' AND (due_at <= ? OR due_at > ?) AND {_not_in(away)} AND {_not_in(but, 'seq')}"
+        due = f"state = 'queued' AND {_DUE} AND {_not_in(away)} AND {_not_in(but, 'seq')}"
         for turn, order in ((" AND client > ?", "client, seq"), (" AND client <= ?", "client, seq")):
             row = self.sql.execute(
                 f"SELECT {_COLUMNS} FROM documents WHERE {due}{turn} ORDER BY {order} LIMIT 1",  # noqa: S608
@@ -131,6 +132,25 @@ class Transaction(Known):
             if row is not None:
                 return _document(row)
         return None
+
+    def due_of(
+        self,
+        client: str,
+        now: float,
+        horizon: float,
+        away: Collection[bytes] = (),
+        but: Collection[int] = (),
+        *,
+        limit: int,
+    ) -> list[Document]:
+        """The queued documents of one client that are due, by the same rules, in the order of their deposit."""
+        due = f"state = 'queued' AND client = ? AND {_DUE} AND {_not_in(away)} AND {_not_in(but, 'seq')}"
+        return list(self.documents(due, (client, now, horizon, *away, *but), limit))
+
+    def any_due(self, now: float, horizon: float, away: Collection[bytes] = ()) -> bool:
+        """Whether there is one, of any client."""
+        sql = f"SELECT 1 FROM documents WHERE state = 'queued' AND {_DUE} AND {_not_in(away)} LIMIT 1"  # noqa: S608
+        return self.sql.execute(sql, (now, horizon, *away)).fetchone() is not None
 
     def next_due(self, away: Collection[bytes] = ()) -> float | None:
         """When the next queued document is due, as seconds since the epoch; those of the GEDs `away` apart."""
@@ -272,10 +292,10 @@ class Transaction(Known):
             (path, marker_due, seq),
         )
 
-    def is_at(self, seq: int, path: bytes) -> bool:
-        """Whether a document still goes by that path."""
-        sql = "SELECT 1 FROM documents WHERE seq = ? AND path = ?"
-        return self.sql.execute(sql, (seq, path)).fetchone() is not None
+    def paths(self, seqs: Collection[int]) -> dict[int, bytes]:
+        """The paths that documents go by now."""
+        sql = f"SELECT seq, path FROM documents WHERE seq IN ({', '.join('?' * len(seqs))})"  # noqa: S608 - marks only
+        return dict(self.sql.execute(sql, tuple(seqs)))
 
     def attempt(self, seq: int, at: float, outcome: str, reply: str) -> None:
         """Record an attempt."""
@@ -420,9 +440,7 @@ class Journal:
         try:
             self._require_file()
             self._sql.execute("BEGIN IMMEDIATE")
-            transaction = Transaction(self._sql)
-            for ticket in tickets:
-                self._grant(ticket, transaction)
+            self._grant_all(tickets, Transaction(self._sql))
             self._sql.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - the disk's own trouble is every ticket's; each raises it
             for ticket in tickets:
@@ -433,6 +451,14 @@ class Journal:
             self._busy_since = None
             for ticket in tickets:
                 ticket.done = True
+
+    def _grant_all(self, tickets: Sequence[Ticket[Any]], transaction: Transaction) -> None:
+        """A wish that is alone needs no savepoint: it is rolled back with the commit."""
+        if len(tickets) == 1:
+            tickets[0].result.append(tickets[0].wish(transaction))
+            return
+        for ticket in tickets:
+            self._grant(ticket, transaction)
 
     def _grant(self, ticket: Ticket[Any], transaction: Transaction) -> None:
         self._sql.execute("SAVEPOINT wish")

@@ -72,6 +72,14 @@ _SELECT: Final = (
 )
 
 
+# One row, where there is such a directory: the file of that name, and what the directory has packed.
+_AT: Final = (
+    "SELECT d.path, k.name, k.inode, k.size, k.mtime_ns, k.ctime_ns, k.document, k.gone_at, p.read_ns, p.records"
+    " FROM directories d LEFT JOIN known k ON k.directory = d.id AND k.name = ?"
+    " LEFT JOIN packed p ON p.directory = d.id WHERE d.path = ?"
+)
+
+
 _UNSEEN: Final = f"k.mtime_ns = 0 AND k.size = {UNSEEN}"  # as the index known_by_time has it
 _HAS_FILES: Final = (
     "(EXISTS (SELECT 1 FROM known WHERE directory = d.id) OR EXISTS (SELECT 1 FROM packed WHERE directory = d.id))"
@@ -116,10 +124,10 @@ class Known:
     def known(self, path: bytes) -> KnownFile | None:
         """The known file at a path."""
         directory, name = split(path)
-        row = self.sql.execute(_SELECT + "d.path = ? AND k.name = ?", (directory, name)).fetchone()
-        if row is not None:
-            return _file(row)
-        stamp = dict(self._packed(directory)).get(name)
+        row = self.sql.execute(_AT, (name, directory)).fetchone()
+        if row is None or row[1] is not None:
+            return None if row is None else _file(row[:8])
+        stamp = None if row[9] is None else dict(_stamped(*row[8:])).get(name)
         return None if stamp is None else KnownFile(path, stamp, None, None)
 
     def standing(self, path: bytes, document: int) -> Literal["here", "moved", "replaced"]:
@@ -127,9 +135,10 @@ class Known:
 
         "moved": it was renamed, and is not found again yet. "replaced": it was deleted, and another document is there.
         """
-        here, elsewhere = self.known(path), self.known(limbo(path))
+        here = self.known(path)
         if here is not None and here.document == document:
             return "here"
+        elsewhere = self.known(limbo(path))
         if elsewhere is not None and elsewhere.document == document:
             return "moved"
         return "here" if here is None or here.document is None else "replaced"
@@ -183,9 +192,7 @@ class Known:
 
     def know_all(self, directory: bytes, files: Iterable[tuple[bytes, Stamp]], document: int | None = None) -> None:
         """The same for many files of one directory."""
-        number = self._directory(directory)
-        self._unpack(number)
-        self._insert(number, files, document)
+        self._insert(self._directory(directory), files, document)
 
     def pack(self, found: packed.Packed) -> None:
         """The first look at a directory has found this."""
@@ -202,7 +209,7 @@ class Known:
 
     def see(self, directory: bytes, read_ns: int, files: Sequence[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
-        number = self._directory(directory)
+        number = self._number(directory)
         row = self.sql.execute(
             "SELECT records FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)
         ).fetchone()
@@ -210,7 +217,7 @@ class Known:
             self._insert(number, files, None, "IGNORE")
             self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
             return
-        self._unpack(number)
+        number = self._directory(directory)
         self.sql.executemany(
             f"UPDATE known AS k SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE {_UNSEEN}"  # noqa: S608
             " AND ctime_ns = ? AND document IS NULL AND gone_at IS NULL AND directory = ? AND name = ?",
@@ -222,11 +229,17 @@ class Known:
         row = self.sql.execute(sql, (directory,)).fetchone()
         return [] if row is None else _stamped(*row)
 
-    def _unpack(self, number: int | None) -> None:
-        row = self.sql.execute("SELECT read_ns, records FROM packed WHERE directory = ?", (number,)).fetchone()
-        if row is not None:
-            self._insert(number, _stamped(*row), None, "IGNORE")
+    def _unpacked(self, path: bytes) -> int | None:
+        """The number of a directory whose files have a row each from now on; None where it has no number."""
+        sql = "SELECT d.id, p.read_ns, p.records FROM directories d LEFT JOIN packed p ON p.directory = d.id"
+        row = self.sql.execute(f"{sql} WHERE d.path = ?", (path,)).fetchone()
+        if row is None:
+            return None
+        number = int(row[0])
+        if row[2] is not None:
+            self._insert(number, _stamped(*row[1:]), None, "IGNORE")
             self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+        return number
 
     def _insert(
         self, number: int | None, files: Iterable[tuple[bytes, Stamp]], document: int | None, otherwise: str = "REPLACE"
@@ -239,16 +252,14 @@ class Known:
     def mark_gone(self, path: bytes, at: float) -> None:
         """The file was found gone; the row waits for a rename to explain it."""
         directory, name = split(path)
-        number = self._number(directory)
-        self._unpack(number)
+        number = self._unpacked(directory)
         sql = "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ? AND directory = ?"
         self.sql.execute(sql, (at, name, number))
 
     def forget(self, path: bytes) -> None:
         """The path is unknown from now on."""
         directory, name = split(path)
-        number = self._number(directory)
-        self._unpack(number)
+        number = self._unpacked(directory)
         self.sql.execute("DELETE FROM known WHERE name = ? AND directory = ?", (name, number))
 
     def forget_in(self, directory: bytes) -> None:
@@ -341,7 +352,7 @@ class Known:
         return None if row is None else int(row[0])
 
     def _directory(self, path: bytes) -> int:
-        number = self._number(path)
+        number = self._unpacked(path)
         if number is not None:
             return number
         number = self.sql.execute("INSERT INTO directories (path) VALUES (?)", (path,)).lastrowid

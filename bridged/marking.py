@@ -102,7 +102,12 @@ class Marking:
     def _validate(self, ged: bytes, documents: list[Document], now: float) -> None:
         """Write the markers, then say so in the journal. What cannot be written is tried at each sweep."""
         written = self._attempts(ged, documents, now)
-        outcomes = self._journal.write(lambda tx: [self._conclude(tx, d, written[d.seq], now) for d in documents])
+
+        def conclude(tx: Transaction) -> list[bytes | OSError | None]:
+            paths = tx.paths([document.seq for document in documents])
+            return [self._conclude(tx, d, written[d.seq], paths[d.seq] == d.path, now) for d in documents]
+
+        outcomes = self._journal.write(conclude)
         for document, outcome in zip(documents, outcomes, strict=True):
             if isinstance(outcome, OSError):
                 self._tell_failure(document, outcome)
@@ -119,7 +124,7 @@ class Marking:
             return dict.fromkeys((d.seq for d in documents), error)
 
     def _conclude(
-        self, tx: Transaction, document: Document, written: bytes | OSError, now: float
+        self, tx: Transaction, document: Document, written: bytes | OSError, in_place: bool, now: float
     ) -> bytes | OSError | None:
         """The marker's name once the document is validated (none beside one that has left), or what is in the way."""
         seq, name = document.seq, written
@@ -134,7 +139,7 @@ class Marking:
             return name
         path = document.directory + b"/" + name if name else b""
         # Renamed since: the marker stands beside nothing now, and follows.
-        due = None if not name or tx.is_at(seq, document.path) else now + MARKER_FOLLOWS
+        due = None if not name or in_place else now + MARKER_FOLLOWS
         tx.move(seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=due)
         return name
 

@@ -35,15 +35,25 @@ class Shares:
 
     def __init__(self) -> None:
         self._points: dict[bytes, dict[bytes, _Found | None]] = {}
+        self._away: dict[bytes, None] = {}  # whoever sends asks for each document: not to be found among 1,000 GEDs
 
     def away(self) -> tuple[bytes, ...]:
         """The GEDs nothing can be sent from now."""
-        roots = [(ged, points.get(ged)) for ged, points in list(self._points.items())]
-        return tuple(ged for ged, root in roots if root is None or not root.settled)
+        return tuple(self._away.copy())
+
+    def _tell(self, ged: bytes) -> None:
+        """Something has changed there."""
+        points = self._points.get(ged)
+        root = None if points is None else points.get(ged)
+        if points is None or (root is not None and root.settled):
+            self._away.pop(ged, None)
+        else:
+            self._away[ged] = None
 
     def expect(self, ged: bytes, point: bytes) -> None:
         """A file system belongs there, and has not been found yet."""
         self._points.setdefault(ged, {}).setdefault(point, None)
+        self._tell(ged)
 
     def found(self, ged: bytes, point: bytes, fd: int, *, settled: bool) -> None:
         """The file system of `fd` is there. Not `settled`: what is on it is not known yet, and nobody may send it."""
@@ -55,11 +65,13 @@ class Shares:
         if before is not None and not before.settled and replace(before, settled=True) == replace(here, settled=True):
             here = before
         points[point] = here
+        self._tell(ged)
 
     def settle(self, ged: bytes) -> None:
         """What is on the file systems of a GED is known now."""
         points = self._points.get(ged, {})
         points.update({p: replace(found, settled=True) for p, found in points.items() if found is not None})
+        self._tell(ged)
 
     def forget(self, ged: bytes, point: bytes) -> None:
         """Nothing belongs there any more. Of a GED itself: it is no longer one."""
@@ -67,10 +79,12 @@ class Shares:
             self._points.pop(ged, None)
         else:
             self._points.get(ged, {}).pop(point, None)
+        self._tell(ged)
 
     def lost(self, ged: bytes, point: bytes) -> None:
         """The file system is away."""
         self._points.setdefault(ged, {})[point] = None
+        self._tell(ged)
 
     @contextmanager
     def at(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:

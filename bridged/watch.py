@@ -40,7 +40,7 @@ from watchdog.observers.inotify_c import (
     inotify_add_watch,
 )
 
-from bridged.admit import is_leftover
+from bridged.admit import is_leftover, is_unnamed
 
 MASK: Final = Mask(
     InotifyConstants.IN_CREATE
@@ -149,6 +149,8 @@ class DirectoryEmitter(EventEmitter):
 
     def on_event(self, event: InotifyEvent) -> None:
         """One event of the kernel, turned into one of watchdog's."""
+        if event.is_close_write and is_unnamed(event.name):
+            return
         if event.name and not (event.mask & _NOT_PASSED_OVER) and self._is_ours(event.name):
             return  # several for each document that leaves, and nobody wants to look there
         with self._lock:
