@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Final, Literal
 
 from bridged import files, rules
@@ -14,7 +15,7 @@ from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Ged
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, Steps, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
@@ -185,21 +186,24 @@ class Intake:
         """Every folder is being watched and its existing files are known; or the GED is away, and that was told."""
         return self.ged.state == "unreachable" or (self.ged.state == "reachable" and self.ged.in_force)
 
-    def step(self, now: Instant) -> float:
-        """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next."""
+    def step(self, now: Instant, most: float = SLICE) -> Steps[float]:
+        """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next.
+
+        `most`: seconds of a pass.
+        """
         try:
-            return self._step(now)
+            return (yield from self._step(now, most))
         except Exception:
             self.ged.abandon_pass()  # what was read may not have got into the journal, and must be read again
             raise
 
-    def _step(self, now: Instant) -> float:
+    def _step(self, now: Instant, most: float) -> Steps[float]:
         self._begin_anew()
-        hints = self._follow_hints(now)
-        swept = self._sweep(now)
-        self._revisit(now)
-        self.waiting.step(now, self._examine_now)
-        self._bury(now)
+        hints = yield from self._follow_hints(now)
+        swept = yield from self._sweep(now, most)
+        yield from self._revisit(now)
+        yield from self.waiting.step(now, self._examine_now)
+        yield from self._bury(now)
         self._accuse(now)
         rest = REST if self.ged.looks_anew else 0.0
         return 0.0 if hints else rest if swept else self._wake_in(now)
@@ -230,7 +234,7 @@ class Intake:
 
     # -- hints
 
-    def _follow_hints(self, now: Instant) -> bool:
+    def _follow_hints(self, now: Instant) -> Steps[bool]:
         differences: list[Difference] = []
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
         looked = self._compare.lstats({path for hint in hints for path in (hint.path, hint.dest) if path})
@@ -239,7 +243,7 @@ class Intake:
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
             differences += self._follow(hint, looked, now)
-        self._apply(differences, now)
+        yield from self._apply(differences, now)
         return bool(hints)
 
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
@@ -273,24 +277,24 @@ class Intake:
                 differences += self._compare.of(found)
         return differences
 
-    def _examine_now(self, path: bytes, now: Instant) -> None:
-        self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now), now)
+    def _examine_now(self, path: bytes, now: Instant) -> Steps[None]:
+        yield from self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now), now)
 
-    def _revisit(self, now: Instant) -> None:
+    def _revisit(self, now: Instant) -> Steps[None]:
         """Look again at documents that were overwritten while they were being sent, until they are not any more."""
         paths, self._revisits = self._revisits, set()
         for path in paths:
-            self._examine_now(path, now)
+            yield from self._examine_now(path, now)
 
     # -- the sweep
 
-    def _sweep(self, now: Instant) -> bool:
+    def _sweep(self, now: Instant, most: float) -> Steps[bool]:
         ged = self.ged
         if ged.running is None and ged.due <= now.steady:
             self._begin_pass(now)
         if ged.running is not None:
             try:
-                self._continue_pass(now)
+                yield from self._continue_pass(now, most)
             except Away:  # in the middle of it: the next one finds out what has become of the share
                 ged.abandon_pass()
         return ged.running is not None
@@ -324,23 +328,23 @@ class Intake:
         ged.packs = wanted and endings is not None
         ged.sweep.packs, ged.sweep.endings = self._compare.packs if ged.packs else None, endings or ()
 
-    def _continue_pass(self, now: Instant) -> None:
+    def _continue_pass(self, now: Instant, most: float) -> Steps[None]:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
         ended = False
-        most = REST if self.ged.looks_anew else SLICE
+        most = min(most, REST) if self.ged.looks_anew else most
         while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
             found = next(self.ged.running, _END)
             ended = found is _END
             differences += self._compare.of(None if found is _END else found)
         self.ged.took += self._steady() - began
-        self._apply(differences, now)
+        yield from self._apply(differences, now)
         if ended:
-            self._complete_pass(now)
+            yield from self._complete_pass(now)
 
-    def _complete_pass(self, now: Instant) -> None:
+    def _complete_pass(self, now: Instant) -> Steps[None]:
         ged = self.ged
         assert ged.started is not None
         if not ged.in_force and ged.failed and ged.tries < TRIES:
@@ -352,7 +356,7 @@ class Intake:
         packs, looked_at_all = ged.packs, ged.full and not ged.packs
         ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
-            self._apply(self._compare.vanished(), now)
+            yield from self._apply(self._compare.vanished(), now)
         ged.complete()
         self._keep_times()
         self._tell_missed()
@@ -393,14 +397,14 @@ class Intake:
 
     # -- differences
 
-    def _apply(self, differences: list[Difference], now: Instant) -> None:
+    def _apply(self, differences: list[Difference], now: Instant) -> Steps[None]:
         for start in range(0, len(differences), BATCH):
             self.ged.patience.beat()
             part = differences[start : start + BATCH]
-            effects = self._journal.write(lambda tx, p=part: self._decide(tx, p, now))  # type: ignore[misc]
+            effects = yield partial(self._decide, part, now)
             self._follow_up(effects, now)
 
-    def _decide(self, tx: Transaction, differences: list[Difference], now: Instant) -> Effects:
+    def _decide(self, differences: list[Difference], now: Instant, tx: Transaction) -> Effects:
         self.ged.require_configured()
         changes = Changes(tx, self._settings, self._switched, self._memory, now)
         for difference in differences:
@@ -420,14 +424,14 @@ class Intake:
 
     # -- departures
 
-    def _bury(self, now: Instant) -> None:
+    def _bury(self, now: Instant) -> Steps[None]:
         self._memory.expire(now.steady)
         if not self._some_gone or self.ged.state != "reachable":
             return
         gone = self._journal.read(lambda tx: tx.gone(self.ged.path))
         self._some_gone = bool(gone)
         ready = [known for known in gone if self._may_bury(known, now)]
-        self._apply([lambda changes, k=known: changes.bury(k) for known in ready], now)  # type: ignore[misc]
+        yield from self._apply([lambda changes, k=known: changes.bury(k) for known in ready], now)  # type: ignore[misc]
 
     def _may_bury(self, known: KnownFile, now: Instant) -> bool:
         """No rename has explained it in time, and where only sweeps see renames, a whole one has been made since."""

@@ -14,8 +14,9 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -76,6 +77,7 @@ _COLUMNS: Final = (
 _DUE: Final = "(due_at <= ? OR due_at > ?)"
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 class JournalError(UserError):
@@ -342,6 +344,10 @@ def _stamp_columns(stamp: Stamp) -> dict[str, int]:
     }
 
 
+# Work that has to write now and then: it yields what it wants to write, and goes on with what came of it.
+Steps = Generator[Callable[[Transaction], Any], Any, T]
+
+
 class Ticket(Generic[T]):
     """One caller's wish in the queue of a group commit. `Journal.settle` says what came of it."""
 
@@ -393,6 +399,31 @@ class Journal:
         if ticket.error is not None:
             raise ticket.error
         return ticket.result[0]
+
+    def together(self, work: Mapping[K, Steps[T]]) -> dict[K, T | Exception]:
+        """Do several pieces of work in this thread, side by side: what they write at a time is one commit.
+
+        Each goes on once what it has written is on the disk. Returns what each has returned, or raised.
+        """
+        ends: dict[K, T | Exception] = {}
+        go_on: dict[K, Callable[[], Callable[[Transaction], Any]]] = {k: steps.__next__ for k, steps in work.items()}
+        while go_on:
+            tickets: dict[K, Ticket[Any]] = {}
+            for key, step in go_on.items():
+                try:
+                    tickets[key] = self.post(step())
+                except StopIteration as end:
+                    ends[key] = end.value
+                except Exception as error:  # noqa: BLE001 - its own end; the others go on
+                    ends[key] = error
+            go_on = {key: self._answered(ticket, work[key]) for key, ticket in tickets.items()}
+        return ends
+
+    def _answered(self, ticket: Ticket[Any], steps: Steps[Any]) -> Callable[[], Callable[[Transaction], Any]]:
+        try:
+            return partial(steps.send, self.settle(ticket))
+        except Exception as error:  # noqa: BLE001 - raised where it was to be written
+            return partial(steps.throw, error)
 
     def flush(self) -> None:
         """Commit what was posted. Whoever settles its ticket hears of what fails."""

@@ -15,7 +15,7 @@ from bridged.changes import MARKER_FOLLOWS
 from bridged.journal import Journal, Ticket, Transaction
 from bridged.known import split
 from bridged.logs import say_document
-from bridged.model import Document, State, readable
+from bridged.model import Document, State, by_directory, readable
 from bridged.patience import Patience
 from bridged.settings import Settings
 from bridged.shares import Away, Shares
@@ -90,8 +90,8 @@ class Marking:
         due = self._journal.read(lambda tx: tx.markers_due(now, horizon, BATCH))
         recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
         sent = [document for document in due if document.state is State.SENT]
-        for ged in dict.fromkeys(document.ged for document in sent):
-            self._validate(ged, [document for document in sent if document.ged == ged], now)
+        for documents in self._patience.by_mount(sent):
+            self._validate(documents, now)
         for document in due:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
@@ -99,9 +99,9 @@ class Marking:
                 self._settle(document, document.marker)
         return 0.0 if recorded or len(due) > 1 else 1.0
 
-    def _validate(self, ged: bytes, documents: list[Document], now: float) -> None:
-        """Write the markers, then say so in the journal. What cannot be written is tried at each sweep."""
-        written = self._attempts(ged, documents, now)
+    def _validate(self, documents: list[Document], now: float) -> None:
+        """Write the markers of one mount, then say so in the journal. What cannot be written is tried at each sweep."""
+        written = self._attempts(documents, now)
 
         def conclude(tx: Transaction) -> list[bytes | OSError | None]:
             paths = tx.paths([document.seq for document in documents])
@@ -115,11 +115,11 @@ class Marking:
                 self._told.pop(document.seq, None)
                 say_document("document_validated", document, marker=readable(outcome))
 
-    def _attempts(self, ged: bytes, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+    def _attempts(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
         if self._dry_run:
             return dict.fromkeys((d.seq for d in documents), b"")
         try:
-            return self._patience.call(ged, lambda: self._write(ged, documents, now))
+            return self._patience.call(documents[0].ged, lambda: self._write(documents, now))
         except OSError as error:
             return dict.fromkeys((d.seq for d in documents), error)
 
@@ -149,11 +149,11 @@ class Marking:
         marker = mark.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
-    def _write(self, ged: bytes, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+    def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
         """The markers' names, a directory at a time."""
         written: dict[int, bytes | OSError] = {}
-        for directory in dict.fromkeys(document.directory for document in documents):
-            here = [document for document in documents if document.directory == directory]
+        for directory, here in by_directory(documents).items():
+            ged = here[0].ged
             try:
                 with (
                     self._shares.at(ged, here[0].path) as root_fd,

@@ -5,6 +5,7 @@ Pure: no I/O, no clock. Everything here is a frozen value that any module may ho
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -161,6 +162,14 @@ class Document:
     def relative(self) -> bytes:
         """The path below the GED, as log lines show it."""
         return self.path[len(self.ged) :].lstrip(b"/")
+
+
+def by_directory(documents: Iterable[Document]) -> dict[bytes, list[Document]]:
+    """Documents, those of one directory together, so that it need be reached only once."""
+    directories: dict[bytes, list[Document]] = {}
+    for document in documents:
+        directories.setdefault(document.directory, []).append(document)
+    return directories
 
 
 # What one conversation with the relay came to. Outcomes are values; mistakes are exceptions.

@@ -9,9 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from queue import SimpleQueue
 from typing import Any, BinaryIO, Final, Generic, Self, TypeVar
+
+from bridged.model import Document
 
 # A file system that has not answered for this time (seconds) hangs: others are no longer sent into it.
 HANGING: Final = 10.0
@@ -86,11 +88,30 @@ class Patience:
         with self._lock:
             self._mounts.pop(ged, None)
 
+    def mount_of(self, ged: bytes) -> Hashable:
+        """What all GEDs on the mount of this one have in common."""
+        return self._mounts.get(ged, ged)
+
+    def by_mount(self, documents: Iterable[Document]) -> list[list[Document]]:
+        """Documents, those together whose GEDs are on one mount: one call is enough for them."""
+        mounts: dict[Hashable, list[Document]] = {}
+        for document in documents:
+            mounts.setdefault(self.mount_of(document.ged), []).append(document)
+        return list(mounts.values())
+
     def silent_for(self, ged: bytes) -> float:
         """How long (seconds) the oldest call under way into the GED's mount has had no answer; 0 without one."""
+        return self.silences().get(self.mount_of(ged), 0.0)
+
+    def silences(self) -> dict[Hashable, float]:
+        """The same for each mount into which a call is under way."""
         with self._lock:
-            mount, now = self._mounts.get(ged, ged), self._steady()
-            return now - min((c.began for c in self._running if mount in self._mounts_of(c)), default=now)
+            began: dict[Hashable, float] = {}
+            for call in self._running:
+                for mount in self._mounts_of(call):
+                    began[mount] = min(call.began, began.get(mount, call.began))
+            now = self._steady()
+            return {mount: now - at for mount, at in began.items()}
 
     def hanging(self) -> tuple[bytes, ...]:
         """The GEDs that `locate` has named and whose file system hangs."""

@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 from bridged import files
 from bridged.marking import Marking
 from bridged.message import BLOCK
-from bridged.model import Document
+from bridged.model import Document, by_directory
 from bridged.patience import Patience, PatientFile
 from bridged.shares import Shares
 
@@ -85,14 +85,11 @@ class Reading:
         self._marking = marking
 
     def ahead(self, documents: Iterable[Document]) -> dict[int, Whole | Exception]:
-        """Small documents, or what stood in the way of each: one call for all that are in one GED."""
+        """Small documents, or what stood in the way of each: one call for all that are on one mount."""
         read: dict[int, Whole | Exception] = {}
-        by_ged: dict[bytes, list[Document]] = {}
-        for document in documents:
-            by_ged.setdefault(document.ged, []).append(document)
-        for ged, group in by_ged.items():
+        for group in self._patience.by_mount(documents):
             try:
-                read |= self._patience.call(ged, lambda g=group: self._read_all(g))  # type: ignore[misc]
+                read |= self._patience.call(group[0].ged, lambda g=group: self._read_all(g))  # type: ignore[misc]
             except OSError as error:
                 read |= dict.fromkeys((document.seq for document in group), error)
         return read
@@ -134,8 +131,7 @@ class Reading:
 
     def _read_all(self, documents: list[Document]) -> dict[int, Whole | Exception]:
         read: dict[int, Whole | Exception] = {}
-        for directory in dict.fromkeys(document.directory for document in documents):
-            here = [document for document in documents if document.directory == directory]
+        for here in by_directory(documents).values():
             try:
                 with (
                     self._shares.at(here[0].ged, here[0].path) as root_fd,

@@ -1,20 +1,22 @@
 """The rounds of the GEDs: each has an intake of its own, which gets a turn whenever there is something to do for it.
 
-A turn is a call that may never return, since the GED's file system may hang: then the rounds go on without that GED
-until it answers, and nobody else waits.
+Those on one mount have their turns side by side, so that what they write is one commit: a firm may have 1,000 clients.
+A turn is a call that may never return, since the mount may hang: then the rounds go on without its GEDs until it
+answers, and nobody else waits.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 from bridged.admit import is_leftover
 from bridged.folders import SwitchedFolders
-from bridged.intake import Intake, switch_off
-from bridged.journal import Journal
+from bridged.intake import SLICE, Intake, switch_off
+from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
@@ -26,6 +28,7 @@ from bridged.watch import Hint
 HINTS: Final = 500  # in one step
 ROUND: Final = 0.5  # seconds of turns before hints are looked at again
 UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
+TOGETHER: Final = 100  # GEDs that have their turns side by side
 AT_LEAST: Final = 1.0  # seconds between two steps without a hint
 AFTER_TROUBLE: Final = 2.0
 STUCK: Final = 30.0  # seconds of failing turns after which the daemon counts as ready without that GED
@@ -49,14 +52,29 @@ class _Seat:
     intake: Intake
     client: str = ""
     order: _Order | None = None
-    turn: Call[float] | None = None
-    alone: bool = False  # the rounds have gone on without waiting for the turn's end
+    turn: _Turn | None = None
     due: float = 0.0
     began: float = 0.0
     failing_since: float = float("inf")  # its turns raise, as was told, and nobody else must wait for it
     silent: bool = False
     told: bool = False
     trouble: Trouble = field(default_factory=lambda: Trouble("intake"))
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The turn of some GEDs on one mount."""
+
+    seats: dict[bytes, _Seat]
+    call: Call[dict[bytes, float | Exception]] = field(init=False)
+    alone: bool = False  # the rounds have gone on without waiting for its end
+
+    def outcome(self, ged: bytes) -> float:
+        """Seconds until the GED's next one; raises what it raised. Only after its end."""
+        outcome = self.call.result()[ged]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
 
 class Rounds:
@@ -83,6 +101,7 @@ class Rounds:
         self._settings: Settings | None = None
         self._seats: dict[bytes, _Seat] = {}
         self._left: list[_Seat] = []
+        self._turns: list[_Turn] = []
 
     def configure(self, settings: Settings, *, start: bool) -> None:
         """Put a configuration in force, in each GED from its next turn on."""
@@ -155,7 +174,7 @@ class Rounds:
         """Give the watches and descriptors back, but those of a turn that does not end."""
         deadline = self._clock().steady + UNHURRIED
         for seat in [*self._seats.values(), *self._left]:
-            if seat.turn is None or seat.turn.wait(max(0.0, deadline - self._clock().steady)):
+            if seat.turn is None or seat.turn.call.wait(max(0.0, deadline - self._clock().steady)):
                 seat.intake.close()
         self._lookout.close()
 
@@ -170,12 +189,15 @@ class Rounds:
             for seat in self._seats.values():
                 self._look_anew(seat, "watch")
         self._give_turns(now)
-        for ged, seat in self._seats.items():
-            self._tell_silence(ged, seat)
+        silences = self._patience.silences()
+        self._tell_silences(silences)
         self._dismiss()
-        waiting = [(ged, seat) for ged, seat in self._seats.items() if seat.turn is None]
-        dues = [seat.due for ged, seat in waiting if self._patience.silent_for(ged) < UNHURRIED]
-        return 0.0 if hints else max(0.0, min([AT_LEAST, *(due - self._clock().steady for due in dues)]))
+        return 0.0 if hints else max(0.0, min(AT_LEAST, self._next_due(silences) - self._clock().steady))
+
+    def _next_due(self, silences: Mapping[Hashable, float]) -> float:
+        hurried = {mount for mount, silent in silences.items() if silent >= UNHURRIED}
+        waiting = ((ged, seat.due) for ged, seat in self._seats.items() if seat.turn is None)
+        return min((due for ged, due in waiting if self._patience.mount_of(ged) not in hurried), default=float("inf"))
 
     def _hand_out(self, hint: Hint) -> None:
         if hint.kind == "lost":
@@ -202,47 +224,75 @@ class Rounds:
 
     def _give_turns(self, now: Instant) -> None:
         """Those who have waited longest come first: a large GED's first pass must not keep the others waiting."""
-        for ged, seat in sorted(self._seats.items(), key=lambda item: item[1].began):
-            if seat.turn is not None:
-                self._take_back(seat, 0.0)
-            if seat.turn is None and seat.due <= now.steady and self._patience.silent_for(ged) < UNHURRIED:
-                self._give_turn(ged, seat)
+        for turn in self._turns.copy():
+            self._take_back(turn, 0.0)
+        waiting = [(ged, seat) for ged, seat in self._seats.items() if seat.turn is None and seat.due <= now.steady]
+        mounts: dict[Hashable, dict[bytes, _Seat]] = {}
+        for ged, seat in sorted(waiting, key=lambda item: item[1].began):
+            group = mounts.setdefault(self._patience.mount_of(ged), {})
+            if len(group) < TOGETHER:
+                group[ged] = seat
+        for mount, seats in mounts.items():
+            if self._patience.silences().get(mount, 0.0) < UNHURRIED:
+                self._give_turn(seats)
                 if self._clock().steady - now.steady > ROUND:
                     return
 
-    def _give_turn(self, ged: bytes, seat: _Seat) -> None:
-        seat.began = self._clock().steady
-        seat.due = float("inf")  # a hint that comes meanwhile sets it back
-        seat.turn = self._patience.start(ged, lambda: self._turn(seat))
-        self._take_back(seat, UNHURRIED)
-
-    def _turn(self, seat: _Seat) -> float:
+    def _give_turn(self, seats: dict[bytes, _Seat]) -> None:
+        turn = _Turn(seats)
+        for seat in seats.values():
+            seat.began = self._clock().steady
+            seat.due = float("inf")  # what comes meanwhile sets it back
         try:
-            order = seat.order
-            if order is not None:
-                seat.intake.configure(
-                    order.client, order.settings, order.switched, order.recorded, self._clock(), start=order.start
-                )
-                if seat.order is order:  # only now: whoever waits for a reload reads it
-                    seat.order = None
-            return seat.intake.step(self._clock())
+            turn.call = self._patience.start(next(iter(seats)), lambda: self._have(turn))
+        except BaseException:  # no thread is to be had: nobody else would give them a turn again
+            for seat in seats.values():
+                seat.due = seat.began
+            raise
+        for seat in seats.values():
+            seat.turn = turn
+        self._turns.append(turn)
+        self._take_back(turn, UNHURRIED)
+
+    def _have(self, turn: _Turn) -> dict[bytes, float | Exception]:
+        try:
+            most = SLICE / len(turn.seats)
+            return self._journal.together({ged: self._steps(seat, most) for ged, seat in turn.seats.items()})
         finally:
-            if seat.alone:
+            if turn.alone:
                 self._wake()
 
-    def _take_back(self, seat: _Seat, patience: float) -> None:
-        """The turn's end, if it has ended."""
-        assert seat.turn is not None
-        if not seat.turn.wait(patience):
-            seat.alone = True
-            return
-        turn, seat.turn, seat.alone = seat.turn, None, False
-        delay = seat.trouble.guarded(turn.result)
-        seat.failing_since = float("inf") if delay is not None else min(seat.failing_since, self._clock().steady)
-        seat.due = min(seat.due, self._clock().steady + (AFTER_TROUBLE if delay is None else delay))
+    def _steps(self, seat: _Seat, most: float) -> Steps[float]:
+        order = seat.order
+        if order is not None:
+            seat.intake.configure(
+                order.client, order.settings, order.switched, order.recorded, self._clock(), start=order.start
+            )
+            if seat.order is order:  # only now: whoever waits for a reload reads it
+                seat.order = None
+        return (yield from seat.intake.step(self._clock(), most))
 
-    def _tell_silence(self, ged: bytes, seat: _Seat) -> None:
-        silent = self._patience.silent_for(ged) >= HANGING and self._journal.busy_for() < HANGING
+    def _take_back(self, turn: _Turn, patience: float) -> None:
+        """The turn's end, if it has ended."""
+        if not turn.call.wait(patience):
+            turn.alone = True
+            return
+        self._turns.remove(turn)
+        now = self._clock().steady
+        for ged, seat in turn.seats.items():
+            seat.turn = None
+            delay = seat.trouble.guarded(partial(turn.outcome, ged))
+            seat.failing_since = float("inf") if delay is not None else min(seat.failing_since, now)
+            seat.due = min(seat.due, now + (AFTER_TROUBLE if delay is None else delay))
+
+    def _tell_silences(self, silences: Mapping[Hashable, float]) -> None:
+        busy = self._journal.busy_for() >= HANGING
+        hanging = {mount for mount, silent in silences.items() if silent >= HANGING and not busy}
+        for ged, seat in self._seats.items():
+            if seat.silent or hanging:
+                self._tell_silence(ged, seat, silent=self._patience.mount_of(ged) in hanging)
+
+    def _tell_silence(self, ged: bytes, seat: _Seat, *, silent: bool) -> None:
         if silent == seat.silent:
             return
         seat.silent = silent
@@ -257,6 +307,6 @@ class Rounds:
 
     def _dismiss(self) -> None:
         """Close the intakes whose GED is no longer configured, as soon as their last turn has ended."""
-        for seat in [seat for seat in self._left if seat.turn is None or seat.turn.wait(0.0)]:
+        for seat in [seat for seat in self._left if seat.turn is None or seat.turn.call.wait(0.0)]:
             self._left.remove(seat)
             seat.intake.close()

@@ -29,6 +29,14 @@ class _Found:
     fsid: int
     settled: bool
 
+    def require(self, fd: int, *, settled: bool) -> int:
+        """The device, if `fd` is the same one; raises Away if not."""
+        status = os.fstat(fd)
+        same = (status.st_dev, status.st_ino) == (self.device, self.inode)
+        if not same or (settled and os.fstatvfs(fd).f_fsid != self.fsid):
+            raise Away
+        return status.st_dev
+
 
 class Shares:
     """The mount points of each GED: the GED itself, and what is mounted inside it. Thread-safe."""
@@ -112,18 +120,16 @@ class Shares:
     def _require(self, found: _Found | None, root_fd: int, relative: bytes, *, settled: bool) -> int:
         if found is None or (settled and not found.settled):
             raise Away
+        if not relative:
+            return found.require(root_fd, settled=settled)
         try:
             fd = files.open_passage(root_fd, relative)
         except (FileNotFoundError, NotADirectoryError):
             raise Away from None
         try:
-            status = os.fstat(fd)
-            same = (status.st_dev, status.st_ino) == (found.device, found.inode)
-            if not same or (settled and os.fstatvfs(fd).f_fsid != found.fsid):
-                raise Away
+            return found.require(fd, settled=settled)
         finally:
             os.close(fd)
-        return status.st_dev
 
 
 @contextmanager

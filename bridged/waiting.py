@@ -15,7 +15,7 @@ from bridged import files, mark
 from bridged.admit import looks_like_marker
 from bridged.changes import ADOPTED, Effects
 from bridged.folders import SwitchedFolders
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, Steps, Transaction
 from bridged.known import REPLACED, split
 from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
@@ -111,17 +111,24 @@ class Waiting:
             self._saves[path] = Calm(stamp, now.steady)
             self.due = min(self.due, now.steady + self._settings.watch.quiet)
 
-    def step(self, now: Instant, examine: Callable[[bytes, Instant], None]) -> None:
-        """Look at what is due: queue what is quiet, tell of saves that have ended."""
+    def step(self, now: Instant, examine: Callable[[bytes, Instant], Steps[None]]) -> Steps[None]:
+        """Look at what is due: queue what is quiet, tell of saves that have ended.
+
+        `examine` finds out what has become of a path that is not there any more.
+        """
         self._take_returned(now)
         if self.due > now.steady:
             return
         ready: dict[int, _Ready] = {}
+        lost: dict[int, bytes] = {}
         mistakes: list[Exception] = []
         for group in self._take_due(now):
-            self._look_at(group, now, ready, mistakes, examine)
+            self._look_at(group, now, ready, lost, mistakes)
+        for seq, path in lost.items():
+            yield from examine(path, now)
+            self._drop_if_over(seq)
         if ready:
-            outcomes = self._journal.write(lambda tx: [self._decide(tx, seq, what, now) for seq, what in ready.items()])
+            outcomes = yield lambda tx: [self._decide(tx, seq, what, now) for seq, what in ready.items()]
             self._tell(ready, outcomes)
         self._tell_saves(now)
         dues = [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
@@ -166,8 +173,8 @@ class Waiting:
         group: list[tuple[int, _Deposit]],
         now: Instant,
         ready: dict[int, _Ready],
+        lost: dict[int, bytes],
         mistakes: list[Exception],
-        examine: Callable[[bytes, Instant], None],
     ) -> None:
         """Look at the deposits of one directory. What stands in the way of one of them must not stop the others."""
         path, left = group[0][1].path, deque(group)
@@ -177,10 +184,10 @@ class Waiting:
                 files.passage(root_fd, split(path)[0][len(self._ged) + 1 :]) as fd,
             ):
                 while left:
-                    self._look(fd, *left.popleft(), now, ready, mistakes, examine)
+                    self._look(fd, *left.popleft(), now, ready, lost, mistakes)
         except OSError as error:
             for seq, deposit in left:
-                self._meet(error, seq, deposit, now, examine)
+                self._meet(error, seq, deposit, lost)
 
     def _look(
         self,
@@ -189,8 +196,8 @@ class Waiting:
         deposit: _Deposit,
         now: Instant,
         ready: dict[int, _Ready],
+        lost: dict[int, bytes],
         mistakes: list[Exception],
-        examine: Callable[[bytes, Instant], None],
     ) -> None:
         self._beat()
         try:
@@ -198,18 +205,15 @@ class Waiting:
             if verdict is not None:
                 ready[seq] = verdict
         except OSError as error:
-            self._meet(error, seq, deposit, now, examine)
+            self._meet(error, seq, deposit, lost)
         except Exception as error:  # noqa: BLE001 - raised by `step`, when the others have had their look
             mistakes.append(error)
 
-    def _meet(
-        self, error: OSError, seq: int, deposit: _Deposit, now: Instant, examine: Callable[[bytes, Instant], None]
-    ) -> None:
+    def _meet(self, error: OSError, seq: int, deposit: _Deposit, lost: dict[int, bytes]) -> None:
         if isinstance(error, PermissionError):
             self._unreadable(seq, deposit, error)
         else:  # gone, replaced by a link, or the share is away: intake finds out which
-            examine(deposit.path, now)
-            self._drop_if_over(seq)
+            lost[seq] = deposit.path
 
     def _observe(self, directory_fd: int, seq: int, deposit: _Deposit, name: bytes, now: Instant) -> _Ready | None:
         watch = self._settings.watch
