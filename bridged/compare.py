@@ -90,12 +90,9 @@ class Comparison:
                 found[path] = _attempt(lambda: self.lstat(ged.path))
             else:
                 below.setdefault(split(path)[0], []).append(path)
-        for directory, here in below.items():
+        for here in below.values():
             try:
-                with (
-                    ged.shares.at(ged.path, here[0], settled=False) as root_fd,
-                    files.passage(root_fd, directory[len(ged.path) + 1 :]) as fd,
-                ):
+                with ged.shares.passage(ged.path, here[0], settled=False) as fd:
                     for path in here:
                         found[path] = _attempt(lambda p=path: os.lstat(split(p)[1], dir_fd=fd))  # type: ignore[misc]
             except OSError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bridged import files
 from bridged.changes import Unknown
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, Steps, Transaction
 from bridged.known import Mounted, is_in
 from bridged.logs import say
 from bridged.model import Instant, readable
@@ -150,14 +150,14 @@ class Ged:
         """Whether what is unknown there is existing, since another file system has come."""
         return any(is_in(directory, point) for point in self.other)
 
-    def complete(self) -> None:
+    def complete(self) -> Steps[None]:
         """A pass has met everything: what is new from now on is a deposit."""
         self.require_configured()
         if not self.in_force or self.other:
-            self.journal.write(lambda tx: tx.set_read(self.path, read=True))
+            yield lambda tx: tx.set_read(self.path, read=True)
         self.unknown = dict.fromkeys(self.unknown, "deposit")
         self.in_force, self.starting, self.blank, self.tries = True, False, False, 0
-        self._forget_seen()
+        yield from self._forget_seen()
         for directory in [directory for directory in self.troubled if not self._is_unread(directory)]:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
             self.troubled.discard(directory)
@@ -175,11 +175,11 @@ class Ged:
         kept = self.journal.read(lambda tx: tx.kept(self._key))
         self.unseen = {bytes.fromhex(directory): "existing" for directory in (kept or "").split()}
 
-    def _forget_seen(self) -> None:
+    def _forget_seen(self) -> Steps[None]:
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if self._is_unread(directory)}
         existing = " ".join(sorted(directory.hex() for directory, kind in self.unseen.items() if kind == "existing"))
         if existing != (self.journal.read(lambda tx: tx.kept(self._key)) or ""):
-            self.journal.write(lambda tx: tx.keep(self._key, existing))
+            yield lambda tx: tx.keep(self._key, existing)
 
     def _is_unread(self, directory: bytes) -> bool:
         """Whether the pass could not read it, or one above it: then it says nothing of it."""

@@ -130,7 +130,7 @@ class Intake:
             ged.sweep.remember(Times(*one) for one in times)
             ged.remembered = True
 
-    def _keep_times(self) -> None:
+    def _keep_times(self) -> Steps[None]:
         """What a pass has read is in the journal now. Not of a server's directories, whose clock is another one."""
         ged = self.ged
         ged.sweep.doubt(ged.doubted)
@@ -140,12 +140,12 @@ class Intake:
             settled, void = [], void + [one.directory for one in settled]
         key = _key(ged.path)
         if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
-            self._journal.write(lambda tx: tx.keep_times((), void))
+            yield lambda tx: tx.keep_times((), void)
             for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
-                self._journal.write(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
+                yield lambda tx, p=part: tx.keep_times(p, ())  # type: ignore[misc]
                 ged.patience.beat()
-            self._journal.write(lambda tx: tx.keep(key, self._rules))
+            yield lambda tx: tx.keep(key, self._rules)
 
     def _recall_former(self) -> None:
         """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""
@@ -357,8 +357,8 @@ class Intake:
         ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
             yield from self._apply(self._compare.vanished(), now)
-        ged.complete()
-        self._keep_times()
+        yield from ged.complete()
+        yield from self._keep_times()
         self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True

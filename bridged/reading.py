@@ -133,10 +133,7 @@ class Reading:
         read: dict[int, Whole | Exception] = {}
         for here in by_directory(documents).values():
             try:
-                with (
-                    self._shares.at(here[0].ged, here[0].path) as root_fd,
-                    files.passage(root_fd, here[0].relative.rpartition(b"/")[0]) as fd,
-                ):
+                with self._shares.passage(here[0].ged, here[0].path) as fd:
                     for document in here:
                         read[document.seq] = self._read(fd, document)
             except OSError as error:

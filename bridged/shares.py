@@ -101,21 +101,30 @@ class Shares:
         With `settled` only what intake has finished with is good enough; without, the file system's own id is not
         compared either: a look that concludes something wrong is mended by the next.
         """
+        with self._found_at(ged, path, settled=settled) as (root_fd, device):
+            with suppress(FileNotFoundError, NotADirectoryError), _passage(ged, path, root_fd, device):
+                pass  # the touch itself finds out that it is not there
+            yield root_fd
+
+    @contextmanager
+    def passage(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
+        """The same for the directory that `path` is in, which can be passed and need not be readable; OSError, too."""
+        with (
+            self._found_at(ged, path, settled=settled) as (root_fd, device),
+            _passage(ged, path, root_fd, device) as fd,
+        ):
+            yield fd
+
+    @contextmanager
+    def _found_at(self, ged: bytes, path: bytes, *, settled: bool) -> Iterator[tuple[int, int]]:
+        """The GED's descriptor, and the device that `path` is on."""
         points = self._points.get(ged, {})
         above = sorted(p for p in list(points) if p == ged or path.startswith(p + b"/"))
         device = -1
         with _root(ged) as root_fd:
             for point in above or [ged]:
                 device = self._require(points.get(point), root_fd, point[len(ged) + 1 :], settled=settled)
-            directory = path.rpartition(b"/")[0]
-            with suppress(FileNotFoundError, NotADirectoryError):  # the touch itself finds that out
-                fd = files.open_passage(root_fd, directory[len(ged) + 1 :])
-                try:
-                    if os.fstat(fd).st_dev != device:
-                        raise Away
-                finally:
-                    os.close(fd)
-            yield root_fd
+            yield root_fd, device
 
     def _require(self, found: _Found | None, root_fd: int, relative: bytes, *, settled: bool) -> int:
         if found is None or (settled and not found.settled):
@@ -130,6 +139,14 @@ class Shares:
             return found.require(fd, settled=settled)
         finally:
             os.close(fd)
+
+
+@contextmanager
+def _passage(ged: bytes, path: bytes, root_fd: int, device: int) -> Iterator[int]:
+    with files.passage(root_fd, path.rpartition(b"/")[0][len(ged) + 1 :]) as fd:
+        if os.fstat(fd).st_dev != device:
+            raise Away
+        yield fd
 
 
 @contextmanager

@@ -179,10 +179,7 @@ class Waiting:
         """Look at the deposits of one directory. What stands in the way of one of them must not stop the others."""
         path, left = group[0][1].path, deque(group)
         try:
-            with (
-                self._shares.at(self._ged, path) as root_fd,
-                files.passage(root_fd, split(path)[0][len(self._ged) + 1 :]) as fd,
-            ):
+            with self._shares.passage(self._ged, path) as fd:
                 while left:
                     self._look(fd, *left.popleft(), now, ready, lost, mistakes)
         except OSError as error:
