@@ -11,6 +11,7 @@ from bridged.journal import Journal
 from bridged.patience import Patience
 from bridged.shares import Shares
 from bridged.sweep import Sweep
+from tests.contract.stepping import done
 
 CONFIG = """
 smtp: {{host: relay.example, sender: factures@cabinet.example}}
@@ -36,11 +37,11 @@ def test_what_could_not_be_read_at_first_is_existing_until_it_has_been_read(tmp_
     first = _ged(tmp_path, journal)
     first.unseen = {closed: "existing", late: "missed", b"/ged/Achats/read": "existing"}
     first.unread = {closed, late}
-    first.complete()
+    done(journal, first.complete())
     second = _ged(tmp_path, journal)
     second.recall_unseen()
     assert second.unseen == {closed: "existing"}
-    second.complete()
+    done(journal, second.complete())
     third = _ged(tmp_path, journal)
     third.recall_unseen()
     assert third.unseen == {}

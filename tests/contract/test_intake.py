@@ -23,6 +23,7 @@ from bridged.patience import Patience
 from bridged.shares import Shares
 from bridged.sweep import Sweep
 from bridged.watch import Hint
+from tests.contract.stepping import done
 from tests.faults.mounts import require, run
 
 LONG = 100_000.0  # seconds
@@ -83,12 +84,15 @@ class Stepped:
         switched = SwitchedFolders(settings.clients, settings.ignore)
         self.intake.configure(settings.clients[0], settings, switched, recorded, self.now(), start=start)
 
+    def step(self) -> None:
+        done(self.journal, self.intake.step(self.now()))
+
     def now(self) -> Instant:
         return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
 
     def until_ready(self) -> None:
         for _ in range(2000):
-            self.intake.step(self.now())
+            self.step()
             if self.intake.ready:
                 return
         raise AssertionError("not ready")
@@ -99,7 +103,7 @@ class Stepped:
             self.ahead += 61.0
             self.intake.ged.full_due = 0.0 if full else self.now().steady + LONG
             for _ in range(20):
-                self.intake.step(self.now())
+                self.step()
 
     def one_finding_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A step of a pass takes one finding, as on a slow disk."""
@@ -200,7 +204,7 @@ def test_what_a_reload_lets_in_while_the_very_first_pass_is_under_way_is_existin
     stepped.start([{"path": "A", "exclude": ["B"]}])
     stepped.one_finding_at_a_time(monkeypatch)
     while os.fsencode(stepped.base / "ged/A") not in stepped.intake.ged.sweep:
-        stepped.intake.step(stepped.now())
+        stepped.step()
     assert not stepped.intake.ready
     stepped.reload(["A"])
     monkeypatch.undo()
@@ -217,8 +221,8 @@ def test_what_is_excluded_and_let_in_again_within_a_pass_is_met_by_every_sweep(s
     stepped.sweeps()
     stepped.reload([{"path": "A", "exclude": ["B"]}])
     stepped.one_finding_at_a_time(monkeypatch)
-    stepped.intake.step(stepped.now())
-    stepped.intake.step(stepped.now())
+    stepped.step()
+    stepped.step()
     stepped.reload(["A"])
     monkeypatch.undo()
     stepped.sweeps()
@@ -313,7 +317,7 @@ def test_what_is_unmounted_in_a_ged_while_a_pass_is_in_it_is_away_and_not_gone(s
     looked = []
     monkeypatch.setattr(ged.sweep, "_read", lambda *a, usual=ged.sweep._read: looked.append(a[1]) or usual(*a))
     while os.fsencode(point) not in looked:
-        stepped.intake.step(stepped.now())
+        stepped.step()
     run("umount", point)
     monkeypatch.undo()
     stepped.sweeps()

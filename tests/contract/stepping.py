@@ -1,0 +1,17 @@
+"""Work that writes now and then, done to its end by hand."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from bridged.journal import Journal, Steps
+
+T = TypeVar("T")
+
+
+def done(journal: Journal, steps: Steps[T]) -> T:
+    """What it returns; raises what it raises."""
+    (end,) = journal.together({0: steps}).values()
+    if isinstance(end, Exception):
+        raise end
+    return end
