@@ -365,7 +365,7 @@ class Intake:
             ged.full_due = now.steady + min(PASS_AT_MOST if ged.polling else FULL_AT_MOST, longest)
         ged.full = False
         ged.end_pass()
-        if ged.unseen_until:
+        if ged.unseen_until and not packs:  # one that packs has looked at next to none, and the search goes through all
             ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
         ged.to_look_at = ged.unseen_until > 0 and (ged.to_look_at or packs) and not looked_at_all
         if ged.to_look_at:
