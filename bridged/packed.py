@@ -62,6 +62,11 @@ def files(records: bytes) -> Iterator[tuple[bytes, int]]:
     return ((name, inode) for inode, kind, name in entries(records) if kind == FILE)
 
 
+def has_files(records: bytes) -> bool:
+    """Whether there is any regular file."""
+    return next(files(records), None) is not None
+
+
 def inode(number: int) -> bytes:
     """The bytes that stand for an inode in the records."""
     return struct.pack("=Q", number)
@@ -94,10 +99,7 @@ def _may_be_neither(records: bytes) -> bool:
 
 def _may_be_ignored(text: bytes, endings: tuple[bytes, ...]) -> bool:
     lower = text.lower()
-    for trait in _traits(endings):
-        if trait.search(lower) is not None:
-            return True
-    return False
+    return any(trait.search(lower) for trait in _traits(endings))
 
 
 @lru_cache(maxsize=16)
