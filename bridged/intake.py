@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Literal
 
 from bridged import files, rules
@@ -14,11 +14,12 @@ from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Ged
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, Ticket, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.packed import Packed
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
@@ -328,14 +329,26 @@ class Intake:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
+        together: list[Packed] = []  # what was found first, as long as it is only names
+        entering: list[Ticket[Effects]] = []
         ended = False
         most = REST if self.ged.looks_anew else SLICE
         while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
             found = next(self.ged.running, _END)
             ended = found is _END
-            differences += self._compare.of(None if found is _END else found)
+            if together and (len(together) == BATCH or not isinstance(found, Packed)):
+                entering.append(self._enter_meanwhile(together, now))
+                together = []
+            if isinstance(found, Packed) and not differences:
+                together.append(found)
+            else:
+                differences += self._compare.of(None if found is _END else found)
+        if together:
+            entering.append(self._enter_meanwhile(together, now))
         self.ged.took += self._steady() - began
+        for ticket in entering:
+            self._follow_up(self._journal.settle(ticket), now)
         self._apply(differences, now)
         if ended:
             self._complete_pass(now)
@@ -399,6 +412,16 @@ class Intake:
             part = differences[start : start + BATCH]
             effects = self._journal.write(lambda tx, p=part: self._decide(tx, p, now))  # type: ignore[misc]
             self._follow_up(effects, now)
+
+    def _enter_meanwhile(self, found: Sequence[Packed], now: Instant) -> Ticket[Effects]:
+        """Begin to enter these: another thread waits for the disk while the next directories are read.
+
+        The ticket is settled before the step ends: nothing that was read is taken for known before it is.
+        """
+        difference = self._compare.packed(found)
+        ticket = self._journal.post(lambda tx: self._decide(tx, [difference], now))
+        self.ged.patience.start(self.ged.path, self._journal.flush)
+        return ticket
 
     def _decide(self, tx: Transaction, differences: list[Difference], now: Instant) -> Effects:
         self.ged.require_configured()
