@@ -148,8 +148,8 @@ class Changes:
         """The first look at a directory: what is there was there before."""
         self._tx.know_all(directory, names)
 
-    def packed(self, found: Packed) -> None:
-        """The same, as the kernel gives it."""
+    def packed(self, found: Sequence[Packed]) -> None:
+        """The same of several, as the kernel gives it."""
         self._tx.pack(found)
 
     def seen(self, directory: bytes, read_ns: int, names: Sequence[tuple[bytes, Stamp]]) -> None:

@@ -117,12 +117,16 @@ class Comparison:
         if isinstance(found, GoneDirectory):
             return [lambda changes: changes.missing_directory(directory)]
         if isinstance(found, Packed):
-            self._ged.unseen_until = max(self._ged.unseen_until, found.read_ns)
-            return [lambda changes: changes.packed(found)]
+            return [self.packed([found])]
         place = self._switched.place(directory)
         if place is None:
             return []
         return self._listed(place, found)
+
+    def packed(self, found: Sequence[Packed]) -> Difference:
+        """What first looks have found, entered together."""
+        self._ged.unseen_until = max(self._ged.unseen_until, *(one.read_ns for one in found))
+        return lambda changes: changes.packed(found)
 
     def vanished(self) -> list[Difference]:
         """Directories that the journal knows and the first pass did not meet: gone, or switched off."""
@@ -309,12 +313,12 @@ class Comparison:
             say("folder_unreachable", client=ged.client.name, folder=folder, reason=found.why)
 
     def _unknown(self, place: Place, directory: bytes) -> Unknown:
-        unseen = (kind for unseen, kind in self._ged.unseen.items() if is_in(directory, unseen))
-        kind = next(unseen, None)
-        if kind is not None:
-            return kind
-        former = self._ged.former
-        if self._ged.existing(directory) or (former is not None and former.switched.place(directory) is None):
+        ged, former = self._ged, self._ged.former
+        if ged.unseen:
+            kind = next((kind for unseen, kind in ged.unseen.items() if is_in(directory, unseen)), None)
+            if kind is not None:
+                return kind
+        if (ged.other and ged.existing(directory)) or (former is not None and former.switched.place(directory) is None):
             return "existing"
         return self._ged.unknown.get(place.folder.path, "existing")
 

@@ -181,9 +181,9 @@ class Daemon:
     def _tend(self) -> None:
         if not self._ready and self._rounds.ready:
             self._ready = True
-            _settle_down()
             say("daemon_ready", folders=sum(len(c.switched_folders) for c in self._settings.clients))
             systemd.notify(f"READY=1\nSTATUS=watching {len(self._settings.clients)} clients")
+            _settle_down()
         self._look_at_file()
         if self._reload_wanted.is_set() and self._ready:
             self._reload_wanted.clear()

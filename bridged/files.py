@@ -97,12 +97,12 @@ def open_directory(root_fd: int, relative: bytes) -> int:
     Raises OSError: NotADirectoryError (or ELOOP) where any component is a link, EINVAL for ".." or an
     absolute path.
     """
-    return _opened_beneath(root_fd, _components(relative), _DIRECTORY)
+    return _opened_beneath(root_fd, relative, _DIRECTORY)
 
 
 def open_passage(root_fd: int, relative: bytes) -> int:
     """The same, for looking at the directory itself and not into it: no permission to read it is needed."""
-    return _opened_beneath(root_fd, _components(relative), _PASSAGE)
+    return _opened_beneath(root_fd, relative, _PASSAGE)
 
 
 @contextmanager
@@ -283,19 +283,21 @@ def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
     if not way:
         yield root_fd, name
         return
-    directory = _opened_beneath(root_fd, way, _PASSAGE)
+    directory = _opened_beneath(root_fd, b"/".join(way), _PASSAGE)
     try:
         yield directory, name
     finally:
         os.close(directory)
 
 
-def _opened_beneath(root_fd: int, components: list[bytes], flags: int) -> int:
+def _opened_beneath(root_fd: int, relative: bytes, flags: int) -> int:
     """A directory below a root, no link on the way: by one call, or where that says nothing, one step at a time."""
-    fd = kernel.open_beneath(root_fd, b"/".join(components) or b".", flags)
+    if b".." in relative:  # an absolute path the kernel itself refuses, but not one that goes up and stays below
+        _components(relative)
+    fd = kernel.open_beneath(root_fd, relative or b".", flags)
     if fd is not None:
         return fd
-    *way, name = components or [b"."]
+    *way, name = _components(relative) or [b"."]
     directory = root_fd
     try:
         for component in way:

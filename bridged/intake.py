@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 
@@ -15,11 +15,12 @@ from bridged.changes import Changes, Effects, Memory, Unknown
 from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Ged
-from bridged.journal import Journal, Steps, Transaction
+from bridged.journal import Journal, Steps, Ticket, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.packed import Packed
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
@@ -332,14 +333,26 @@ class Intake:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
+        together: list[Packed] = []  # what was found first, as long as it is only names
+        entering: list[Ticket[Effects]] = []
         ended = False
         most = min(most, REST) if self.ged.looks_anew else most
         while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.patience.beat()
             found = next(self.ged.running, _END)
             ended = found is _END
-            differences += self._compare.of(None if found is _END else found)
+            if together and (len(together) == BATCH or not isinstance(found, Packed)):
+                entering.append(self._enter_meanwhile(together, now))
+                together = []
+            if isinstance(found, Packed) and not differences:
+                together.append(found)
+            else:
+                differences += self._compare.of(None if found is _END else found)
+        if together:
+            entering.append(self._enter_meanwhile(together, now))
         self.ged.took += self._steady() - began
+        for ticket in entering:
+            self._follow_up(self._journal.settle(ticket), now)
         yield from self._apply(differences, now)
         if ended:
             yield from self._complete_pass(now)
@@ -369,7 +382,7 @@ class Intake:
             ged.full_due = now.steady + min(PASS_AT_MOST if ged.polling else FULL_AT_MOST, longest)
         ged.full = False
         ged.end_pass()
-        if ged.unseen_until:
+        if ged.unseen_until and not packs:  # one that packs has looked at next to none, and the search goes through all
             ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
         ged.to_look_at = ged.unseen_until > 0 and (ged.to_look_at or packs) and not looked_at_all
         if ged.to_look_at:
@@ -403,6 +416,15 @@ class Intake:
             part = differences[start : start + BATCH]
             effects = yield partial(self._decide, part, now)
             self._follow_up(effects, now)
+
+    def _enter_meanwhile(self, found: Sequence[Packed], now: Instant) -> Ticket[Effects]:
+        """Begin to enter these: another thread waits for the disk while the next directories are read.
+
+        The ticket is settled before the step ends: nothing that was read is taken for known before it is.
+        """
+        ticket = self._journal.post(partial(self._decide, [self._compare.packed(found)], now))
+        self.ged.patience.start(self.ged.path, self._journal.flush)
+        return ticket
 
     def _decide(self, differences: list[Difference], now: Instant, tx: Transaction) -> Effects:
         self.ged.require_configured()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal
 
 from bridged import packed
@@ -194,18 +195,19 @@ class Known:
         """The same for many files of one directory."""
         self._insert(self._directory(directory), files, document)
 
-    def pack(self, found: packed.Packed) -> None:
-        """The first look at a directory has found this."""
-        row = (found.directory, found.times, found.children)
-        new = self.sql.execute("INSERT OR IGNORE INTO directories (path, times, children) VALUES (?, ?, ?)", row)
-        number = new.lastrowid
-        if new.rowcount == 0:
-            number = self._number(found.directory)
-            self.keep_times([], [found.directory])  # the end of the pass, or the next, will tell
-        if next(packed.files(found.records), None) is None:
-            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
-        else:
-            self.sql.execute("INSERT OR REPLACE INTO packed VALUES (?, ?, ?)", (number, found.read_ns, found.records))
+    def pack(self, found: Sequence[packed.Packed]) -> None:
+        """The first looks at these directories have found this."""
+        first = self.sql.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM directories").fetchone()[0]
+        rows = [(number, one.directory, one.times, one.children) for number, one in enumerate(found, first)]
+        numbers: list[int | None] = [row[0] for row in rows]
+        if self._insert_rows("IGNORE INTO directories (id, path, times, children)", rows) < len(rows):
+            numbers = [self._number(one.directory) for one in found]
+            before = [row[1] for number, row in zip(numbers, rows, strict=True) if number != row[0]]
+            self.keep_times([], before)  # the end of the pass, or the next, will tell
+        records = [(number, one.read_ns, one.records) for number, one in zip(numbers, found, strict=True)]
+        empty = [(row[0],) for row in records if not packed.has_files(row[2])]
+        self._insert_rows("REPLACE INTO packed (directory, read_ns, records)", records)
+        self.sql.executemany("DELETE FROM packed WHERE directory = ?", empty)
 
     def see(self, directory: bytes, read_ns: int, files: Sequence[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
@@ -223,6 +225,12 @@ class Known:
             " AND ctime_ns = ? AND document IS NULL AND gone_at IS NULL AND directory = ? AND name = ?",
             [(*stamp, read_ns, number, name) for name, stamp in files],
         )
+
+    def _insert_rows(self, into: str, rows: Sequence[tuple[object, ...]]) -> int:
+        """How many were inserted. By one statement: a thread gives its turn away at each, and waits to have it back."""
+        values = ", ".join(["(" + ", ".join("?" * len(rows[0])) + ")"] * len(rows))
+        sql = f"INSERT OR {into} VALUES {values}"  # noqa: S608 - constants and marks only
+        return self.sql.execute(sql, list(chain.from_iterable(rows))).rowcount
 
     def _packed(self, directory: bytes) -> list[tuple[bytes, Stamp]]:
         sql = "SELECT read_ns, records FROM packed WHERE directory = (SELECT id FROM directories WHERE path = ?)"

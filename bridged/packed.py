@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _HEAD: Final = struct.Struct("=QQHB")
@@ -16,16 +17,19 @@ FILE: Final = 8
 _DOTS: Final = (b".", b"..")
 
 # What a name must have, in lower case, for it not to be a document's; a name follows its kind and ends with a zero.
-# What else has such bytes (an inode, an offset) only makes us look closer. Several, since one would be much slower.
-_BEGINS: Final = re.compile(rb"\x08(?:[.#]|~\$|(?:eh)?thumbs|desktop\.ini|icon\r)")
-_ENDS: Final = re.compile(
-    rb"\.(?:sb-|(?:swp|te?mp|part|partial|filepart|crdownload|opdownload|download|upload|!ut|!qb|!bt|aria2)\x00)"
+# What else has such bytes (an inode, an offset) only makes us look closer. Several, each with a beginning of its own,
+# since one for all would be much slower, and so would `in`.
+_BEGINS: Final = rb"\x08(?:[.#]|~\$|(?:eh)?thumbs|desktop\.ini|icon\r)"
+_HAS: Final = (rb"~\0", rb"#\0", rb"zone\.identifier", rb"\xe2\x84\xaa")  # the last, the kelvin, is composed to a K
+_EXTENSIONS: Final = (
+    *(b"swp", b"tmp", b"temp", b"part", b"partial", b"filepart", b"crdownload", b"opdownload", b"download", b"upload"),
+    *(b"!ut", b"!qb", b"!bt", b"aria2"),
 )
-_HAS: Final = (b"~\0", b"#\0", b"zone.identifier", b"\xe2\x84\xaa")  # the last, the kelvin, is composed to a K
-# A kind follows the record's length, which is a multiple of 8 from 24 to 280.
-_NEITHER: Final = re.compile(
-    rb"[\x01\x02\x06\x0a\x0c\x0e](?:(?<=[^\x00]\x00.)|(?<=[\x00\x08\x10\x18]\x01.))", re.DOTALL
-)
+_ITSELF: Final = re.compile(rb"\x04\.\0")
+# Records are whole words of 8 bytes: a kind is the third byte of a word, behind its record's length, which is at most
+# 280. So two columns of bytes tell whether any kind is neither a file's nor a directory's, and which are no kinds.
+_NEITHER: Final = bytes(0xFF if byte in (1, 2, 6, 10, 12, 14) else 0 for byte in range(256))
+_UPPER: Final = bytes(0xFF if byte in (0, 1) else 0 for byte in range(256))
 
 
 class Packed(NamedTuple):
@@ -58,6 +62,11 @@ def files(records: bytes) -> Iterator[tuple[bytes, int]]:
     return ((name, inode) for inode, kind, name in entries(records) if kind == FILE)
 
 
+def has_files(records: bytes) -> bool:
+    """Whether there is any regular file."""
+    return next(files(records), None) is not None
+
+
 def inode(number: int) -> bytes:
     """The bytes that stand for an inode in the records."""
     return struct.pack("=Q", number)
@@ -73,17 +82,29 @@ def only_documents(records: bytes, endings: tuple[bytes, ...]) -> bool:
 
     `endings`: what else, in lower case, a name must end with for it not to be a document's.
     """
-    if b"\x04.\x00" not in records:  # the file system does not tell kinds
+    if _ITSELF.search(records) is None:  # the file system does not tell kinds
         return False
     # Most are, and that is seen without taking them apart.
-    if _NEITHER.search(records) is None and not _may_be_ignored(records, endings):
+    if not _may_be_neither(records) and not _may_be_ignored(records, endings):
         return True
     found = list(entries(records))
     names = b"".join(b"\x08%b\x00" % name for _, kind, name in found if kind == FILE)
     return {kind for _, kind, _ in found} <= {FILE, DIRECTORY} and not _may_be_ignored(names, endings)
 
 
+def _may_be_neither(records: bytes) -> bool:
+    kinds = int.from_bytes(records[2::8].translate(_NEITHER), "big")
+    return kinds & int.from_bytes(records[1::8].translate(_UPPER), "big") != 0
+
+
 def _may_be_ignored(text: bytes, endings: tuple[bytes, ...]) -> bool:
     lower = text.lower()
-    found = any(has in lower for has in _HAS) or any(ending + b"\0" in lower for ending in endings)
-    return found or _BEGINS.search(lower) is not None or _ENDS.search(lower) is not None
+    return any(trait.search(lower) for trait in _traits(endings))
+
+
+@lru_cache(maxsize=16)
+def _traits(endings: tuple[bytes, ...]) -> tuple[re.Pattern[bytes], ...]:
+    others = [re.escape(ending) + rb"\0" for ending in endings if not ending.startswith(b".")]
+    extensions = [re.escape(ending[1:]) for ending in endings if ending.startswith(b".")]
+    dotted = rb"\.(?:sb-|(?:%b)\0)" % b"|".join([*_EXTENSIONS, *extensions])
+    return tuple(map(re.compile, (*_HAS, _BEGINS, dotted, *others)))

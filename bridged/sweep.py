@@ -279,14 +279,19 @@ class Sweep:
             if self._in_force(directory):
                 closed = False
                 first = self._first_look(root_fd, directory, now) if seen is None else None
-                for found in first or self._look(root_fd, directory, now, full):
-                    closed = isinstance(found, Unreadable)
-                    yield found
-                seen = self._seen.get(directory)
+                if first is not None:
+                    names, seen = first
+                    yield names
+                    self._seen[directory] = seen  # only now, as in _read
+                else:
+                    for found in self._look(root_fd, directory, now, full):
+                        closed = isinstance(found, Unreadable)
+                        yield found
+                    seen = self._seen.get(directory)
                 if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
                     stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
 
-    def _first_look(self, root_fd: int, directory: bytes, now: float) -> Iterator[Found] | None:
+    def _first_look(self, root_fd: int, directory: bytes, now: float) -> tuple[Packed, _Seen] | None:
         """Names and inodes are read at the speed of the kernel; None where more must be asked, or there is trouble."""
         if self.packs is None or directory in self.points or not self.packs(directory):
             return None
@@ -311,11 +316,7 @@ class Sweep:
         names = packed.directories(records) if status.st_nlink != 2 else []
         seen = self._seen_now(directory, status, names, True, now)
         times = None if seen.times == _NEVER else seen.times
-        return self._told(Packed(directory, records, read_ns, times, len(seen.children)), seen)
-
-    def _told(self, found: Packed, seen: _Seen) -> Iterator[Found]:
-        yield found
-        self._seen[found.directory] = seen  # only now, as in _read
+        return Packed(directory, records, read_ns, times, len(seen.children)), seen
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:

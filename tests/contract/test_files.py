@@ -78,12 +78,19 @@ def test_a_link_on_the_way_is_not_followed(ged, root, tmp_path):
     assert (tmp_path / "outside" / "secret.pdf").exists()
 
 
-@pytest.mark.parametrize("path", [b"../x", b"Achats/../../x", b"/etc/passwd", b"Achats/.."])
+@pytest.mark.parametrize("path", [b"../x", b"Achats/../../x", b"/etc/passwd", b"Achats/..", b"Achats/../Achats"])
 def test_a_path_that_leads_out_of_the_ged_is_refused(root, path):
     for attempt in (files.open_document, files.open_directory, files.lstat, files.remove):
         with pytest.raises(OSError, match="leads out of its GED") as caught:
             attempt(root, path)
         assert caught.value.errno == errno.EINVAL
+
+
+def test_two_dots_in_a_name_lead_nowhere(root):
+    with files.directories(root, b"") as (ged,):
+        os.mkdir(b"de..a", dir_fd=ged)
+    with files.directories(root, b"de..a") as (fd,):
+        assert files.listing(fd) == []
 
 
 def plant(kind, path):

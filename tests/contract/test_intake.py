@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from bridged import files, intake, logs
 from bridged.config import load
 from bridged.folders import SwitchedFolders
 from bridged.intake import Intake
-from bridged.journal import Journal
+from bridged.journal import Journal, Transaction
 from bridged.model import Instant
 from bridged.patience import Patience
 from bridged.shares import Shares
@@ -262,6 +263,59 @@ def test_one_new_file_makes_nobody_search_for_the_old_ones_beside_it(stepped, mo
     stepped.sweeps(full=True)
     assert not stepped.intake.ged.unseen_until
     assert stepped.documents() == {"A/x/new.txt": "queued"}
+
+
+def test_a_first_pass_does_not_search_the_journal_for_what_it_has_just_entered(stepped, monkeypatch):
+    """Of a million files that takes half a second, before anybody is told that the daemon is ready."""
+    stepped.make("A/x/old.txt", "A/y/other.txt")
+    stepped.start(["A"])
+    asked = []
+    usual = Transaction.unseen_until
+    monkeypatch.setattr(Transaction, "unseen_until", lambda tx, ged: asked.append(ged) or usual(tx, ged))
+    stepped.until_ready()
+    assert stepped.intake.ged.unseen_until == usual(Transaction(stepped.journal._sql), stepped.intake.ged.path)
+    assert not asked
+    stepped.sweeps(full=True)
+    assert asked
+    assert not stepped.intake.ged.unseen_until
+
+
+@pytest.mark.parametrize("batch", [1, 3, 500])
+def test_a_first_pass_whose_commit_fails_is_made_again(stepped, monkeypatch, batch):
+    """What was read before the disk was full is not taken for known, whichever thread was to enter it."""
+    monkeypatch.setattr(intake, "BATCH", batch)
+    stepped.make(*(f"A/{number}/old.txt" for number in range(10)))
+    stepped.start(["A"])
+    usual, failing = Transaction.pack, [1, 2]
+
+    def pack(tx, found):
+        if failing and failing.pop():
+            raise sqlite3.OperationalError("database or disk is full")
+        usual(tx, found)
+
+    monkeypatch.setattr(Transaction, "pack", pack)
+    with pytest.raises(sqlite3.OperationalError):
+        stepped.until_ready()
+    assert not stepped.intake.ready
+    failing.clear()
+    stepped.until_ready()
+    ged = stepped.intake.ged.path
+    assert all(stepped.journal.read(lambda tx, n=n: tx.known_in(ged + b"/A/%d" % n)) for n in range(10))
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
+
+
+def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, monkeypatch):
+    """Whoever follows hints, or is killed, between two steps finds there what was read."""
+    monkeypatch.setattr(intake, "BATCH", 3)
+    stepped.make(*(f"A/{number}/old.txt" for number in range(10)), "A/4/.hidden", "A/7/x.tmp")
+    stepped.start(["A"])
+    stepped.one_finding_at_a_time(monkeypatch)
+    while not stepped.intake.ready:
+        stepped.intake.step(stepped.now())
+        met = [directory for directory in stepped.intake.ged.sweep._seen if directory[-1:].isdigit()]
+        assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in met)
+    assert len(met) == 10
 
 
 def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import struct
 import subprocess
 import threading
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Transaction
 from bridged.model import Rule, Stamp, State
+from bridged.packed import FILE, Packed
 
 STAMP = Stamp(7, 100, 5, 6)
 
@@ -279,3 +281,22 @@ def test_what_was_released_under_the_second_schema_is_past_all_rules(tmp_path: P
     sql.close()
     documents = Journal(tmp_path).read(lambda tx: list(tx.documents()))
     assert [document.has_passed(Rule.REVIEW) for document in documents] == [True, False]
+
+
+def packed_directory(name: bytes, times: int, *files: bytes) -> Packed:
+    records = b"".join((struct.pack("=QQHB", 7, 0, 40, FILE) + file).ljust(40, b"\0") for file in files)
+    return Packed(b"/ged/in/" + name, records, 5, times, 0)
+
+
+def test_first_looks_are_entered_together_also_where_a_directory_is_on_record(journal):
+    journal.write(lambda tx: tx.keep_times([(b"/ged/in/b", 1, 0), (b"/ged/in/c", 1, 0)], ()))
+    journal.write(lambda tx: tx.pack([packed_directory(b"c", 2, b"old.pdf")]))
+    found = [packed_directory(b"a", 3, b"1.pdf", b"2.pdf"), packed_directory(b"b", 3, b"3.pdf")]
+    found += [packed_directory(b"c", 3), packed_directory(b"d", 3), packed_directory(b"e", 3, b"4.pdf")]
+    journal.write(lambda tx: tx.pack(found))
+    known = {one.directory: set(journal.read(lambda tx, d=one.directory: tx.known_in(d))) for one in found}
+    expected = [{b"1.pdf", b"2.pdf"}, {b"3.pdf"}, set(), set(), {b"4.pdf"}]
+    assert list(known.values()) == expected
+    assert journal.read(lambda tx: tx.directories_below(b"/ged")) == [b"/ged/in/a", b"/ged/in/b", b"/ged/in/e"]
+    times = {directory: times for directory, times, _ in journal.read(lambda tx: tx.times_below(b"/ged"))}
+    assert times == {b"/ged/in/a": 3, b"/ged/in/d": 3, b"/ged/in/e": 3}  # of the others the next pass will tell

@@ -70,6 +70,33 @@ def test_what_is_neither_file_nor_directory_is_looked_at(kind, length):
     assert not packed.only_documents(record(b"n" * length, kind) + DOTS, ())
 
 
+@pytest.mark.parametrize("at", [0, 1, 20])
+@pytest.mark.parametrize("kind", [1, 2, 6, 10, 12, 14])
+def test_one_of_another_kind_among_many_documents_is_found(kind, at):
+    records = [record(b"Facture %d.pdf" % n, inode=0xFFFFFFFF_FFFFFFFF, offset=0x7FFFFFFF_FFFFFFFF) for n in range(20)]
+    assert packed.only_documents(DOTS + b"".join(records), ())
+    records.insert(at, record(b"Facture.pdf", kind, inode=0xFFFFFFFF_FFFFFFFF, offset=0x7FFFFFFF_FFFFFFFF))
+    assert not packed.only_documents(DOTS + b"".join(records), ())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(b"a~", b"#a#", b".a", b"~$a.docx", b"Thumbs.db", b"EHThumbs.db", b"Desktop.ini", b"Icon\r", b"a.swp"),
+        *(b"a.tmp", b"a.temp", b"a.part", b"a.partial", b"a.filepart", b"a.crdownload", b"a.opdownload", b"a.download"),
+        *(b"a.upload", b"a.!ut", b"a.!qB", b"a.!bt", b"a.aria2", b"a.pdf.sb-0123abcd-AbCd12", b"a.pdf:Zone.Identifier"),
+        *(b"a.bak", b"a.validated.json", b"a(old)"),
+    ],
+)
+def test_each_way_to_be_ignored_is_seen_in_a_name(name):
+    ignore = ("*.bak", "*(old)")
+    endings = ignored_endings(ignore, ".validated.json")
+    assert verdict(name, extra=ignore, marker=".validated.json", hidden=False)
+    for others in (b"", record(b"Facture.pdf")):
+        assert not packed.only_documents(DOTS + others + record(name) + others, endings)
+    assert packed.only_documents(DOTS + record(b"Facture.pdf") + record(b"(bak) tmp.pdf"), endings)
+
+
 def test_a_file_system_that_does_not_tell_kinds_does_not_tell_that_of_the_directory_itself_either():
     assert not packed.only_documents(record(b".", 0) + record(b"facture.pdf", 0), ())
 
