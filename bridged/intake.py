@@ -30,7 +30,6 @@ from bridged.watch import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
-SLICE: Final = 0.2  # seconds of one pass before hints and quiet documents get their turn
 REST: Final = 0.05  # seconds of such a pass, and of rest after it, when files are looked at whose names are known
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
 PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
@@ -187,7 +186,7 @@ class Intake:
         """Every folder is being watched and its existing files are known; or the GED is away, and that was told."""
         return self.ged.state == "unreachable" or (self.ged.state == "reachable" and self.ged.in_force)
 
-    def step(self, now: Instant, most: float = SLICE) -> Steps[float]:
+    def step(self, now: Instant, most: float) -> Steps[float]:
         """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next.
 
         `most`: seconds of a pass.
@@ -333,7 +332,7 @@ class Intake:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
-        together: list[Packed] = []  # what was found first, as long as it is only names
+        names: list[Packed] = []  # what was found first, as long as it is nothing else
         entering: list[Ticket[Effects]] = []
         ended = False
         most = min(most, REST) if self.ged.looks_anew else most
@@ -341,15 +340,16 @@ class Intake:
             self.ged.patience.beat()
             found = next(self.ged.running, _END)
             ended = found is _END
-            if together and (len(together) == BATCH or not isinstance(found, Packed)):
-                entering.append(self._enter_meanwhile(together, now))
-                together = []
             if isinstance(found, Packed) and not differences:
-                together.append(found)
-            else:
-                differences += self._compare.of(None if found is _END else found)
-        if together:
-            entering.append(self._enter_meanwhile(together, now))
+                names.append(found)
+            elif found is not None and not ended:
+                differences += [self._compare.packed(names)] if names else []
+                differences += self._compare.of(found)
+                names = []
+            if len(names) == BATCH:
+                entering.append(self._enter_meanwhile(names, now))
+                names = []
+        differences += [self._compare.packed(names)] if names else []
         self.ged.took += self._steady() - began
         for ticket in entering:
             self._follow_up(self._journal.settle(ticket), now)

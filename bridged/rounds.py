@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from bridged.admit import is_leftover
 from bridged.folders import SwitchedFolders
-from bridged.intake import SLICE, Intake, switch_off
+from bridged.intake import Intake, switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
@@ -26,6 +26,7 @@ from bridged.shares import Shares
 from bridged.watch import Hint
 
 HINTS: Final = 500  # in one step
+SLICE: Final = 0.2  # seconds of passes, by those who have their turns side by side, before hints are followed again
 ROUND: Final = 0.5  # seconds of turns before hints are looked at again
 UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
 TOGETHER: Final = 100  # GEDs that have their turns side by side

@@ -42,6 +42,7 @@ class Stepped:
     """An intake whose clock is moved by hand, and whose next full pass is far away unless one is asked for."""
 
     def __init__(self, base: Path) -> None:
+        self.most = 0.2
         self.base, self.ahead = base, 10.0  # else the directories are young, and are read again for that
         self.log = io.StringIO()
         logs.configure("json", "info", self.log)
@@ -86,7 +87,7 @@ class Stepped:
         self.intake.configure(settings.clients[0], settings, switched, recorded, self.now(), start=start)
 
     def step(self) -> None:
-        done(self.journal, self.intake.step(self.now()))
+        done(self.journal, self.intake.step(self.now(), self.most))
 
     def now(self) -> Instant:
         return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
@@ -109,7 +110,7 @@ class Stepped:
     def one_finding_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A step of a pass takes one finding, as on a slow disk."""
         ticks = itertools.count()
-        monkeypatch.setattr(intake, "SLICE", 0.05)
+        self.most = 0.05
         monkeypatch.setattr(intake, "REST", 0.05)
         monkeypatch.setattr(self.intake, "_steady", lambda: 0.03 * next(ticks))
 
@@ -312,7 +313,7 @@ def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, m
     stepped.start(["A"])
     stepped.one_finding_at_a_time(monkeypatch)
     while not stepped.intake.ready:
-        stepped.intake.step(stepped.now())
+        stepped.step()
         met = [directory for directory in stepped.intake.ged.sweep._seen if directory[-1:].isdigit()]
         assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in met)
     assert len(met) == 10
