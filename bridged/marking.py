@@ -152,13 +152,9 @@ class Marking:
     def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
         """The markers' names, a directory at a time."""
         written: dict[int, bytes | OSError] = {}
-        for directory, here in by_directory(documents).items():
-            ged = here[0].ged
+        for here in by_directory(documents).values():
             try:
-                with (
-                    self._shares.at(ged, here[0].path) as root_fd,
-                    files.directories(root_fd, directory[len(ged) + 1 :]) as (fd,),
-                ):
+                with self._shares.directory(here[0].ged, here[0].path) as fd:
                     written |= self._write_in(fd, here, now)
             except OSError as error:
                 written |= dict.fromkeys((document.seq for document in here), error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -102,8 +102,11 @@ class Shares:
         compared either: a look that concludes something wrong is mended by the next.
         """
         with self._found_at(ged, path, settled=settled) as (root_fd, device):
-            with suppress(FileNotFoundError, NotADirectoryError), _passage(ged, path, root_fd, device):
-                pass  # the touch itself finds out that it is not there
+            with (
+                suppress(FileNotFoundError, NotADirectoryError),  # the touch itself finds that out
+                _directory(ged, path, root_fd, device, files.open_passage),
+            ):
+                pass
             yield root_fd
 
     @contextmanager
@@ -111,7 +114,16 @@ class Shares:
         """The same for the directory that `path` is in, which can be passed and need not be readable; OSError, too."""
         with (
             self._found_at(ged, path, settled=settled) as (root_fd, device),
-            _passage(ged, path, root_fd, device) as fd,
+            _directory(ged, path, root_fd, device, files.open_passage) as fd,
+        ):
+            yield fd
+
+    @contextmanager
+    def directory(self, ged: bytes, path: bytes) -> Iterator[int]:
+        """The same, open for reading, so that it can be synced. Only what intake has finished with is good enough."""
+        with (
+            self._found_at(ged, path, settled=True) as (root_fd, device),
+            _directory(ged, path, root_fd, device, files.open_directory) as fd,
         ):
             yield fd
 
@@ -142,11 +154,17 @@ class Shares:
 
 
 @contextmanager
-def _passage(ged: bytes, path: bytes, root_fd: int, device: int) -> Iterator[int]:
-    with files.passage(root_fd, path.rpartition(b"/")[0][len(ged) + 1 :]) as fd:
+def _directory(
+    ged: bytes, path: bytes, root_fd: int, device: int, opener: Callable[[int, bytes], int]
+) -> Iterator[int]:
+    """The directory that a path is in, if it is on that device; else raises Away."""
+    fd = opener(root_fd, path.rpartition(b"/")[0][len(ged) + 1 :])
+    try:
         if os.fstat(fd).st_dev != device:
             raise Away
         yield fd
+    finally:
+        os.close(fd)
 
 
 @contextmanager
