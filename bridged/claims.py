@@ -67,6 +67,13 @@ class _Looked:
 
     claimed: list[Document] = field(default_factory=list)
     lines: list[tuple[str, Document, str]] = field(default_factory=list)
+    replies: dict[str, str | None] = field(default_factory=dict)  # to addresses, where one was refused
+
+    def refused(self, tx: Transaction, address: str) -> str | None:
+        """The relay's words when it refused this address; one client's documents mostly go to one."""
+        if address not in self.replies:
+            self.replies[address] = tx.refused_address(address)
+        return self.replies[address]
 
 
 class Claims:
@@ -139,7 +146,7 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
         tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
         return None
     address = place.collection_email
-    held = _held_for(tx, route, document, place)
+    held = _held_for(tx, route, document, place, looked.refused(tx, address))
     if held is not None:
         rule, reason = held
         tx.move(document.seq, State.QUEUED, State.HELD, rule=rule, reason=reason, collection_email=address)
@@ -169,11 +176,12 @@ def _withdrawn_for(route: Route, document: Document, place: Place | None, standi
     return IGNORED_NOW if route.settings.ignored(document.name) else ""
 
 
-def _held_for(tx: Transaction, route: Route, document: Document, place: Place) -> tuple[str, str] | None:
+def _held_for(
+    tx: Transaction, route: Route, document: Document, place: Place, refused: str | None
+) -> tuple[str, str] | None:
     """The rule of its client's, if it is one, and the reason."""
     if document.uncertain > route.settings.retry.uncertain_attempts:
         return "", "uncertain: the connection was lost after the final dot too often; it may have arrived"
-    refused = tx.refused_address(place.collection_email)
     if refused is not None:
         return "", address_refused(place.collection_email, refused)
     return brakes.held_for(tx, document, place)

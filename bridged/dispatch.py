@@ -226,12 +226,7 @@ class Dispatch:
         A crash in that moment makes all of them uncertain, though only one of them can be.
         """
         sums = {seq: whole.sha256 for seq, whole in ahead.items() if isinstance(whole, Whole)}
-
-        def dot_all(tx: Transaction) -> None:
-            for seq, sha256 in sums.items():
-                tx.note(seq, State.SENDING, dotted=1, sha256=sha256)
-
-        self._journal.write(dot_all)
+        self._journal.write(lambda tx: tx.dot_all(sums))
         self._announced = sums.keys()
 
     def _take_turn(

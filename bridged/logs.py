@@ -27,6 +27,8 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _FIRST: Final = ("timestamp", "level", "event", "client", "document", "id")
 _LONGEST: Final = 600  # characters of one value
+_LISTS: Final = (list, tuple)  # unions of types would be made anew for each value of each line
+_NUMBERS: Final = (bool, int, float)
 _ROOM: Final = 3900  # bytes of one line: longer ones are cut in two by pipes and syslog relays, mid-JSON
 
 
@@ -200,9 +202,9 @@ def _clean(_logger: Any, _method: str, fields: Fields) -> Fields:
     for key, value in fields.items():
         if key == "exception":
             fields[key] = "\n".join(_printable(line) for line in str(value)[-_ROOM // 2 :].split("\n"))
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, _LISTS):
             fields[key] = [_short(_plain(item)) for item in value]
-        elif value is not None and not isinstance(value, bool | int | float):
+        elif value is not None and not isinstance(value, _NUMBERS):
             fields[key] = _short(_plain(value))
     return fields
 
@@ -284,11 +286,12 @@ def _json(out: TextIO) -> Processor:
     """sd-daemon(3): `<N>` in front makes `journalctl -p err` work."""
     # `\xe9`, which stderr writes for what its encoding does not have, would not be JSON.
     ascii_only = codecs.lookup(getattr(out, "encoding", None) or "utf-8").name != "utf-8"
+    encode = json.JSONEncoder(ensure_ascii=ascii_only).encode  # json.dumps would make one for each line
     journal = _is_journal(out)
 
     def render(_logger: Any, _method: str, fields: Fields) -> str:
         prefix = f"<{_PRIORITIES[fields['level']]}>" if journal else ""
-        return prefix + json.dumps(fields, ensure_ascii=ascii_only)
+        return prefix + encode(fields)
 
     return render
 
