@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Transaction
+from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Steps, Transaction
 from bridged.model import Rule, Stamp, State
 from bridged.packed import FILE, Packed
 
@@ -80,6 +80,88 @@ def test_a_wish_that_raises_is_rolled_back_alone(journal: Journal) -> None:
     journal.write(lambda tx: add(tx, b"whole.pdf"))
     names = journal.read(lambda tx: [d.name for d in tx.documents()])
     assert names == [b"whole.pdf"]
+
+
+def entering(*names: bytes, log: list[str]) -> Steps[int]:
+    """Work that enters one document after the other, and says when each is in."""
+    for name in names:
+        yield lambda tx, n=name: add(tx, n)  # type: ignore[misc]
+        log.append(name.decode())
+    return len(names)
+
+
+def test_what_several_want_to_write_at_a_time_is_one_commit(journal: Journal) -> None:
+    """Each goes on once what it wrote is in; who has less to write has its end before the others."""
+    commits: list[str] = []
+    journal._sql.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    log: list[str] = []
+    ends = journal.together({1: entering(b"a1", b"a2", log=log), 2: entering(b"b1", log=log), 3: entering(log=log)})
+    assert ends == {1: 2, 2: 1, 3: 0}
+    assert log == ["a1", "b1", "a2"]
+    assert len(commits) == 2
+    assert journal.read(lambda tx: [d.name for d in tx.documents()]) == [b"a1", b"b1", b"a2"]
+
+
+def test_a_mistake_of_one_is_its_own_end_and_its_own_rollback(journal: Journal) -> None:
+    """It hears of it where it wanted to write, and may go on."""
+    log: list[str] = []
+
+    def mistaken(*, goes_on: bool) -> Steps[str]:
+        def fails(tx: Transaction) -> None:
+            add(tx, b"half.pdf")
+            raise ValueError("mistake")
+
+        try:
+            yield fails
+        except ValueError:
+            if not goes_on:
+                raise
+        yield lambda tx: add(tx, b"after")
+        return "went on"
+
+    ends = journal.together(
+        {1: entering(b"a1", b"a2", log=log), 2: mistaken(goes_on=True), 3: mistaken(goes_on=False), 4: broken()}
+    )
+    assert [ends[1], ends[2]] == [2, "went on"]
+    assert [type(ends[3]), type(ends[4])] == [ValueError, ZeroDivisionError]
+    assert journal.read(lambda tx: {d.name for d in tx.documents()}) == {b"a1", b"a2", b"after"}
+
+
+def broken() -> Steps[float]:
+    """It fails before it wants to write anything."""
+    yield from ()
+    return 1 / 0
+
+
+def test_a_lone_wish_that_raises_leaves_nothing_behind(journal: Journal) -> None:
+    """It has no savepoint of its own: the whole commit is rolled back, and the next one is well."""
+    seq = journal.write(add)
+
+    def fails(tx: Transaction) -> None:
+        tx.move(seq, State.WAITING, State.QUEUED)
+        tx.move(seq, State.WAITING, State.QUEUED)
+
+    with pytest.raises(StateConflict):
+        journal.write(fails)
+    assert not journal._sql.in_transaction
+    assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.WAITING]
+    journal.write(lambda tx: tx.move(seq, State.WAITING, State.QUEUED))
+
+
+def test_dots_that_are_announced_together_are_all_or_none(journal: Journal) -> None:
+    """One that is no longer being sent must not leave, nor the others with its announcement."""
+    seqs = [journal.write(lambda tx, n=n: add(tx, b"%d" % n)) for n in range(3)]  # type: ignore[misc]
+    for seq in seqs:
+        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED))  # type: ignore[misc]
+    for seq in seqs[:2]:
+        journal.write(lambda tx, s=seq: tx.move(s, State.QUEUED, State.SENDING))  # type: ignore[misc]
+    with pytest.raises(StateConflict):
+        journal.write(lambda tx: tx.dot_all(dict.fromkeys(seqs, "digest")))
+    assert not any(d.dotted for d in journal.read(lambda tx: list(tx.documents())))
+    journal.write(lambda tx: tx.dot_all({}))
+    journal.write(lambda tx: tx.dot_all({seqs[0]: "one", seqs[1]: "two"}))
+    found = journal.read(lambda tx: [(d.dotted, d.sha256) for d in tx.documents()])
+    assert found == [(True, "one"), (True, "two"), (False, "")]
 
 
 def test_many_threads_write_without_losing_one(journal: Journal) -> None:

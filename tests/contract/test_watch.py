@@ -49,6 +49,20 @@ def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_tha
     assert {hint.path for hint in hints} == {new + b"/facture.pdf"}
 
 
+def test_a_file_without_a_name_is_told_of_once_it_has_one(watcher, tmp_path):
+    """A marker is written so: the kernel's own name for it leads nowhere. A document may be really called so."""
+    watcher.watch(os.fsencode(tmp_path))
+    unnamed = os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    # With a directory's descriptor, or Python would not follow the link in /proc.
+    os.link(f"/proc/self/fd/{unnamed}", tmp_path / "named.pdf", src_dir_fd=unnamed, follow_symlinks=True)
+    os.close(unnamed)
+    (tmp_path / "#4711").write_text("a document")
+    (tmp_path / "last.pdf").touch()
+    hints: list[Hint] = []
+    until(lambda: hints.extend(watcher.drain(10)) or any(h.path.endswith(b"last.pdf") for h in hints), "a hint", 5)
+    assert {os.path.basename(hint.path) for hint in hints} == {b"named.pdf", b"#4711", b"last.pdf"}
+
+
 @pytest.mark.parametrize(("name", "error"), [("file", NotADirectoryError), ("nothing", FileNotFoundError)])
 def test_what_cannot_be_watched_says_why(watcher, tmp_path, name, error):
     (tmp_path / "file").touch()
