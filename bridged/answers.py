@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from bridged.model import Outcome
@@ -68,11 +69,18 @@ def classify(phase: Phase, code: int, text: str, *, shared_sender: bool = True) 
     return row_of(phase, code, text).outcome(phase, sentence(code, text), shared_sender=shared_sender)
 
 
-def row_of(phase: Phase, code: int, text: str, rows: Sequence[Row] = ROWS) -> Row:
+def row_of(phase: Phase, code: int, text: str, rows: Sequence[Row] | None = None) -> Row:
     """The row that decides: the first one that holds. The table's last ones leave no code without one."""
+    rows = _rows_of(phase, code) if rows is None else rows
     found = _ENHANCED.match(text) or _ENHANCED_LAST.search(text)
     enhanced, words = found[1] if found else "", _words(text)[:_READ]
     return next(row for row in rows if row.holds(phase, code, enhanced, words))
+
+
+@lru_cache(maxsize=1024)
+def _rows_of(phase: Phase, code: int) -> tuple[Row, ...]:
+    """Those that may decide: most answers are of a few kinds, and the table is long."""
+    return tuple(row for row in ROWS if row.is_of(phase, code))
 
 
 def _words(text: str) -> str:

@@ -63,9 +63,13 @@ class Row:
     lead: str = ""
     of_sender: bool = False
 
+    def is_of(self, phase: Phase, code: int) -> bool:
+        """Whether it may speak of a reply with that code, whatever else is in it."""
+        return phase in self.phases and re.fullmatch(self.basic, str(code)) is not None
+
     def holds(self, phase: Phase, code: int, enhanced: str, words: str) -> bool:
         """Whether this row speaks of such a reply."""
-        if phase not in self.phases or re.fullmatch(self.basic, str(code)) is None:
+        if not self.is_of(phase, code):
             return False
         if not self.enhanced and not self.wording:
             return True
