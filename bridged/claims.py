@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -164,7 +164,7 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
     if not document.uncertain:
         columns["sha256"] = ""  # of an earlier try: who has one is on its way, and others with the same bytes wait
     tx.move(document.seq, State.QUEUED, State.SENDING, **columns)
-    return replace(document, state=State.SENDING, collection_email=address)
+    return document._replace(state=State.SENDING, collection_email=address)
 
 
 def _withdrawn_for(route: Route, document: Document, place: Place | None, standing: str) -> str:

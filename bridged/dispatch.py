@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from bridged import brakes, pace
@@ -261,7 +261,7 @@ class Dispatch:
         else:
             current = self._journal.read(lambda tx: tx.document(document.seq))
             if current is not None and current.state is State.SENDING:
-                self._conclude(replace(document, sha256=current.sha256), outcome, line, now)
+                self._conclude(document._replace(sha256=current.sha256), outcome, line, now)
         if isinstance(outcome, Accepted | Refused | AddressRefused):
             self._turns.warned.discard(document.seq)
         self._unrecorded = None
@@ -436,7 +436,7 @@ class Dispatch:
             attempts, reply = document.attempts + 1, outcome.reply
             columns = {"attempts": attempts, "relay_reply": reply, "sent_at": now.wall, "marker_due": 0.0}
             tx.move(document.seq, State.SENDING, State.SENT, reason=reason, **columns)
-            return replace(current, state=State.SENT, attempts=attempts, relay_reply=reply)
+            return current._replace(state=State.SENT, attempts=attempts, relay_reply=reply)
 
         self._marking.sent(accept)
 
