@@ -140,12 +140,12 @@ class Intake:
             settled, void = [], void + [one.directory for one in settled]
         key = _key(ged.path)
         if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
-            yield lambda tx: tx.keep_times((), void)
+            yield ged.configured(lambda tx: tx.keep_times((), void))
             for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
-                yield lambda tx, p=part: tx.keep_times(p, ())  # type: ignore[misc]
+                yield ged.configured(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
                 ged.patience.beat()
-            yield lambda tx: tx.keep(key, self._rules)
+            yield ged.configured(lambda tx: tx.keep(key, self._rules))
 
     def _recall_former(self) -> None:
         """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""

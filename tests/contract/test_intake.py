@@ -17,6 +17,7 @@ import pytest
 from bridged import files, intake, logs
 from bridged.config import load
 from bridged.folders import SwitchedFolders
+from bridged.ged import Retired
 from bridged.intake import Intake
 from bridged.journal import Journal, Transaction
 from bridged.model import Instant
@@ -317,6 +318,29 @@ def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, m
         met = [directory for directory in stepped.intake.ged.sweep._seen if directory[-1:].isdigit()]
         assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in met)
     assert len(met) == 10
+
+
+def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):
+    """Else a start with that client again would take what lies there for known, and then for new."""
+    stepped.make("A/x/old.txt", "A/x/.hidden", "A/y/old.txt", "A/y/.hidden")
+    stepped.start(["A"])
+    ged, steps, answer = stepped.intake.ged, stepped.intake.step(stepped.now(), stepped.most), None
+    with pytest.raises(Retired):
+        while True:
+            wish = steps.send(answer)
+            if ged.in_force and not ged.retired:  # the pass has ended, and what it has read is to be kept now
+                ged.retired = True
+                intake.switch_off(stepped.journal, ged.path, ["A"], SwitchedFolders(()))
+            try:
+                answer = stepped.journal.write(wish)
+            except Retired as error:
+                steps.throw(error)
+    stepped.stop()
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.make("A/x/new.txt")
+    stepped.sweeps()
+    assert list(stepped.documents()) == ["A/x/new.txt"]
 
 
 def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):
