@@ -25,7 +25,12 @@ def journal(tmp_path):
 
 
 def sent(tx, number, ged):
-    columns = {"id": f"{number}", "client": f"{number}", "message_id": f"<{number}@x>", "collection_email": "a@b.example"}
+    columns = {
+        "id": f"{number}",
+        "client": f"{number}",
+        "message_id": f"<{number}@x>",
+        "collection_email": "a@b.example",
+    }
     columns |= {"ged": ged, "path": ged + b"/facture.pdf", "stamp": Stamp(7, 100, 5, 6), "deposited_at": 1.0}
     seq = tx.add(State.WAITING, date="", **columns)
     for old, new in ((State.WAITING, State.QUEUED), (State.QUEUED, State.SENDING)):
