@@ -63,7 +63,7 @@ class Intake:
         on_queued: Callable[[], None],
         steady: Callable[[], float],
     ) -> None:
-        """`steady` measures a slice of work. Every decision uses the instant given to `step`."""
+        """`steady` measures work. Every decision uses the instant given to `step`, or one so much later."""
         self._journal = journal
         self._lookout = lookout
         self._steady = steady
@@ -198,15 +198,17 @@ class Intake:
             raise
 
     def _step(self, now: Instant, most: float) -> Steps[float]:
+        began = self._steady()
         self._begin_anew()
         hints = yield from self._follow_hints(now)
         swept = yield from self._sweep(now, most)
         yield from self._revisit(now)
-        yield from self.waiting.step(now, self._examine_now)
+        # Others have had their turns meanwhile: what is only looked at now must not count as quiet since the beginning.
+        yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
         rest = REST if self.ged.looks_anew else 0.0
-        return 0.0 if hints else rest if swept else self._wake_in(now)
+        return 0.0 if hints else rest if swept else self._wake_in(now.later(self._steady() - began))
 
     def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
         """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""

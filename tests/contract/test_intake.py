@@ -343,6 +343,37 @@ def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it
     assert list(stepped.documents()) == ["A/x/new.txt"]
 
 
+def test_what_is_looked_at_late_in_a_long_turn_is_not_taken_for_quiet_since_its_beginning(stepped, monkeypatch):
+    """Others have their turns side by side with it, and there may be much to do for them."""
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    monkeypatch.setattr(stepped.intake, "_steady", lambda: stepped.now().steady)
+
+    def hint(file):
+        stepped.make(file)
+        stepped.intake.hints.append(Hint("look", os.fsencode(stepped.base / "ged" / file)))
+
+    hint("A/growing.txt")
+    stepped.step()
+    stepped.ahead += 3.0
+    hint("A/other.txt")
+    steps = stepped.intake.step(stepped.now(), stepped.most)
+    wish = next(steps)
+    stepped.ahead += 5.0
+    with (stepped.base / "ged/A/growing.txt").open("a") as file:
+        file.write("more")
+    with pytest.raises(StopIteration):
+        while True:
+            wish = steps.send(stepped.journal.write(wish))
+    stepped.ahead += 0.1
+    stepped.step()
+    assert stepped.documents()["A/growing.txt"] == "waiting"
+    stepped.ahead += 2.0
+    stepped.step()
+    assert stepped.documents()["A/growing.txt"] == "queued"
+
+
 def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):
     """Else a renamed one could not be told from a new one."""
     stepped.make("A/x/old.txt", "A/y/other.txt")
