@@ -207,8 +207,9 @@ class Intake:
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        rest = REST if self.ged.looks_anew else 0.0
-        return 0.0 if hints else rest if swept else self._wake_in(now.later(self._steady() - began))
+        rest, took = REST if self.ged.looks_anew else 0.0, self._steady() - began
+        self._memory.prolong(now.steady, took)
+        return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
 
     def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
         """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""

@@ -374,6 +374,30 @@ def test_what_is_looked_at_late_in_a_long_turn_is_not_taken_for_quiet_since_its_
     assert stepped.documents()["A/growing.txt"] == "queued"
 
 
+@pytest.mark.parametrize(("idle", "outcome"), [(0.0, {}), (2.5, {"A/old.txt": "waiting"})])
+def test_a_save_that_comes_while_a_turn_takes_long_is_a_save(stepped, monkeypatch, idle, outcome):
+    """The hint of the new file is followed at the next turn, however soon it came."""
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps(full=True)
+    monkeypatch.setattr(stepped.intake, "_steady", lambda: stepped.now().steady)
+    old, new = (stepped.base / "ged/A" / name for name in ("old.txt", "old.txt~"))
+    old.rename(new)
+    stepped.intake.hints.append(Hint("moved", os.fsencode(old), os.fsencode(new)))
+    steps = stepped.intake.step(stepped.now(), stepped.most)
+    wish = next(steps)
+    stepped.ahead += 5.0
+    with pytest.raises(StopIteration):
+        while True:
+            wish = steps.send(stepped.journal.write(wish))
+    stepped.ahead += idle
+    stepped.make("A/old.txt")
+    stepped.intake.hints.append(Hint("look", os.fsencode(old)))
+    stepped.step()
+    assert stepped.documents() == outcome
+
+
 def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):
     """Else a renamed one could not be told from a new one."""
     stepped.make("A/x/old.txt", "A/y/other.txt")
