@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from bridged.folders import Place, SwitchedFolders
@@ -50,6 +50,12 @@ class Memory:
 
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     replaced: dict[tuple[int, int, int], Tombstone] = field(default_factory=dict)
+
+    def prolong(self, began: float, seconds: float) -> None:
+        """The step that began then took so long: what has come to a name renamed away in it is only followed now."""
+        for name, tomb in self.tombstones.items():
+            if tomb.until >= began + TOMBSTONE:
+                self.tombstones[name] = replace(tomb, until=tomb.until + seconds)
 
     def expire(self, now: float) -> None:
         """Forget what is older than its time."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,15 @@ class Ged:
         if self.retired:
             raise Retired(errno.ECANCELED, "its client is no longer configured")
 
+    def configured(self, wish: Callable[[Transaction], None]) -> Callable[[Transaction], None]:
+        """The wish, unless the client was removed before it is granted: what that has deleted must stay so."""
+
+        def granted(tx: Transaction) -> None:
+            self.require_configured()
+            wish(tx)
+
+        return granted
+
     def existing(self, directory: bytes) -> bool:
         """Whether what is unknown there is existing, since another file system has come."""
         return any(is_in(directory, point) for point in self.other)
@@ -179,7 +188,7 @@ class Ged:
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if self._is_unread(directory)}
         existing = " ".join(sorted(directory.hex() for directory, kind in self.unseen.items() if kind == "existing"))
         if existing != (self.journal.read(lambda tx: tx.kept(self._key)) or ""):
-            yield lambda tx: tx.keep(self._key, existing)
+            yield self.configured(lambda tx: tx.keep(self._key, existing))
 
     def _is_unread(self, directory: bytes) -> bool:
         """Whether the pass could not read it, or one above it: then it says nothing of it."""

@@ -63,7 +63,7 @@ class Intake:
         on_queued: Callable[[], None],
         steady: Callable[[], float],
     ) -> None:
-        """`steady` measures a slice of work. Every decision uses the instant given to `step`."""
+        """`steady` measures work. Every decision uses the instant given to `step`, or one so much later."""
         self._journal = journal
         self._lookout = lookout
         self._steady = steady
@@ -140,12 +140,12 @@ class Intake:
             settled, void = [], void + [one.directory for one in settled]
         key = _key(ged.path)
         if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
-            yield lambda tx: tx.keep_times((), void)
+            yield ged.configured(lambda tx: tx.keep_times((), void))
             for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
-                yield lambda tx, p=part: tx.keep_times(p, ())  # type: ignore[misc]
+                yield ged.configured(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
                 ged.patience.beat()
-            yield lambda tx: tx.keep(key, self._rules)
+            yield ged.configured(lambda tx: tx.keep(key, self._rules))
 
     def _recall_former(self) -> None:
         """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""
@@ -198,15 +198,18 @@ class Intake:
             raise
 
     def _step(self, now: Instant, most: float) -> Steps[float]:
+        began = self._steady()
         self._begin_anew()
         hints = yield from self._follow_hints(now)
         swept = yield from self._sweep(now, most)
         yield from self._revisit(now)
-        yield from self.waiting.step(now, self._examine_now)
+        # Others have had their turns meanwhile: what is only looked at now must not count as quiet since the beginning.
+        yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        rest = REST if self.ged.looks_anew else 0.0
-        return 0.0 if hints else rest if swept else self._wake_in(now)
+        rest, took = REST if self.ged.looks_anew else 0.0, self._steady() - began
+        self._memory.prolong(now.steady, took)
+        return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
 
     def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
         """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""

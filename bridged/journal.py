@@ -1,8 +1,8 @@
 """The journal: the durable record of every document and every attempt, in SQLite.
 
 One writer discipline: whoever wants to write hands `Journal.write` a function of a `Transaction`. The first in the
-queue commits for everybody who waits (a group commit), each inside a savepoint of its own, and nobody is answered
-before the commit is on the disk: `synchronous=FULL` is what kept 10 of 10 commits over a power cut.
+queue commits for everybody who waits (a group commit), each of several inside a savepoint of its own, and nobody is
+answered before the commit is on the disk: `synchronous=FULL` is what kept 10 of 10 commits over a power cut.
 
 Paths are bytes: sqlite3 refuses text with surrogates, and a file name need not be UTF-8.
 """
@@ -407,12 +407,11 @@ class Journal:
             raise ticket.error
         return ticket.result[0]
 
-    def together(self, work: Mapping[K, Steps[T]]) -> dict[K, T | Exception]:
+    def together(self, work: Mapping[K, Steps[T]], ends: dict[K, T | Exception]) -> None:
         """Do several pieces of work in this thread, side by side: what they write at a time is one commit.
 
-        Each goes on once what it has written is on the disk. Returns what each has returned, or raised.
+        Each goes on once what it has written is on the disk. What it has returned, or raised, is put into `ends` then.
         """
-        ends: dict[K, T | Exception] = {}
         go_on: dict[K, Callable[[], Callable[[Transaction], Any]]] = {k: steps.__next__ for k, steps in work.items()}
         while go_on:
             tickets: dict[K, Ticket[Any]] = {}
@@ -424,7 +423,6 @@ class Journal:
                 except Exception as error:  # noqa: BLE001 - its own end; the others go on
                     ends[key] = error
             go_on = {key: self._answered(ticket, work[key]) for key, ticket in tickets.items()}
-        return ends
 
     def _answered(self, ticket: Ticket[Any], steps: Steps[Any]) -> Callable[[], Callable[[Transaction], Any]]:
         try:

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import chain
 from typing import Final
 
 from bridged import __version__, files, mark
@@ -24,6 +25,7 @@ from bridged.shares import Away, Shares
 Acceptance = Callable[[Transaction], Document | None]
 
 BATCH: Final = 200  # markers that are written before they are entered
+DIRECTORIES: Final = 50  # written to in one call: each is synced, and a slow disk must not be taken for one that hangs
 
 
 class Marking:
@@ -91,7 +93,9 @@ class Marking:
         recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
         sent = [document for document in due if document.state is State.SENT]
         for documents in self._patience.by_mount(sent):
-            self._validate(documents, now)
+            directories = list(by_directory(documents).values())
+            for start in range(0, len(directories), DIRECTORIES):
+                self._validate(list(chain.from_iterable(directories[start : start + DIRECTORIES])), now)
         for document in due:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
@@ -100,7 +104,7 @@ class Marking:
         return 0.0 if recorded or len(due) > 1 else 1.0
 
     def _validate(self, documents: list[Document], now: float) -> None:
-        """Write the markers of one mount, then say so in the journal. What cannot be written is tried at each sweep."""
+        """Write markers on one mount, then say so in the journal. What cannot be written is tried at each sweep."""
         written = self._attempts(documents, now)
 
         def conclude(tx: Transaction) -> list[bytes | OSError | None]:
@@ -153,6 +157,7 @@ class Marking:
         """The markers' names, a directory at a time."""
         written: dict[int, bytes | OSError] = {}
         for here in by_directory(documents).values():
+            self._patience.beat()
             try:
                 with self._shares.directory(here[0].ged, here[0].path) as fd:
                     written |= self._write_in(fd, here, now)

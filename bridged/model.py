@@ -267,3 +267,7 @@ class Instant:
 
     wall: float
     steady: float
+
+    def later(self, seconds: float) -> Instant:
+        """So many seconds later."""
+        return Instant(self.wall + seconds, self.steady + seconds)

@@ -34,7 +34,7 @@ class Call(Generic[T]):
 
     def __init__(self, work: Callable[[], T], ged: bytes, mount: Hashable, began: float) -> None:
         self.ged = ged
-        self.mount = mount
+        self.mounts = {mount}
         self.began = began
         self._work = work
         self._done = threading.Event()
@@ -79,9 +79,12 @@ class Patience:
         self._idle: list[SimpleQueue[Call[Any]]] = []
 
     def locate(self, ged: bytes, mount: Hashable) -> None:
-        """The GED was last seen on this mount."""
+        """The GED was last seen on this mount. Said from within a call, it is one that the call may hang on, too."""
+        call: Call[Any] | None = getattr(self._current, "call", None)
         with self._lock:
             self._mounts[ged] = mount
+            if call is not None:
+                call.mounts.add(mount)
 
     def forget(self, ged: bytes) -> None:
         """Nobody asks for this GED any more."""
@@ -123,12 +126,14 @@ class Patience:
     def start(self, ged: bytes, work: Callable[[], T]) -> Call[T]:
         """Begin a call, whatever the mount is like."""
         with self._lock:
-            call = Call(work, ged, self._mounts.get(ged, ged), self._steady())
-            self._running.add(call)
             queue = self._idle.pop() if self._idle else None
         if queue is None:
             queue = SimpleQueue()
+            # Raises where no thread is to be had: then nothing is under way that might be taken for hanging.
             threading.Thread(target=self._work, args=(queue,), name="patience", daemon=True).start()
+        with self._lock:
+            call = Call(work, ged, self._mounts.get(ged, ged), self._steady())
+            self._running.add(call)
         queue.put(call)
         return call
 
@@ -147,9 +152,9 @@ class Patience:
             raise Hanging
         return call.result()
 
-    def _mounts_of(self, call: Call[Any]) -> tuple[Hashable, Hashable]:
-        """Where the GED was when the call began, and where it has been found to be since."""
-        return call.mount, self._mounts.get(call.ged, call.ged)
+    def _mounts_of(self, call: Call[Any]) -> set[Hashable]:
+        """Where the GED was when the call began, and where it, or what the call has located, was found to be since."""
+        return call.mounts | {self._mounts.get(call.ged, call.ged)}
 
     def _work(self, queue: SimpleQueue[Call[Any]]) -> None:
         while True:

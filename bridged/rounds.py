@@ -66,13 +66,16 @@ class _Seat:
 class _Turn:
     """The turn of some GEDs on one mount."""
 
-    seats: dict[bytes, _Seat]
-    call: Call[dict[bytes, float | Exception]] = field(init=False)
+    seats: dict[bytes, _Seat]  # those that were not taken back yet
+    ends: dict[bytes, float | Exception] = field(default_factory=dict)
+    call: Call[None] = field(init=False)
     alone: bool = False  # the rounds have gone on without waiting for its end
 
     def outcome(self, ged: bytes) -> float:
         """Seconds until the GED's next one; raises what it raised. Only after its end."""
-        outcome = self.call.result()[ged]
+        if ged not in self.ends:
+            self.call.result()
+        outcome = self.ends[ged]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
@@ -255,10 +258,10 @@ class Rounds:
         self._turns.append(turn)
         self._take_back(turn, UNHURRIED)
 
-    def _have(self, turn: _Turn) -> dict[bytes, float | Exception]:
+    def _have(self, turn: _Turn) -> None:
         try:
             most = SLICE / len(turn.seats)
-            return self._journal.together({ged: self._steps(seat, most) for ged, seat in turn.seats.items()})
+            self._journal.together({ged: self._steps(seat, most) for ged, seat in turn.seats.items()}, turn.ends)
         finally:
             if turn.alone:
                 self._wake()
@@ -274,13 +277,13 @@ class Rounds:
         return (yield from seat.intake.step(self._clock(), most))
 
     def _take_back(self, turn: _Turn, patience: float) -> None:
-        """The turn's end, if it has ended."""
-        if not turn.call.wait(patience):
-            turn.alone = True
-            return
-        self._turns.remove(turn)
+        """The GEDs for which it has ended: one that has much to do keeps no other from its next one."""
+        turn.alone = not turn.call.wait(patience)
+        if not turn.alone:
+            self._turns.remove(turn)
         now = self._clock().steady
-        for ged, seat in turn.seats.items():
+        for ged in [ged for ged in turn.seats if not turn.alone or ged in turn.ends]:
+            seat = turn.seats.pop(ged)
             seat.turn = None
             delay = seat.trouble.guarded(partial(turn.outcome, ged))
             seat.failing_since = float("inf") if delay is not None else min(seat.failing_since, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -44,19 +45,21 @@ class Shares:
     def __init__(self) -> None:
         self._points: dict[bytes, dict[bytes, _Found | None]] = {}
         self._away: dict[bytes, None] = {}  # whoever sends asks for each document: not to be found among 1,000 GEDs
+        self._telling = threading.Lock()
 
     def away(self) -> tuple[bytes, ...]:
         """The GEDs nothing can be sent from now."""
         return tuple(self._away.copy())
 
     def _tell(self, ged: bytes) -> None:
-        """Something has changed there."""
-        points = self._points.get(ged)
-        root = None if points is None else points.get(ged)
-        if points is None or (root is not None and root.settled):
-            self._away.pop(ged, None)
-        else:
-            self._away[ged] = None
+        """Something has changed there. Whoever tells of it last has seen the last of it."""
+        with self._telling:
+            points = self._points.get(ged)
+            root = None if points is None else points.get(ged)
+            if points is None or (root is not None and root.settled):
+                self._away.pop(ged, None)
+            else:
+                self._away[ged] = None
 
     def expect(self, ged: bytes, point: bytes) -> None:
         """A file system belongs there, and has not been found yet."""

@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 def done(journal: Journal, steps: Steps[T]) -> T:
     """What it returns; raises what it raises."""
-    (end,) = journal.together({0: steps}).values()
+    ends: dict[int, T | Exception] = {}
+    journal.together({0: steps}, ends)
+    end = ends[0]
     if isinstance(end, Exception):
         raise end
     return end

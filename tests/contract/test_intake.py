@@ -17,6 +17,7 @@ import pytest
 from bridged import files, intake, logs
 from bridged.config import load
 from bridged.folders import SwitchedFolders
+from bridged.ged import Retired
 from bridged.intake import Intake
 from bridged.journal import Journal, Transaction
 from bridged.model import Instant
@@ -317,6 +318,84 @@ def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, m
         met = [directory for directory in stepped.intake.ged.sweep._seen if directory[-1:].isdigit()]
         assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in met)
     assert len(met) == 10
+
+
+def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):
+    """Else a start with that client again would take what lies there for known, and then for new."""
+    stepped.make("A/x/old.txt", "A/x/.hidden", "A/y/old.txt", "A/y/.hidden")
+    stepped.start(["A"])
+    ged, steps, answer = stepped.intake.ged, stepped.intake.step(stepped.now(), stepped.most), None
+    with pytest.raises(Retired):
+        while True:
+            wish = steps.send(answer)
+            if ged.in_force and not ged.retired:  # the pass has ended, and what it has read is to be kept now
+                ged.retired = True
+                intake.switch_off(stepped.journal, ged.path, ["A"], SwitchedFolders(()))
+            try:
+                answer = stepped.journal.write(wish)
+            except Retired as error:
+                steps.throw(error)
+    stepped.stop()
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.make("A/x/new.txt")
+    stepped.sweeps()
+    assert list(stepped.documents()) == ["A/x/new.txt"]
+
+
+def test_what_is_looked_at_late_in_a_long_turn_is_not_taken_for_quiet_since_its_beginning(stepped, monkeypatch):
+    """Others have their turns side by side with it, and there may be much to do for them."""
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    monkeypatch.setattr(stepped.intake, "_steady", lambda: stepped.now().steady)
+
+    def hint(file):
+        stepped.make(file)
+        stepped.intake.hints.append(Hint("look", os.fsencode(stepped.base / "ged" / file)))
+
+    hint("A/growing.txt")
+    stepped.step()
+    stepped.ahead += 3.0
+    hint("A/other.txt")
+    steps = stepped.intake.step(stepped.now(), stepped.most)
+    wish = next(steps)
+    stepped.ahead += 5.0
+    with (stepped.base / "ged/A/growing.txt").open("a") as file:
+        file.write("more")
+    with pytest.raises(StopIteration):
+        while True:
+            wish = steps.send(stepped.journal.write(wish))
+    stepped.ahead += 0.1
+    stepped.step()
+    assert stepped.documents()["A/growing.txt"] == "waiting"
+    stepped.ahead += 2.0
+    stepped.step()
+    assert stepped.documents()["A/growing.txt"] == "queued"
+
+
+@pytest.mark.parametrize(("idle", "outcome"), [(0.0, {}), (2.5, {"A/old.txt": "waiting"})])
+def test_a_save_that_comes_while_a_turn_takes_long_is_a_save(stepped, monkeypatch, idle, outcome):
+    """The hint of the new file is followed at the next turn, however soon it came."""
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps(full=True)
+    monkeypatch.setattr(stepped.intake, "_steady", lambda: stepped.now().steady)
+    old, new = (stepped.base / "ged/A" / name for name in ("old.txt", "old.txt~"))
+    old.rename(new)
+    stepped.intake.hints.append(Hint("moved", os.fsencode(old), os.fsencode(new)))
+    steps = stepped.intake.step(stepped.now(), stepped.most)
+    wish = next(steps)
+    stepped.ahead += 5.0
+    with pytest.raises(StopIteration):
+        while True:
+            wish = steps.send(stepped.journal.write(wish))
+    stepped.ahead += idle
+    stepped.make("A/old.txt")
+    stepped.intake.hints.append(Hint("look", os.fsencode(old)))
+    stepped.step()
+    assert stepped.documents() == outcome
 
 
 def test_where_files_have_no_time_of_birth_they_are_looked_at_first(stepped, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 
 import pytest
@@ -49,6 +50,37 @@ def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_i
     os.write(writing, b"x")
     until(lambda: impatient.hanging() == (), "it answers")
     assert impatient.call(b"/share/b", lambda: "well") == "well"
+
+
+def test_what_a_call_finds_to_be_on_another_mount_than_it_was_hangs_with_the_call(pipe, impatient):
+    """Several GEDs have their turn in one call, which is that of the first."""
+    reading, writing = pipe
+    for ged in (b"/ged/a", b"/ged/b"):
+        impatient.locate(ged, "the disk")
+    impatient.locate(b"/share/c", "the share")
+
+    def turn():
+        impatient.locate(b"/ged/b", "the share")
+        os.read(reading, 1)
+
+    with pytest.raises(Hanging):
+        impatient.call(b"/ged/a", turn)
+    assert impatient.silent_for(b"/ged/b") >= 0.2
+    assert set(impatient.hanging()) == {b"/ged/a", b"/ged/b", b"/share/c"}
+    os.write(writing, b"x")
+    until(lambda: impatient.hanging() == (), "it answers")
+
+
+def test_a_mount_does_not_hang_because_no_thread_was_to_be_had(monkeypatch, impatient):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", refuse)
+        impatient.call(b"/ged", lambda: 42)
+    time.sleep(0.25)
+    assert impatient.silent_for(b"/ged") == 0.0
+    assert impatient.call(b"/ged", lambda: 42) == 42
 
 
 def test_a_ged_that_is_nobodys_any_more_is_not_named(pipe, impatient):

@@ -1,71 +1,66 @@
-"""The rounds of several GEDs, stepped by hand, with a real journal and real files."""
+"""Turns that several GEDs have side by side, and what becomes of those whose neighbour has much to do."""
 
 from __future__ import annotations
 
-import itertools
 import os
+import sqlite3
+import threading
 import time
 
 import pytest
 
 from bridged.config import load
 from bridged.journal import Journal
-from bridged.model import Instant, State
+from bridged.model import Instant
 from bridged.patience import Patience
 from bridged.rounds import Rounds
 from bridged.shares import Shares
+from bridged.watch import Hint
+from tests.bridge import until
 
-CLIENTS = 40
-WITHIN = 20.0  # seconds
+
+def now():
+    return Instant(time.time(), time.monotonic())
 
 
 class Firm:
-    """Clients whose GEDs are on one mount, and an intake whose clock is moved by hand."""
+    """Two clients on one disk, and the rounds of their GEDs."""
 
     def __init__(self, base):
-        self.base, self.ahead = base, 0.0
-        clients = [
-            f"  - {{name: C{n}, ged: {base}/{n}, collection_email: c{n}@collecte.example, switched_folders: [Achats]}}"
-            for n in range(CLIENTS)
-        ]
-        for n in range(CLIENTS):
-            (base / str(n) / "Achats").mkdir(parents=True)
+        clients = ""
+        for name in ("Martin", "Dupont"):
+            (base / name / "Achats").mkdir(parents=True)
+            clients += f"  - {{name: {name}, ged: {base}/{name}, collection_email: {name}@collecte.example,"
+            clients += " switched_folders: [Achats]}\n"
         config = base / "bridged.yaml"
-        smtp = "smtp: {host: 127.0.0.1, security: plain, sender: factures@cabinet.example}"
-        config.write_text("\n".join([smtp, "watch: {quiet: 2s}", f"state_dir: {base}/state", "clients:", *clients]))
+        config.write_text(
+            "smtp: {host: localhost, security: plain, sender: factures@cabinet.example}\n"
+            f"watch: {{sweep: 1h}}\nstate_dir: {base}/state\nclients:\n{clients}"
+        )
         settings = load(config)
         settings.state_dir.mkdir()
-        self.commits = 0
-        self.journal = Journal(settings.state_dir)
-        self.journal._sql.set_trace_callback(self._count)
-        self.patience = Patience(time.monotonic)
-        self.rounds = Rounds(self.journal, self.patience, Shares(), lambda: None, lambda: None, self.now)
+        self.journal, self.patience = Journal(settings.state_dir), Patience(time.monotonic)
+        self.rounds = Rounds(self.journal, self.patience, Shares(), lambda: None, lambda: None, now)
         self.rounds.configure(settings, start=True)
-        self.until(lambda: self.rounds.ready)
+        self.martin, self.dupont = (os.fsencode(base / name) for name in ("Martin", "Dupont"))
+        self.step_until(lambda: self.rounds.ready)
 
-    def _count(self, sql: str) -> None:
-        self.commits += sql == "COMMIT"
+    def step_until(self, condition):
+        def stepped():
+            self.rounds.step(now())
+            return condition()
 
-    def now(self) -> Instant:
-        return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
+        until(stepped, "it comes to that")
 
-    def until(self, condition) -> None:
-        deadline = time.monotonic() + WITHIN
-        while not condition():
-            assert time.monotonic() < deadline, "it does not come to an end"
-            if self.rounds.step(self.now()) > 0:
-                time.sleep(0.02)
-                self.ahead += 0.1
+    def documents(self):
+        return [document.path for document in self.journal.read(lambda tx: list(tx.documents()))]
 
-    def deposit(self, name: str = "facture.txt") -> None:
-        for n in range(CLIENTS):
-            (self.base / str(n) / "Achats" / name).write_text(name)
-
-    def states(self) -> list[State]:
-        return [document.state for document in self.journal.read(lambda tx: list(tx.documents()))]
-
-    def seat(self, n: int):
-        return self.rounds._seats[os.fsencode(self.base / str(n))]
+    def deposit(self, ged):
+        path = ged + b"/Achats/new.pdf"
+        with open(path, "wb") as file:
+            file.write(b"%PDF")
+        self.rounds._hand_to(ged, Hint("look", path))
+        return path
 
 
 @pytest.fixture
@@ -76,39 +71,46 @@ def firm(tmp_path):
     firm.journal.close()
 
 
-def test_deposits_of_many_clients_at_a_time_are_a_few_commits(firm):
-    """What each costs must not grow with the number of clients: one after the other, each would take two commits."""
-    before = firm.commits
-    firm.deposit()
-    firm.until(lambda: firm.states() == [State.QUEUED] * CLIENTS)
-    assert firm.commits - before < CLIENTS / 2
+def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monkeypatch):
+    """Ten thousand files were unpacked there: the others' deposits are not to wait for that."""
+    done = threading.Event()
 
+    def long(_now, _most):
+        while not done.wait(0.01):
+            firm.patience.beat()
+            yield lambda tx: None
+        return 60.0
 
-def test_a_ged_whose_turn_raises_is_the_only_one_that_is_late(firm, monkeypatch):
-    """It is tried again, and the mistake is told once."""
-    failing = firm.seat(7).intake
+    for ged in (firm.martin, firm.dupont):
+        firm.rounds._seats[ged].due = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(failing, "_begin_anew", lambda: 1 / 0)
-        firm.deposit()
-        firm.until(lambda: firm.states() == [State.QUEUED] * (CLIENTS - 1))
-        assert firm.seat(7).failing_since < float("inf")
-    firm.until(lambda: firm.states() == [State.QUEUED] * CLIENTS)
-    assert firm.seat(7).failing_since == float("inf")
+        patch.setattr(firm.rounds._seats[firm.martin].intake, "step", long)
+        firm.rounds.step(now())
+    path = firm.deposit(firm.dupont)
+    firm.step_until(lambda: firm.documents() == [path])
+    assert firm.rounds._seats[firm.martin].turn is not None
+    done.set()
+    other = firm.deposit(firm.martin)
+    firm.step_until(lambda: firm.documents() == [path, other])
 
 
-def test_a_turn_for_which_there_is_no_thread_is_given_again(firm, monkeypatch):
-    """Else its GEDs would wait for ever: nothing would be due, and no turn would end."""
-    tries = itertools.count()
-    start = firm.patience.start
+def test_what_one_ged_raises_is_its_own(firm, monkeypatch):
+    def fails(_now, _most):
+        yield lambda tx: tx.move(99, *[None] * 2)
 
-    def sometimes(ged, work):
-        if next(tries) < 3:
-            raise RuntimeError("can't start new thread")
-        return start(ged, work)
+    monkeypatch.setattr(firm.rounds._seats[firm.martin].intake, "step", fails)
+    paths = [firm.deposit(ged) for ged in (firm.martin, firm.dupont)]
+    firm.step_until(lambda: firm.documents() == paths[1:])
+    troubles = {ged: seat.failing_since < now().steady for ged, seat in firm.rounds._seats.items()}
+    assert troubles == {firm.martin: True, firm.dupont: False}
 
-    monkeypatch.setattr(firm.patience, "start", sometimes)
-    firm.deposit()
-    for _ in range(3):
-        with pytest.raises(RuntimeError):
-            firm.until(lambda: False)
-    firm.until(lambda: firm.states() == [State.QUEUED] * CLIENTS)
+
+def test_all_have_their_turns_again_when_the_disk_was_full(firm, monkeypatch):
+    def full(*_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    paths = {firm.deposit(ged) for ged in (firm.martin, firm.dupont)}
+    with monkeypatch.context() as patch:
+        patch.setattr(firm.journal, "_grant_all", full)
+        firm.step_until(lambda: all(seat.failing_since < now().steady for seat in firm.rounds._seats.values()))
+    firm.step_until(lambda: set(firm.documents()) == paths)

@@ -1,0 +1,34 @@
+"""Which GEDs are away, told by several threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from bridged.shares import Shares
+
+
+class Interrupted(dict):
+    """A dictionary in which another thread gets its turn while somebody looks."""
+
+    meanwhile = None
+
+    def get(self, key):
+        found = super().get(key)
+        if self.meanwhile is not None:
+            work, self.meanwhile = self.meanwhile, None
+            self.other = threading.Thread(target=work)
+            self.other.start()
+            self.other.join(0.2)
+        return found
+
+
+def test_a_ged_that_is_forgotten_while_it_is_told_to_be_away_is_not_away_for_ever(tmp_path):
+    """What is left of it in the queue must be looked at, and be withdrawn."""
+    shares, ged = Shares(), os.fsencode(tmp_path)
+    shares.expect(ged, ged)
+    shares._points[ged] = points = Interrupted(shares._points[ged])
+    points.meanwhile = lambda: shares.forget(ged, ged)
+    shares.lost(ged, ged)
+    points.other.join()
+    assert shares.away() == ()
