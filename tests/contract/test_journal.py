@@ -95,7 +95,9 @@ def test_what_several_want_to_write_at_a_time_is_one_commit(journal: Journal) ->
     commits: list[str] = []
     journal._sql.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
     log: list[str] = []
-    ends = journal.together({1: entering(b"a1", b"a2", log=log), 2: entering(b"b1", log=log), 3: entering(log=log)})
+    ends: dict[int, int | Exception] = {}
+    work = {1: entering(b"a1", b"a2", log=log), 2: entering(b"b1", log=log), 3: entering(log=log)}
+    journal.together(work, ends)
     assert ends == {1: 2, 2: 1, 3: 0}
     assert log == ["a1", "b1", "a2"]
     assert len(commits) == 2
@@ -119,9 +121,9 @@ def test_a_mistake_of_one_is_its_own_end_and_its_own_rollback(journal: Journal) 
         yield lambda tx: add(tx, b"after")
         return "went on"
 
-    ends = journal.together(
-        {1: entering(b"a1", b"a2", log=log), 2: mistaken(goes_on=True), 3: mistaken(goes_on=False), 4: broken()}
-    )
+    ends: dict[int, object] = {}
+    mistakes = {2: mistaken(goes_on=True), 3: mistaken(goes_on=False), 4: broken()}
+    journal.together({1: entering(b"a1", b"a2", log=log)} | mistakes, ends)
     assert [ends[1], ends[2]] == [2, "went on"]
     assert [type(ends[3]), type(ends[4])] == [ValueError, ZeroDivisionError]
     assert journal.read(lambda tx: {d.name for d in tx.documents()}) == {b"a1", b"a2", b"after"}
