@@ -104,7 +104,7 @@ _UNNAMED: Final = re.compile(rb"#[0-9]+")
 def is_unnamed(name: bytes) -> bool:
     """Whether the kernel calls a file so that has no name (open(2), O_TMPFILE), as each marker has none at first.
 
-    One that is really called so is told of when it gets that name.
+    One that is really called so is told of when it gets that name; what is written over it later a full pass finds.
     """
     return _UNNAMED.fullmatch(name) is not None
 
