@@ -1,7 +1,8 @@
-"""Turns that several GEDs have side by side, and what becomes of those whose neighbour has much to do."""
+"""Turns that several GEDs have side by side: what they cost, and that nobody waits for another, or for ever."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import sqlite3
 import threading
@@ -11,68 +12,136 @@ import pytest
 
 from bridged.config import load
 from bridged.journal import Journal
-from bridged.model import Instant
+from bridged.model import Instant, State
 from bridged.patience import Patience
 from bridged.rounds import Rounds
 from bridged.shares import Shares
 from bridged.watch import Hint
-from tests.bridge import until
 
-
-def now():
-    return Instant(time.time(), time.monotonic())
+MANY = 40
+WITHIN = 20.0  # seconds
 
 
 class Firm:
-    """Two clients on one disk, and the rounds of their GEDs."""
+    """Clients whose GEDs are on one mount, and the rounds of these, stepped by hand."""
 
-    def __init__(self, base):
-        clients = ""
-        for name in ("Martin", "Dupont"):
-            (base / name / "Achats").mkdir(parents=True)
-            clients += f"  - {{name: {name}, ged: {base}/{name}, collection_email: {name}@collecte.example,"
-            clients += " switched_folders: [Achats]}\n"
+    def __init__(self, base, clients):
+        self.base, self.ahead, self.commits = base, 0.0, 0
+        self.geds = [os.fsencode(base / str(n)) for n in range(clients)]
+        lines = [
+            f"  - {{name: C{n}, ged: {base}/{n}, collection_email: c{n}@collecte.example, switched_folders: [Achats]}}"
+            for n in range(clients)
+        ]
+        for n in range(clients):
+            (base / str(n) / "Achats").mkdir(parents=True)
         config = base / "bridged.yaml"
-        config.write_text(
-            "smtp: {host: localhost, security: plain, sender: factures@cabinet.example}\n"
-            f"watch: {{sweep: 1h}}\nstate_dir: {base}/state\nclients:\n{clients}"
-        )
+        smtp = "smtp: {host: localhost, security: plain, sender: factures@cabinet.example}"
+        watch = "watch: {quiet: 2s, sweep: 1h}"
+        config.write_text("\n".join([smtp, watch, f"state_dir: {base}/state", "clients:", *lines]))
         settings = load(config)
         settings.state_dir.mkdir()
         self.journal, self.patience = Journal(settings.state_dir), Patience(time.monotonic)
-        self.rounds = Rounds(self.journal, self.patience, Shares(), lambda: None, lambda: None, now)
+        self.journal._sql.set_trace_callback(self._count)
+        self.rounds = Rounds(self.journal, self.patience, Shares(), lambda: None, lambda: None, self.now)
         self.rounds.configure(settings, start=True)
-        self.martin, self.dupont = (os.fsencode(base / name) for name in ("Martin", "Dupont"))
         self.step_until(lambda: self.rounds.ready)
 
-    def step_until(self, condition):
-        def stepped():
-            self.rounds.step(now())
-            return condition()
+    def _count(self, sql):
+        self.commits += sql == "COMMIT"
 
-        until(stepped, "it comes to that")
+    def now(self):
+        return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
+
+    def step_until(self, condition):
+        deadline = time.monotonic() + WITHIN
+        while not condition():
+            assert time.monotonic() < deadline, "it does not come to an end"
+            if self.rounds.step(self.now()) > 0:
+                time.sleep(0.02)
+                self.ahead += 0.1
+
+    def seat(self, ged):
+        return self.rounds._seats[ged]
+
+    def deposit(self, ged):
+        path = ged + b"/Achats/new.txt"
+        with open(path, "wb") as file:
+            file.write(b"a document")
+        self.rounds._hand_to(ged, Hint("look", path))
+        return path
 
     def documents(self):
         return [document.path for document in self.journal.read(lambda tx: list(tx.documents()))]
 
-    def deposit(self, ged):
-        path = ged + b"/Achats/new.pdf"
-        with open(path, "wb") as file:
-            file.write(b"%PDF")
-        self.rounds._hand_to(ged, Hint("look", path))
-        return path
+    def queued(self):
+        return len(self.journal.read(lambda tx: list(tx.documents("state = ?", (State.QUEUED.value,)))))
 
 
 @pytest.fixture
-def firm(tmp_path):
-    firm = Firm(tmp_path)
-    yield firm
-    firm.rounds.close()
-    firm.journal.close()
+def opened(tmp_path):
+    firms = []
+
+    def opened(clients):
+        firms.append(Firm(tmp_path, clients))
+        return firms[0]
+
+    yield opened
+    for firm in firms:
+        firm.rounds.close()
+        firm.journal.close()
+
+
+@pytest.fixture
+def firm(opened):
+    return opened(2)
+
+
+def test_deposits_of_many_clients_at_a_time_are_a_few_commits(opened):
+    """What each costs must not grow with the number of clients: one after the other, each would take two commits."""
+    firm = opened(MANY)
+    before = firm.commits
+    for ged in firm.geds:
+        firm.deposit(ged)
+    firm.step_until(lambda: firm.queued() == MANY)
+    assert firm.commits - before < MANY / 2
+
+
+def test_a_ged_whose_turn_raises_is_the_only_one_that_is_late(opened, monkeypatch):
+    """It is tried again."""
+    firm = opened(MANY)
+    failing = firm.seat(firm.geds[7])
+    with monkeypatch.context() as patch:
+        patch.setattr(failing.intake, "_begin_anew", lambda: 1 / 0)
+        for ged in firm.geds:
+            firm.deposit(ged)
+        firm.step_until(lambda: firm.queued() == MANY - 1)
+        assert failing.failing_since < float("inf")
+    firm.step_until(lambda: firm.queued() == MANY)
+    assert failing.failing_since == float("inf")
+
+
+def test_a_turn_for_which_there_is_no_thread_is_given_again(firm, monkeypatch):
+    """Else its GEDs would wait for ever: nothing would be due, and no turn would end."""
+    tries = itertools.count()
+    start = firm.patience.start
+
+    def sometimes(ged, work):
+        if next(tries) < 3:
+            raise RuntimeError("can't start new thread")
+        return start(ged, work)
+
+    monkeypatch.setattr(firm.patience, "start", sometimes)
+    for ged in firm.geds:
+        firm.deposit(ged)
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            firm.step_until(lambda: False)
+    firm.step_until(lambda: firm.queued() == len(firm.geds))
 
 
 def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monkeypatch):
     """Ten thousand files were unpacked there: the others' deposits are not to wait for that."""
+    busy, beside = firm.geds
     done = threading.Event()
 
     def long(_now, _most):
@@ -81,16 +150,16 @@ def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monk
             yield lambda tx: None
         return 60.0
 
-    for ged in (firm.martin, firm.dupont):
-        firm.rounds._seats[ged].due = 0.0
+    for ged in firm.geds:
+        firm.seat(ged).due = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(firm.rounds._seats[firm.martin].intake, "step", long)
-        firm.rounds.step(now())
-    path = firm.deposit(firm.dupont)
+        patch.setattr(firm.seat(busy).intake, "step", long)
+        firm.rounds.step(firm.now())
+    path = firm.deposit(beside)
     firm.step_until(lambda: firm.documents() == [path])
-    assert firm.rounds._seats[firm.martin].turn is not None
+    assert firm.seat(busy).turn is not None
     done.set()
-    other = firm.deposit(firm.martin)
+    other = firm.deposit(busy)
     firm.step_until(lambda: firm.documents() == [path, other])
 
 
@@ -98,19 +167,20 @@ def test_what_one_ged_raises_is_its_own(firm, monkeypatch):
     def fails(_now, _most):
         yield lambda tx: tx.move(99, *[None] * 2)
 
-    monkeypatch.setattr(firm.rounds._seats[firm.martin].intake, "step", fails)
-    paths = [firm.deposit(ged) for ged in (firm.martin, firm.dupont)]
+    failing, beside = firm.geds
+    monkeypatch.setattr(firm.seat(failing).intake, "step", fails)
+    paths = [firm.deposit(ged) for ged in firm.geds]
     firm.step_until(lambda: firm.documents() == paths[1:])
-    troubles = {ged: seat.failing_since < now().steady for ged, seat in firm.rounds._seats.items()}
-    assert troubles == {firm.martin: True, firm.dupont: False}
+    assert firm.seat(failing).failing_since < float("inf")
+    assert firm.seat(beside).failing_since == float("inf")
 
 
 def test_all_have_their_turns_again_when_the_disk_was_full(firm, monkeypatch):
     def full(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    paths = {firm.deposit(ged) for ged in (firm.martin, firm.dupont)}
+    paths = {firm.deposit(ged) for ged in firm.geds}
     with monkeypatch.context() as patch:
         patch.setattr(firm.journal, "_grant_all", full)
-        firm.step_until(lambda: all(seat.failing_since < now().steady for seat in firm.rounds._seats.values()))
+        firm.step_until(lambda: all(firm.seat(ged).failing_since < float("inf") for ged in firm.geds))
     firm.step_until(lambda: set(firm.documents()) == paths)
