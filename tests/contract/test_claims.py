@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import pytest
 
+from bridged import logs
 from bridged.claims import Claims, Route, Turns
 from bridged.config import load
 from bridged.folders import SwitchedFolders
@@ -20,6 +22,7 @@ class Queue:
     """Documents of some clients, queued in a given order, and one sender's claims."""
 
     def __init__(self, base):
+        logs.configure("json", "info", io.StringIO())
         clients = [
             f"  - {{name: {name}, ged: {base}/{name}, collection_email: {name}@collecte.example,"
             " switched_folders: [In]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 import sqlite3
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from bridged import logs
 from bridged.config import load
 from bridged.journal import Journal
 from bridged.model import Instant, State
@@ -26,6 +28,7 @@ class Firm:
     """Clients whose GEDs are on one mount, and the rounds of these, stepped by hand."""
 
     def __init__(self, base, clients):
+        logs.configure("json", "info", io.StringIO())
         self.base, self.ahead, self.commits = base, 0.0, 0
         self.geds = [os.fsencode(base / str(n)) for n in range(clients)]
         lines = [
