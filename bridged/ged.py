@@ -163,7 +163,7 @@ class Ged:
         """A pass has met everything: what is new from now on is a deposit."""
         self.require_configured()
         if not self.in_force or self.other:
-            yield lambda tx: tx.set_read(self.path, read=True)
+            yield self.configured(lambda tx: tx.set_read(self.path, read=True))
         self.unknown = dict.fromkeys(self.unknown, "deposit")
         self.in_force, self.starting, self.blank, self.tries = True, False, False, 0
         yield from self._forget_seen()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+import pytest
+
 from bridged.config import load
-from bridged.ged import Ged
+from bridged.ged import Ged, Retired
 from bridged.journal import Journal
 from bridged.patience import Patience
 from bridged.shares import Shares
@@ -46,3 +48,15 @@ def test_what_could_not_be_read_at_first_is_existing_until_it_has_been_read(tmp_
     third.recall_unseen()
     assert third.unseen == {}
     journal.close()
+
+
+def test_a_client_that_is_removed_at_the_end_of_a_pass_has_read_nothing(tmp_path):
+    """Added again it is read anew, and what an earlier life's last wish says must not count for that."""
+    journal = Journal(tmp_path)
+    ged = _ged(tmp_path, journal)
+    journal.write(lambda tx: tx.switch_on(ged.path, "Achats", 1.0))
+    wish = next(ged.complete())
+    ged.retired = True
+    with pytest.raises(Retired):
+        journal.write(wish)
+    assert journal.read(lambda tx: tx.read_folders(ged.path)) == set()
