@@ -245,13 +245,9 @@ class Comparison:
 
     def _listed_file(self, path: bytes) -> Stamp | None:
         """As `_file`, where a server is behind it: a name that is gone may answer from a cache, but is not listed."""
-        directory, name = split(path)
-        ged = self._ged
+        ged, name = self._ged, split(path)[1]
         try:
-            with (
-                ged.shares.at(ged.path, path, settled=False) as root_fd,
-                files.directories(root_fd, directory[len(ged.path) + 1 :]) as (fd,),
-            ):
+            with ged.shares.directory(ged.path, path, settled=False) as fd:
                 return next((e.stamp for e in files.listing(fd) if e.name == name), None)
         except (FileNotFoundError, NotADirectoryError):
             return None

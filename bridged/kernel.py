@@ -28,9 +28,8 @@ _ANOTHER_WAY: Final = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-_RECORDS: Final = (
-    8 * 1024
-)  # bytes of directory entries asked for at a time; to clear more would cost more than it saves
+# Bytes of directory entries asked for at a time: to clear more would cost more than it saves.
+_RECORDS: Final = 8 * 1024
 
 _STATX_BTIME: Final = 0x800
 _AT_SYMLINK_NOFOLLOW: Final = 0x100

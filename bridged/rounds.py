@@ -236,8 +236,8 @@ class Rounds:
             group = mounts.setdefault(self._patience.mount_of(ged), {})
             if len(group) < TOGETHER:
                 group[ged] = seat
-        for mount, seats in mounts.items():
-            if self._patience.silences().get(mount, 0.0) < UNHURRIED:
+        for seats in mounts.values():
+            if self._patience.silent_for(next(iter(seats))) < UNHURRIED:
                 self._give_turn(seats)
                 if self._clock().steady - now.steady > ROUND:
                     return

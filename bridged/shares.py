@@ -122,10 +122,10 @@ class Shares:
             yield fd
 
     @contextmanager
-    def directory(self, ged: bytes, path: bytes) -> Iterator[int]:
-        """The same, open for reading, so that it can be synced. Only what intake has finished with is good enough."""
+    def directory(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
+        """The same, open for reading, so that it can be listed or synced."""
         with (
-            self._found_at(ged, path, settled=True) as (root_fd, device),
+            self._found_at(ged, path, settled=settled) as (root_fd, device),
             _directory(ged, path, root_fd, device, files.open_directory) as fd,
         ):
             yield fd
