@@ -24,6 +24,8 @@ from bridged.settings import Settings
 TOMBSTONE: Final = 2.0
 # A file whose name was taken by another one is recognised for this time (seconds) where only sweeps see renames.
 REPLACED: Final = 600.0
+# A sweep takes a file that was deleted and made anew for a save; the hint that tells them apart may come so much later.
+TOLD_LATE: Final = 60.0
 # A marker follows its document's rename after this time, when the rename has proved not to be a save.
 MARKER_FOLLOWS: Final = 2.5
 
@@ -44,12 +46,21 @@ class Tombstone:
     unseen_at: int = 0  # ns; of an unseen file: when its name was read
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A file that was told of as overwritten: until when a late hint may contradict, and what stood there before."""
+
+    until: float
+    before: Stamp
+
+
 @dataclass(slots=True)
 class Memory:
-    """What names have lately been renamed away, and which files lately lost their name to another one."""
+    """What names have lately been renamed away, which files lost theirs to another one, and what was a save."""
 
     tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
     replaced: dict[tuple[int, int, int], Tombstone] = field(default_factory=dict)
+    saved: dict[bytes, Saved] = field(default_factory=dict)
 
     def prolong(self, began: float, seconds: float) -> None:
         """The step that began then took so long: what has come to a name renamed away in it is only followed now."""
@@ -61,6 +72,7 @@ class Memory:
         """Forget what is older than its time."""
         self.tombstones = {name: tomb for name, tomb in self.tombstones.items() if tomb.until >= now}
         self.replaced = {file: tomb for file, tomb in self.replaced.items() if tomb.until >= now}
+        self.saved = {path: saved for path, saved in self.saved.items() if saved.until >= now}
 
 
 @dataclass(slots=True)
@@ -200,6 +212,21 @@ class Changes:
         if known is not None:
             self.bury(known)
 
+    def deleted_before(self, path: bytes, stamp: Stamp, born_ns: int | None) -> None:
+        """The same, told only when what is at `path` now, born then, is known already.
+
+        If it was a deposit, nothing is new. If a sweep has met it before the hint came, and took it for a save, it was
+        none: it has another inode than what stood there before, or the file was made since that was looked at.
+        """
+        saved = self._memory.saved.get(path)
+        if saved is None:
+            return
+        before = saved.before
+        if before.inode != stamp.inode or born_ns is None or born_ns > before.ctime_ns:
+            self.effects.changed.pop(path, None)
+            self.effects.unchanged.append(path)
+            self.deleted(path)
+
     def moved(self, source: bytes, dest: bytes, still: Stamp | None) -> None:
         """A hint says that the file at `source` was renamed to `dest`; `still` is what stands at `source` now."""
         known = self._tx.known(source)
@@ -212,6 +239,7 @@ class Changes:
         if replaced is not None:
             self.bury(replaced)
         self._tx.forget(known.path)
+        self._memory.saved.pop(known.path, None)
         self._tx.know(path, known.stamp, known.document)
         if split(known.path)[0] == split(path)[0]:
             until = self._now.steady + TOMBSTONE
@@ -233,6 +261,7 @@ class Changes:
     def bury(self, known: KnownFile) -> None:
         """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
         self._tx.forget(known.path)
+        self._memory.saved.pop(known.path, None)
         document = self._document(known.document)
         if document is None:
             return
@@ -254,6 +283,10 @@ class Changes:
             self._another_file(known, stamp)
         else:
             self._overwritten(place, known.path, stamp, self._document(known.document), send=unknown == "deposit")
+            if known.path in self.effects.changed:
+                saved = self._memory.saved.get(known.path)
+                before = known.stamp if saved is None else saved.before
+                self._memory.saved[known.path] = Saved(self._now.steady + TOLD_LATE, before)
 
     def _another_file(self, known: KnownFile, stamp: Stamp) -> None:
         """Another file system holds a file of the same name: it is existing, and not the one that was queued."""

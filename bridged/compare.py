@@ -23,6 +23,7 @@ from bridged.mark import find
 from bridged.model import UNSEEN, Stamp
 from bridged.packed import Packed
 from bridged.settings import Settings
+from bridged.shares import Away
 from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
 
 Difference = Callable[[Changes], None]
@@ -68,9 +69,13 @@ class Comparison:
     def gone(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
         """A hint says: deleted, or moved out. With the very same times it is a look's finding of since: a late hint."""
         known = self._journal.read(lambda tx: tx.known(path))
-        if known is None or status is None or known.stamp.not_since(files.stamp_of(status)):
+        if known is None or status is None:
             return []
-        return [lambda changes: changes.deleted(path)]
+        stamp = files.stamp_of(status)
+        if not known.stamp.not_since(stamp):
+            return [lambda changes: changes.deleted(path)]
+        born = self._born(path)
+        return [lambda changes: changes.deleted_before(path, stamp, born)]
 
     def lstat(self, path: bytes) -> os.stat_result | None:
         """What stands at a path of the GED; None where nothing does. Raises OSError (Away) when that cannot be told."""
@@ -295,7 +300,10 @@ class Comparison:
                     files.remove(root_fd, (listing.directory + b"/" + entry.name)[len(ged.path) + 1 :])
 
     def _tell_unreadable(self, found: Unreadable) -> None:
+        """One line for each directory that cannot be read; not for each of a GED that goes in the middle of a pass."""
         ged = self._ged
+        if found.passing and not ged.answers():
+            raise Away
         ged.unread.add(found.directory)
         ged.failed = ged.failed or found.passing
         place = self._switched.place(found.directory)

@@ -123,6 +123,15 @@ class Ged:
         self.state = "reachable"
         return True
 
+    def answers(self) -> bool:
+        """Whether the GED's file system still does. Its directory alone may be one that the kernel remembers."""
+        try:
+            with files.root(self.path) as fd:
+                os.fstatvfs(fd)
+        except OSError:
+            return False
+        return True
+
     def arrived(self, directory: bytes, fd: int) -> str:
         """The same for a directory in the GED on which something is mounted, or was; why it must not be read."""
         before = self.journal.read(lambda tx: tx.mounted(directory))

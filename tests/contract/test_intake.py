@@ -9,6 +9,7 @@ import os
 import sqlite3
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,13 @@ from bridged.folders import SwitchedFolders
 from bridged.ged import Retired
 from bridged.intake import Intake
 from bridged.journal import Journal, Transaction
-from bridged.model import Instant
+from bridged.model import Instant, State
 from bridged.patience import Patience
 from bridged.shares import Shares
 from bridged.sweep import Sweep
 from bridged.watch import Hint
 from tests.contract.stepping import done
-from tests.faults.mounts import require, run
+from tests.faults.mounts import Mounts, require, run
 
 LONG = 100_000.0  # seconds
 
@@ -89,6 +90,10 @@ class Stepped:
 
     def step(self) -> None:
         done(self.journal, self.intake.step(self.now(), self.most))
+
+    def tell(self, kind: Any, file: Path) -> None:
+        """A hint comes."""
+        self.intake.hints.append(Hint(kind, os.fsencode(file)))
 
     def now(self) -> Instant:
         return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
@@ -166,6 +171,38 @@ def closed(monkeypatch):
 
     monkeypatch.setattr(files, "open_directory", open_directory)
     return names
+
+
+@pytest.mark.parametrize("kind", ["bindfs", "sshfs"])
+def test_a_share_that_goes_in_the_middle_of_a_pass_is_told_of_once(stepped, monkeypatch, kind):
+    """Not a line for each of its directories, which nobody can read now."""
+    server, ged = stepped.base / "server", stepped.base / "ged"
+    server.mkdir()
+    with Mounts(stepped.base) as mounts:
+        process = mounts.fuse(kind, server, ged)
+        stepped.make(*(f"A/{number}/x.txt" for number in range(20)))
+        stepped.start(["A"])
+        stepped.until_ready()
+        stepped.one_finding_at_a_time(monkeypatch)
+        stepped.ahead += 61.0
+        for _ in range(5):
+            stepped.step()
+        assert stepped.intake.ged.running is not None
+        process.kill()
+        process.wait(10)
+        for _ in range(60):
+            stepped.step()
+        assert [line.get("ged") for line in stepped.said("folder_unreachable")] == [str(ged)]
+        mounts.unmount(ged)
+        mounts.fuse(kind, server, ged)
+        monkeypatch.undo()
+        stepped.sweeps()
+        assert len(stepped.said("folder_recovered")) == 1
+        stepped.make("A/7/new.txt")
+        stepped.sweeps()
+        assert stepped.documents() == {"A/7/new.txt": "queued"}
+        stepped.stop()
+        stepped.journal = None
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -248,6 +285,86 @@ def test_files_that_nobody_will_look_at_hurry_no_pass(stepped, monkeypatch):
     passes.clear()
     stepped.sweeps()
     assert passes == [False] * 3
+
+
+@pytest.fixture(params=["names read", "looked at"])
+def existing(request, stepped):
+    """A file that was there before, of which only the name is known, or more."""
+    stepped.make("A/scan.txt", "A/other.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    if request.param == "looked at":
+        stepped.sweeps(full=True)
+        assert not stepped.intake.ged.unseen_until
+    else:
+        assert stepped.intake.ged.unseen_until
+    time.sleep(0.02)  # a tick of the clock by which files are made
+    return stepped.base / "ged/A/scan.txt"
+
+
+def anew(file: Path, content: str) -> None:
+    """Delete it and make it again; most file systems give its inode number to the new one."""
+    file.unlink()
+    file.write_text(content)
+
+
+def test_a_late_hint_tells_that_what_a_sweep_took_for_a_save_is_a_new_file(stepped, existing):
+    """The sweep meets it first. The hints of a deposit that was sent already say nothing new."""
+    anew(existing, "today")
+    stepped.sweeps(1, full=True)
+    assert stepped.documents() == {}
+    for _ in range(2):
+        stepped.tell("gone", existing)
+        stepped.tell("look", existing)
+        stepped.step()
+    stepped.sweeps()
+    assert stepped.documents() == {"A/scan.txt": "queued"}
+    assert len(stepped.said("document_queued")) == 1
+
+
+def test_a_late_hint_is_none_of_a_file_that_was_overwritten_in_place(stepped, existing):
+    """It was made anew, and that was queued; then it was saved, and told of. Later hints of the former say nothing."""
+    anew(existing, "today")
+    stepped.tell("gone", existing)
+    stepped.step()
+    stepped.sweeps()
+    assert stepped.documents() == {"A/scan.txt": "queued"}
+    (seq,) = stepped.journal.read(lambda tx: [document.seq for document in tx.documents()])
+    for old, new in pairwise((State.QUEUED, State.SENDING, State.SENT, State.VALIDATED)):
+        stepped.journal.write(lambda tx, o=old, n=new: tx.move(seq, o, n))
+    time.sleep(0.02)
+    existing.write_text("today, and once more")
+    stepped.sweeps(1, full=True)
+    stepped.tell("gone", existing)
+    stepped.sweeps()
+    assert stepped.documents() == {"A/scan.txt": "validated"}
+    assert len(stepped.said("document_changed")) == 1
+
+
+def test_what_is_sent_when_overwritten_is_not_sent_again_for_a_late_hint(stepped):
+    stepped.make("A/scan.txt")
+    stepped.start(["A"], "on_overwrite: send")
+    stepped.until_ready()
+    file = stepped.base / "ged/A/scan.txt"
+    anew(file, "today")
+    stepped.sweeps()
+    stepped.tell("gone", file)
+    stepped.sweeps()
+    assert len(stepped.said("document_queued")) == 1
+
+
+def test_a_late_hint_of_what_was_queued_and_made_anew_is_no_second_document(stepped):
+    """The sweep has put the new content into the place of the old: it leaves, once."""
+    stepped.start([{"path": "A"}])
+    stepped.until_ready()
+    stepped.make("A/scan.txt")
+    stepped.sweeps()
+    file = stepped.base / "ged/A/scan.txt"
+    anew(file, "today")
+    stepped.sweeps()
+    stepped.tell("gone", file)
+    stepped.sweeps()
+    assert stepped.documents() == {"A/scan.txt": "queued"}
 
 
 def test_one_new_file_makes_nobody_search_for_the_old_ones_beside_it(stepped, monkeypatch):
