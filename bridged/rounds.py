@@ -8,7 +8,7 @@ answers, and nobody else waits.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
@@ -200,8 +200,10 @@ class Rounds:
 
     def _next_due(self, silences: Mapping[Hashable, float]) -> float:
         hurried = {mount for mount, silent in silences.items() if silent >= UNHURRIED}
-        waiting = ((ged, seat.due) for ged, seat in self._seats.items() if seat.turn is None)
-        return min((due for ged, due in waiting if self._patience.mount_of(ged) not in hurried), default=float("inf"))
+        seats: Iterable[_Seat] = self._seats.values()
+        if hurried:
+            seats = [seat for ged, seat in self._seats.items() if self._patience.mount_of(ged) not in hurried]
+        return min([seat.due for seat in seats if seat.turn is None], default=float("inf"))
 
     def _hand_out(self, hint: Hint) -> None:
         if hint.kind == "lost":

@@ -104,42 +104,51 @@ class Shares:
         With `settled` only what intake has finished with is good enough; without, the file system's own id is not
         compared either: a look that concludes something wrong is mended by the next.
         """
-        with self._found_at(ged, path, settled=settled) as (root_fd, device):
-            with (
-                suppress(FileNotFoundError, NotADirectoryError),  # the touch itself finds that out
-                _directory(ged, path, root_fd, device, files.open_passage),
-            ):
-                pass
+        root_fd, device = self._root_of(ged, path, settled=settled)
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):  # the touch itself finds that out
+                os.close(_directory(ged, path, root_fd, device, files.open_passage))
             yield root_fd
+        finally:
+            os.close(root_fd)
 
     @contextmanager
     def passage(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
         """The same for the directory that `path` is in, which can be passed and need not be readable; OSError, too."""
-        with (
-            self._found_at(ged, path, settled=settled) as (root_fd, device),
-            _directory(ged, path, root_fd, device, files.open_passage) as fd,
-        ):
+        fd = self._open(ged, path, files.open_passage, settled=settled)
+        try:
             yield fd
+        finally:
+            os.close(fd)
 
     @contextmanager
     def directory(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
         """The same, open for reading, so that it can be listed or synced."""
-        with (
-            self._found_at(ged, path, settled=settled) as (root_fd, device),
-            _directory(ged, path, root_fd, device, files.open_directory) as fd,
-        ):
+        fd = self._open(ged, path, files.open_directory, settled=settled)
+        try:
             yield fd
+        finally:
+            os.close(fd)
 
-    @contextmanager
-    def _found_at(self, ged: bytes, path: bytes, *, settled: bool) -> Iterator[tuple[int, int]]:
-        """The GED's descriptor, and the device that `path` is on."""
+    def _open(self, ged: bytes, path: bytes, opener: Callable[[int, bytes], int], *, settled: bool) -> int:
+        root_fd, device = self._root_of(ged, path, settled=settled)
+        try:
+            return _directory(ged, path, root_fd, device, opener)
+        finally:
+            os.close(root_fd)
+
+    def _root_of(self, ged: bytes, path: bytes, *, settled: bool) -> tuple[int, int]:
+        """The GED's descriptor, to be closed by the caller, and the device that `path` is on."""
         points = self._points.get(ged, {})
         above = sorted(p for p in list(points) if p == ged or path.startswith(p + b"/"))
-        device = -1
-        with _root(ged) as root_fd:
+        root_fd, device = _root(ged), -1
+        try:
             for point in above or [ged]:
                 device = self._require(points.get(point), root_fd, point[len(ged) + 1 :], settled=settled)
-            yield root_fd, device
+        except BaseException:
+            os.close(root_fd)
+            raise
+        return root_fd, device
 
     def _require(self, found: _Found | None, root_fd: int, relative: bytes, *, settled: bool) -> int:
         if found is None or (settled and not found.settled):
@@ -156,27 +165,22 @@ class Shares:
             os.close(fd)
 
 
-@contextmanager
-def _directory(
-    ged: bytes, path: bytes, root_fd: int, device: int, opener: Callable[[int, bytes], int]
-) -> Iterator[int]:
+def _directory(ged: bytes, path: bytes, root_fd: int, device: int, opener: Callable[[int, bytes], int]) -> int:
     """The directory that a path is in, if it is on that device; else raises Away."""
     fd = opener(root_fd, path.rpartition(b"/")[0][len(ged) + 1 :])
     try:
-        if os.fstat(fd).st_dev != device:
-            raise Away
-        yield fd
-    finally:
+        there = os.fstat(fd).st_dev
+    except BaseException:
         os.close(fd)
+        raise
+    if there != device:
+        os.close(fd)
+        raise Away
+    return fd
 
 
-@contextmanager
-def _root(ged: bytes) -> Iterator[int]:
+def _root(ged: bytes) -> int:
     try:
-        fd = files.open_root(ged)
+        return files.open_root(ged)
     except (FileNotFoundError, NotADirectoryError):
         raise Away from None
-    try:
-        yield fd
-    finally:
-        os.close(fd)

@@ -132,7 +132,7 @@ class Waiting:
             self._tell(ready, outcomes)
         self._tell_saves(now)
         dues = [calm.since + self._settings.watch.quiet for calm in self._saves.values()]
-        self.due = min([*dues, *(due for due, _ in self._plans[:1])], default=float("inf"))
+        self.due = min([*dues, self._next_plan()])
         if mistakes:
             raise mistakes[0]
 
@@ -141,6 +141,16 @@ class Waiting:
         deposit.due = due
         heappush(self._plans, (due, seq))
         self.due = min(self.due, due)
+
+    def _next_plan(self) -> float:
+        """When the first deposit is to be looked at. Void plans before it would only wake this GED up for nothing."""
+        while self._plans:
+            due, seq = self._plans[0]
+            deposit = self._deposits.get(seq)
+            if deposit is not None and deposit.due == due:
+                return due
+            heappop(self._plans)
+        return float("inf")
 
     def _take_due(self, now: Instant) -> list[list[tuple[int, _Deposit]]]:
         """What is due, by directory, so that each is reached once; each to be looked at again unless it gets ready."""
