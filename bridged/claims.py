@@ -122,13 +122,15 @@ class Claims:
         horizon, suspects = _horizon(route, now), route.line.suspects()
         while True:
             last = self._turns.last
-            document = tx.due_after(last, now.wall, horizon, away, suspects)
-            document = document or (tx.due_after(last, now.wall, horizon, away) if suspects else None)
-            if document is None:
+            firsts = tx.due_after(last, now.wall, horizon, away, suspects, limit=MOST)
+            if not firsts and suspects:
+                firsts = tx.due_after(last, now.wall, horizon, away, limit=1)
+            if not firsts:
                 return
-            self._turns.last = document.client
-            yield document
-            if document.client == last:  # nobody else has any: it need not be asked for each
+            for document in firsts:
+                self._turns.last = document.client
+                yield document
+            if firsts[0].client == last:  # nobody else has any: it need not be asked for each
                 yield from tx.due_of(last, now.wall, horizon, away, suspects, limit=MOST)
 
 

@@ -112,28 +112,39 @@ class Transaction(Known):
         """The document of that number."""
         return next(self.documents("seq = ?", (seq,)), None)
 
-    def documents(self, where: str = "1", arguments: tuple[Any, ...] = (), limit: int = -1) -> Iterator[Document]:
-        """Documents in the order of their deposit. `where` is SQL of this package, never of a user."""
-        sql = f"SELECT {_COLUMNS} FROM documents WHERE {where} ORDER BY seq LIMIT ?"  # noqa: S608 - constants only
+    def documents(
+        self, where: str = "1", arguments: tuple[Any, ...] = (), limit: int = -1, order: str = "seq"
+    ) -> Iterator[Document]:
+        """Documents in the order of their deposit. `where` and `order` are SQL of this package, never of a user."""
+        sql = f"SELECT {_COLUMNS} FROM documents WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608 - constants only
         return map(_document, self.sql.execute(sql, (*arguments, limit)))
 
     def due_after(
-        self, client: str, now: float, horizon: float, away: Collection[bytes] = (), but: Collection[int] = ()
-    ) -> Document | None:
-        """The first queued document that is due, of the client after `client` in the alphabet: clients take turns.
+        self,
+        client: str,
+        now: float,
+        horizon: float,
+        away: Collection[bytes] = (),
+        but: Collection[int] = (),
+        *,
+        limit: int,
+    ) -> list[Document]:
+        """Whose turns come after that of `client`, in the order of the alphabet: the first queued document of each
+        that is due. Some of them, `limit` at most; none only where none is due.
 
         A due time beyond `horizon` cannot have come from the retry schedule: the clock jumped back, so it is due.
         Documents of the GEDs `away` cannot be read now and are passed over, and so are those in `but`.
         """
         due = f"state = 'queued' AND {_DUE} AND {_not_in(away)} AND {_not_in(but, 'seq')}"
-        for turn, order in ((" AND client > ?", "client, seq"), (" AND client <= ?", "client, seq")):
-            row = self.sql.execute(
-                f"SELECT {_COLUMNS} FROM documents WHERE {due}{turn} ORDER BY {order} LIMIT 1",  # noqa: S608
-                (now, horizon, *away, *but, client),
-            ).fetchone()
-            if row is not None:
-                return _document(row)
-        return None
+        for turn in (" AND client > ?", " AND client <= ?"):
+            firsts: list[Document] = []
+            for document in self.documents(due + turn, (now, horizon, *away, *but, client), limit, "client, seq"):
+                if firsts and firsts[-1].client == document.client:
+                    break  # who comes behind so many is asked for next time
+                firsts.append(document)
+            if firsts:
+                return firsts
+        return []
 
     def due_of(
         self,

@@ -6,8 +6,9 @@ import errno
 import os
 import sqlite3
 import threading
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -25,7 +26,8 @@ from bridged.shares import Away, Shares
 Acceptance = Callable[[Transaction], Document | None]
 
 BATCH: Final = 200  # markers that are written before they are entered
-DIRECTORIES: Final = 50  # written to in one call: each is synced, and a slow disk must not be taken for one that hangs
+DIRECTORIES: Final = 50  # written to before it is entered: each is synced, and a slow disk must not seem to hang
+AT_ONCE: Final = 2  # of these are synced at a time: the disk takes hardly longer for two
 
 
 class Marking:
@@ -95,7 +97,7 @@ class Marking:
         for documents in self._patience.by_mount(sent):
             directories = list(by_directory(documents).values())
             for start in range(0, len(directories), DIRECTORIES):
-                self._validate(list(chain.from_iterable(directories[start : start + DIRECTORIES])), now)
+                self._validate(directories[start : start + DIRECTORIES], now)
         for document in due:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
@@ -103,9 +105,10 @@ class Marking:
                 self._settle(document, document.marker)
         return 0.0 if recorded or len(due) > 1 else 1.0
 
-    def _validate(self, documents: list[Document], now: float) -> None:
+    def _validate(self, directories: list[list[Document]], now: float) -> None:
         """Write markers on one mount, then say so in the journal. What cannot be written is tried at each sweep."""
-        written = self._attempts(documents, now)
+        documents = list(chain.from_iterable(directories))
+        written = self._attempts(directories, now)
 
         def conclude(tx: Transaction) -> list[bytes | OSError | None]:
             paths = tx.paths([document.seq for document in documents])
@@ -119,13 +122,15 @@ class Marking:
                 self._told.pop(document.seq, None)
                 say_document("document_validated", document, marker=readable(outcome))
 
-    def _attempts(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+    def _attempts(self, directories: list[list[Document]], now: float) -> dict[int, bytes | OSError]:
+        ged, seqs = directories[0][0].ged, [d.seq for d in chain.from_iterable(directories)]
         if self._dry_run:
-            return dict.fromkeys((d.seq for d in documents), b"")
+            return dict.fromkeys(seqs, b"")
+        parts = [directories[start::AT_ONCE] for start in range(min(AT_ONCE, len(directories)))]
         try:
-            return self._patience.call(documents[0].ged, lambda: self._write(documents, now))
+            return dict(ChainMap(*self._patience.calls(ged, [partial(self._write, part, now) for part in parts])))
         except OSError as error:
-            return dict.fromkeys((d.seq for d in documents), error)
+            return dict.fromkeys(seqs, error)
 
     def _conclude(
         self, tx: Transaction, document: Document, written: bytes | OSError, in_place: bool, now: float
@@ -153,10 +158,10 @@ class Marking:
         marker = mark.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
-    def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+    def _write(self, directories: list[list[Document]], now: float) -> dict[int, bytes | OSError]:
         """The markers' names, a directory at a time."""
         written: dict[int, bytes | OSError] = {}
-        for here in by_directory(documents).values():
+        for here in directories:
             self._patience.beat()
             try:
                 with self._shares.directory(here[0].ged, here[0].path) as fd:

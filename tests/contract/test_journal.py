@@ -192,12 +192,23 @@ def test_clients_take_turns(journal: Journal) -> None:
         journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED, due_at=0.0))  # type: ignore[misc]
     order, last = [], ""
     for _ in range(3):
-        document = journal.read(lambda tx, c=last: tx.due_after(c, 10.0, 100.0))  # type: ignore[misc]
-        assert document is not None
+        document, *_ = journal.read(lambda tx, c=last: tx.due_after(c, 10.0, 100.0, limit=9))  # type: ignore[misc]
         order.append(document.name)
         last = document.client
         journal.write(lambda tx, s=document.seq: tx.move(s, State.QUEUED, State.SENDING))  # type: ignore[misc]
     assert order == [b"A0", b"B1", b"A2"]
+
+
+def test_the_turns_of_several_clients_are_asked_for_together(journal: Journal) -> None:
+    """Each client's first, and no further than where one has more than was asked for; then from the beginning."""
+    for number, client in enumerate("DBBBBACE"):
+        seq = journal.write(lambda tx, n=number, c=client: add(tx, b"%d" % n, client=c))  # type: ignore[misc]
+        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED, due_at=0.0))  # type: ignore[misc]
+
+    def turns(after: str, limit: int) -> str:
+        return "".join(d.client for d in journal.read(lambda tx: tx.due_after(after, 10.0, 100.0, limit=limit)))
+
+    assert [turns("", 9), turns("A", 3), turns("B", 9), turns("D", 9), turns("E", 1)] == ["AB", "B", "CDE", "E", "A"]
 
 
 def test_recovery_puts_back_what_was_being_sent_and_counts_a_dot_as_uncertain(journal: Journal) -> None:
