@@ -26,9 +26,10 @@ _TEMPORARY: Final = re.compile(
     rb"|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})"  # how macOS saves over a share
 )
 
+# First how any of them begins: it is asked of each directory there is.
 _SYSTEM_DIRECTORY: Final = re.compile(
-    rb"(?is:@eadir|\.@__thumb|\#recycle|\#snapshot|@recycle|@recently-snapshot|@tmp|\.trash-.*|\.snapshot|~snapshot"
-    rb"|\.stversions|\$recycle\.bin|system\ volume\ information|lost\+found|__macosx|network\ trash\ folder)"
+    rb"(?is:(?=[@.#~$lns_])(?:@eadir|\.@__thumb|\#recycle|\#snapshot|@recycle|@recently-snapshot|@tmp|\.trash-.*|\.snapshot|~snapshot"
+    rb"|\.stversions|\$recycle\.bin|system\ volume\ information|lost\+found|__macosx|network\ trash\ folder))"
 )
 
 # Safari downloads into a directory `x.pdf.download`, which holds a half `x.pdf`.
@@ -83,11 +84,11 @@ def ignored_directory(name: bytes, extra: Sequence[str] = ()) -> str | None:
     """None for a directory that may hold documents; otherwise why it and everything below is ignored."""
     if _SYSTEM_DIRECTORY.fullmatch(name):
         return "system"
-    if _TEMPORARY_DIRECTORY.fullmatch(name):
+    if b"." in name and _TEMPORARY_DIRECTORY.fullmatch(name):
         return "temporary"
     if name.startswith(b"."):
         return "hidden"
-    return "ignored by configuration" if _configured(_text(name), extra) else None
+    return "ignored by configuration" if extra and _configured(_text(name), extra) else None
 
 
 _LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")

@@ -300,6 +300,11 @@ class Known:
         )
         return [row[0] for row in rows]
 
+    def recorded_below(self, directory: bytes) -> list[bytes]:
+        """The same, and perhaps some without known files: told at once, however many there are."""
+        sql = "SELECT path FROM directories WHERE path = ? OR (path >= ? AND path < ?)"
+        return [row[0] for row in self.sql.execute(sql, (directory, *below(directory))).fetchall()]
+
     def knows_any(self, directory: bytes) -> bool:
         """Whether any file is known there or below."""
         sql = f"SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES} LIMIT 1"  # noqa: S608

@@ -391,8 +391,8 @@ class Sweep:
     ) -> _Seen:
         settled = told and now - max(status.st_mtime, status.st_ctime) > YOUNG
         times = _times(status) if settled else _NEVER
-        children = [directory + b"/" + name for name in names]
-        return _Seen(times, status.st_dev, tuple(filter(self._in_force, children)))
+        children = tuple(filter(self._in_force, [directory + b"/" + name for name in names])) if names else ()
+        return _Seen(times, status.st_dev, children)
 
     def _gone(self, root_fd: int, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -397,6 +398,33 @@ def test_a_first_pass_does_not_search_the_journal_for_what_it_has_just_entered(s
     stepped.sweeps(full=True)
     assert asked
     assert not stepped.intake.ged.unseen_until
+
+
+def test_after_a_first_pass_nobody_asks_what_is_in_each_directory_that_it_has_met(stepped, monkeypatch):
+    """Of 50,000 directories that takes a tenth of a second, before anybody is told that the daemon is ready."""
+    stepped.make("A/x/old.txt", "A/y/other.txt")
+    stepped.start(["A"])
+    asked = []
+    usual = Transaction.directories_below
+    monkeypatch.setattr(Transaction, "directories_below", lambda tx, path: asked.append(path) or usual(tx, path))
+    stepped.until_ready()
+    assert not asked
+
+
+def test_what_goes_while_a_first_pass_is_broken_off_is_not_known_after_it(stepped, monkeypatch):
+    """The pass that is made again does not meet it; the journal has it from the one before."""
+    stepped.make("A/x/old.txt", "A/y/other.txt")
+    stepped.start(["A"])
+    stepped.one_finding_at_a_time(monkeypatch)
+    gone, ged = stepped.intake.ged.path + b"/A/x", stepped.intake.ged
+    while not stepped.journal.read(lambda tx: tx.known_in(gone)):
+        stepped.step()
+    assert not stepped.intake.ready
+    ged.read_all()
+    ged.sweep.forget()
+    shutil.rmtree(gone)
+    stepped.until_ready()
+    assert all(known.gone_at for known in stepped.journal.read(lambda tx: tx.known_in(gone)).values())
 
 
 @pytest.mark.parametrize("batch", [1, 3, 500])
