@@ -515,6 +515,7 @@ def test_a_switched_folder_that_is_deleted_and_made_again_is_a_new_one(bridge: B
             (bridge.inbox / name).write_text(f"{name} {k}")
         until(lambda k=k: bridge.sent()["again.txt"] == k + 1, "sent again")
         bridge.settle()
+        bridge.wait_for("document_validated", 4 * (k + 1))  # else rmtree may meet the marker of a probe
     bridge.relay.stop_listening()
     bridge.relay.cut_all()
     (bridge.inbox / "queued.txt").write_text("queued")
