@@ -136,10 +136,8 @@ class Comparison:
     def vanished(self) -> list[Difference]:
         """Directories that the journal knows and the first pass did not meet: gone, or switched off."""
         ged = self._ged
-        recorded = self._journal.read(lambda tx: tx.recorded_below(ged.path))
-        if all(directory in ged.sweep for directory in recorded):
-            return []  # so it is after a first start, where it would take long to ask for each what is in it
-        known = self._journal.read(lambda tx: tx.directories_below(ged.path))
+        # Not what is in each: after a first start all are met, and that would take long to ask.
+        known = self._journal.read(lambda tx: tx.recorded_below(ged.path))
         unmet = [d for d in known if d not in ged.sweep and not any(is_in(d, t) for t in ged.troubled)]
         return [
             lambda changes, d=directory: changes.missing_directory(d)  # type: ignore[misc]

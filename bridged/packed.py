@@ -18,10 +18,9 @@ _DOTS: Final = (b".", b"..")
 
 # What a name must have, in lower case, for it not to be a document's; a name follows its kind and ends with a zero.
 # What else has such bytes (an inode, an offset) only makes us look closer. Several, each with a beginning of its own,
-# since one for all would be much slower, and so would `in` for what is short.
+# since one for all would be much slower, and so would `in`.
 _BEGINS: Final = rb"\x08(?:[.#]|~\$|(?:eh)?thumbs|desktop\.ini|icon\r)"
-_HAS: Final = (rb"~\0", rb"#\0", rb"\xe2\x84\xaa")  # the last, the kelvin, is composed to a K
-_ZONE: Final = b"zone.identifier"
+_HAS: Final = (rb"~\0", rb"#\0", rb"zone\.identifier", rb"\xe2\x84\xaa")  # the last, the kelvin, is composed to a K
 _EXTENSIONS: Final = (
     *(b"swp", b"tmp", b"temp", b"part", b"partial", b"filepart", b"crdownload", b"opdownload", b"download", b"upload"),
     *(b"!ut", b"!qb", b"!bt", b"aria2"),
@@ -100,12 +99,7 @@ def _may_be_neither(records: bytes) -> bool:
 
 def _may_be_ignored(text: bytes, endings: tuple[bytes, ...]) -> bool:
     lower = text.lower()
-    if _ZONE in lower:
-        return True
-    for trait in _traits(endings):  # noqa: SIM110 - any() of a generator would cost as much as two of them
-        if trait.search(lower) is not None:
-            return True
-    return False
+    return any(trait.search(lower) for trait in _traits(endings))
 
 
 @lru_cache(maxsize=16)

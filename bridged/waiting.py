@@ -156,12 +156,11 @@ class Waiting:
         """What is due, by directory, so that each is reached once; each to be looked at again unless it gets ready."""
         groups: dict[bytes, list[tuple[int, _Deposit]]] = {}
         for _ in range(BATCH):
-            if not self._plans or self._plans[0][0] > now.steady:
+            if self._next_plan() > now.steady:
                 break
-            due, seq = heappop(self._plans)
-            deposit = self._deposits.get(seq)
-            if deposit is not None and deposit.due == due:
-                groups.setdefault(split(deposit.path)[0], []).append((seq, deposit))
+            _, seq = heappop(self._plans)
+            deposit = self._deposits[seq]
+            groups.setdefault(split(deposit.path)[0], []).append((seq, deposit))
         for seq, deposit in chain.from_iterable(groups.values()):
             self._plan(seq, deposit, now.steady + LOOK_AGAIN)
         return list(groups.values())
