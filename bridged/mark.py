@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -97,41 +98,42 @@ def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidde
     When this returns, the marker survives a power cut. Nothing is ever replaced. Raises OSError when it
     cannot be written (FileNotFoundError also when the document has left), and may then be repeated.
     """
-    [written] = write_all(directory_fd, [(document, marker)], suffix, hidden)
+    [written] = write_all([(directory_fd, document, marker)], suffix, hidden)
     if isinstance(written, OSError):
         raise written
     return written
 
 
 def write_all(
-    directory_fd: int, markers: Sequence[tuple[bytes, Marker]], suffix: str, hidden: bool
+    markers: Sequence[tuple[int, bytes, Marker]], suffix: str, hidden: bool, beat: Callable[[], None] = lambda: None
 ) -> list[Written | OSError]:
-    """The same for many documents of one directory: their files are synced together, and the directory once.
+    """The same for many: the descriptor of its directory, the document and its marker, for each.
 
-    One that fails does not stop the others; its OSError stands in its place.
+    All are brought on one step after the other. A file system with a journal commits what all have written when the
+    first of them is synced, and a directory is synced once. One that fails does not stop the others; its OSError stands
+    in its place. `beat` is called before whatever may wait for the disk.
     """
-    longest = _longest_name(directory_fd)
-    names = [_names(document, suffix, hidden, longest) for document, _ in markers]
-    outcomes: list[Written | OSError | _Draft] = [
-        _attempt(_drafted, directory_fd, document, marker, candidates)
-        for (document, marker), candidates in zip(markers, names, strict=True)
-    ]
-    drafts = [outcome for outcome in outcomes if isinstance(outcome, _Draft)]
-    try:
-        if len(drafts) > 1:
-            for draft in drafts:
-                _begin_writing(draft.fd)
-        outcomes = [
-            _attempt(_published, directory_fd, outcome, candidates) if isinstance(outcome, _Draft) else outcome
-            for outcome, candidates in zip(outcomes, names, strict=True)
-        ]
-        failure = _attempt(_sync, directory_fd)  # also for a marker that stood there: a crash may have come before this
-    finally:
+    with contextlib.ExitStack() as leaving:
+        drafts: list[_Draft | OSError] = []
+        for one in markers:
+            beat()
+            draft = _attempt(_draft, *one)
+            drafts.append(draft)
+            if isinstance(draft, _Draft):
+                leaving.callback(draft.leave)
         for draft in drafts:
-            draft.leave(directory_fd)
-    if failure is not None:
-        return [outcome if isinstance(outcome, OSError) else failure for outcome in outcomes]
-    return outcomes  # type: ignore[return-value]  # every draft has become one of the others
+            if isinstance(draft, _Draft):
+                draft.begin_writing()
+        synced = [_further(draft, _Draft.sync, beat) for draft in drafts]
+        written = [_further(draft, lambda draft: _published(draft, suffix, hidden), beat) for draft in synced]
+        failures: dict[int, OSError | None] = {}
+        for directory_fd in dict.fromkeys(directory_fd for directory_fd, _, _ in markers):
+            beat()  # also where a marker stood already: a crash may have come before this
+            failures[directory_fd] = _attempt(_sync, directory_fd)
+    return [
+        outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome
+        for outcome, (directory_fd, _, _) in zip(written, markers, strict=True)
+    ]
 
 
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
@@ -259,12 +261,12 @@ def _read(directory_fd: int, name: bytes) -> Marker | None:
 class _Draft:
     """A marker in its temporary file, not yet under its name. `fd` is open, and whoever holds the draft closes it."""
 
+    directory_fd: int
+    document: bytes
+    marker: Marker
+    like: os.stat_result
     fd: int
     temporary: bytes  # its name; of a file without one, that by which the kernel knows the descriptor
-    marker: Marker
-    number: int
-    name: bytes
-    like: os.stat_result
     published: bool = False
 
     def write(self) -> None:
@@ -275,27 +277,38 @@ class _Draft:
         with contextlib.suppress(OSError):  # best effort, like the owner later
             os.fchmod(self.fd, self.like.st_mode & 0o666)
 
-    def publish(self, directory_fd: int) -> None:
-        """Under its name, replacing nothing (FileExistsError). Durable once the directory is synced."""
+    def begin_writing(self) -> None:
+        """Let the kernel begin to write, so that the syncs that follow find most of it done. Only a hint."""
+        begin = getattr(_libc, "sync_file_range", None)  # sync_file_range(2); glibc has it, musl has not
+        if begin is not None:
+            begin(self.fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+    def sync(self) -> _Draft:
+        """Its content is durable."""
+        os.fsync(self.fd)
+        return self
+
+    def publish(self, name: bytes) -> None:
+        """Under this name, replacing nothing (FileExistsError). Durable once the directory is synced."""
         try:
-            _name(directory_fd, self.temporary, directory_fd, self.name)
+            _name(self.directory_fd, self.temporary, self.directory_fd, name)
         except OSError as error:
             if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
                 raise
-            named = _named(directory_fd, self.marker.message_id)  # a file without a name gets one by a link alone
+            named = _named(self.directory_fd, self.marker.message_id)  # one without a name gets it by a link alone
             os.close(self.fd)
             self.fd, self.temporary = named
             self.write()
-            os.fsync(self.fd)
-            _name(directory_fd, self.temporary, directory_fd, self.name)
+            self.sync()
+            _name(self.directory_fd, self.temporary, self.directory_fd, name)
         self.published = True
 
-    def leave(self, directory_fd: int) -> None:
+    def leave(self) -> None:
         """Its end, whatever became of it."""
         try:
             if not self.temporary.startswith(_DESCRIPTORS):
                 with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
-                    os.unlink(self.temporary, dir_fd=directory_fd)
+                    os.unlink(self.temporary, dir_fd=self.directory_fd)
             if self.published:
                 _give(self.fd, self.like)
         finally:
@@ -309,55 +322,36 @@ def _attempt(work: Callable[..., R], *arguments: Any) -> R | OSError:
         return error
 
 
-def _drafted(
-    directory_fd: int, document: bytes, marker: Marker, names: Iterator[tuple[int, bytes]]
-) -> _Draft | Written:
-    """The content in a temporary file, as accessible as the document; or the marker that stands there already."""
-    like = os.lstat(document, dir_fd=directory_fd)
-    number, name, stands = _next_name(directory_fd, marker.message_id, names)
-    if stands:
-        return Written(name, number > 1)
-    return _draft(directory_fd, marker, number, name, like)
+def _further(draft: _Draft | OSError, step: Callable[[_Draft], R], beat: Callable[[], None]) -> R | OSError:
+    """What comes of one more step, if it has got so far."""
+    if isinstance(draft, OSError):
+        return draft
+    beat()
+    return _attempt(step, draft)
 
 
-def _draft(directory_fd: int, marker: Marker, number: int, name: bytes, like: os.stat_result) -> _Draft:
-    fd, temporary = _temporary(directory_fd, marker.message_id)
-    draft = _Draft(fd, temporary, marker, number, name, like)
+def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_result | None = None) -> _Draft:
+    """The content in a temporary file, as accessible as the document."""
+    like = like or os.lstat(document, dir_fd=directory_fd)
+    draft = _Draft(directory_fd, document, marker, like, *_temporary(directory_fd, marker.message_id))
     try:
         draft.write()
     except BaseException:
-        draft.leave(directory_fd)
+        draft.leave()
         raise
     return draft
 
 
-def _published(directory_fd: int, draft: _Draft, names: Iterator[tuple[int, bytes]]) -> Written:
-    """The draft under the next free name. Durable once its directory is synced."""
-    os.fsync(draft.fd)
-    while True:
-        with contextlib.suppress(FileExistsError):  # taken since we looked: the next name
-            draft.publish(directory_fd)
-            return Written(draft.name, draft.number > 1)
-        draft.number, draft.name, stands = _next_name(directory_fd, draft.marker.message_id, names)
-        if stands:
-            return Written(draft.name, draft.number > 1)
-
-
-def _next_name(directory_fd: int, message_id: str, names: Iterator[tuple[int, bytes]]) -> tuple[int, bytes, bool]:
-    """The next name that is free, or has this very marker already (True)."""
-    for number, name in names:
-        if not _exists(directory_fd, name):
-            return number, name, False
-        if _is(directory_fd, name, message_id):
-            return number, name, True
+def _published(draft: _Draft, suffix: str, hidden: bool) -> Written:
+    """Under the first name that is free, unless this very marker stands there already."""
+    for number, name in _names(draft.document, suffix, hidden, _longest_name(draft.directory_fd)):
+        try:
+            draft.publish(name)
+        except FileExistsError:
+            if not _is(draft.directory_fd, name, draft.marker.message_id):
+                continue
+        return Written(name, number > 1)
     raise OSError(errno.EEXIST, _ALL_TAKEN)
-
-
-def _begin_writing(fd: int) -> None:
-    """Let the kernel begin to write, so that the syncs that follow find most of it done. Only a hint."""
-    begin = getattr(_libc, "sync_file_range", None)  # sync_file_range(2); glibc has it, musl has not
-    if begin is not None:
-        begin(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def _give(fd: int, like: os.stat_result) -> None:
@@ -379,17 +373,20 @@ def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
 
 def _unnamed(directory_fd: int) -> tuple[int, bytes] | None:
     """One without a name; None where the file system knows no such file, or the kernel shows none in /proc."""
+    if not _shows_descriptors():
+        return None
     try:
         fd = os.open(b".", _UNNAMED, 0o600, dir_fd=directory_fd)
     except OSError as error:
         if error.errno not in _NO_UNNAMED:
             raise
         return None
-    name = _DESCRIPTORS + b"%d" % fd
-    if os.path.lexists(name):
-        return fd, name
-    os.close(fd)
-    return None
+    return fd, _DESCRIPTORS + b"%d" % fd
+
+
+@functools.cache
+def _shows_descriptors() -> bool:
+    return os.path.isdir(_DESCRIPTORS)
 
 
 def _named(directory_fd: int, message_id: str) -> tuple[int, bytes]:
@@ -416,12 +413,12 @@ def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> N
 
 def _copy(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
     """A new file at a free name (else FileExistsError), whole or not at all, as accessible as `like`."""
-    draft = _draft(directory_fd, marker, 1, name, like)
+    draft = _draft(directory_fd, name, marker, like)
     try:
-        os.fsync(draft.fd)
-        draft.publish(directory_fd)
+        draft.sync()
+        draft.publish(name)
     finally:
-        draft.leave(directory_fd)
+        draft.leave()
 
 
 def _name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:

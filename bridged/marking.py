@@ -6,9 +6,9 @@ import errno
 import os
 import sqlite3
 import threading
-from collections import ChainMap, deque
+from collections import deque
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
@@ -26,8 +26,7 @@ from bridged.shares import Away, Shares
 Acceptance = Callable[[Transaction], Document | None]
 
 BATCH: Final = 200  # markers that are written before they are entered
-DIRECTORIES: Final = 50  # written to before it is entered: each is synced, and a slow disk must not seem to hang
-AT_ONCE: Final = 2  # of these are synced at a time: the disk takes hardly longer for two
+DIRECTORIES: Final = 50  # written to before it is entered: as many are open, and the same number of files
 
 
 class Marking:
@@ -126,9 +125,8 @@ class Marking:
         ged, seqs = directories[0][0].ged, [d.seq for d in chain.from_iterable(directories)]
         if self._dry_run:
             return dict.fromkeys(seqs, b"")
-        parts = [directories[start::AT_ONCE] for start in range(min(AT_ONCE, len(directories)))]
         try:
-            return dict(ChainMap(*self._patience.calls(ged, [partial(self._write, part, now) for part in parts])))
+            return self._patience.call(ged, lambda: self._write(directories, now))
         except OSError as error:
             return dict.fromkeys(seqs, error)
 
@@ -159,28 +157,34 @@ class Marking:
         return marker if marker is not None and marker.message_id == document.message_id else None
 
     def _write(self, directories: list[list[Document]], now: float) -> dict[int, bytes | OSError]:
-        """The markers' names, a directory at a time."""
+        """The markers' names."""
         written: dict[int, bytes | OSError] = {}
-        for here in directories:
-            self._patience.beat()
-            try:
-                with self._shares.directory(here[0].ged, here[0].path) as fd:
-                    written |= self._write_in(fd, here, now)
-            except OSError as error:
-                written |= dict.fromkeys((document.seq for document in here), error)
+        reached: list[tuple[int, Document]] = []
+        options, beat = self._settings.marker, self._patience.beat
+        with ExitStack() as stack:
+            for here in directories:
+                beat()
+                try:
+                    fd = stack.enter_context(self._shares.directory(here[0].ged, here[0].path))
+                except OSError as error:
+                    written |= dict.fromkeys((document.seq for document in here), error)
+                else:
+                    reached += [(fd, document) for document in here]
+            markers = [(fd, document.name, self._marker(document, now)) for fd, document in reached]
+            outcomes = mark.write_all(markers, options.suffix, options.hidden, beat)
+            for (fd, document), outcome in zip(reached, outcomes, strict=True):
+                written[document.seq] = self._outcome(fd, document, outcome)
         return written
 
-    def _write_in(self, fd: int, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
-        options, markers = self._settings.marker, [(d.name, self._marker(d, now)) for d in documents]
-        outcomes: dict[int, bytes | OSError] = {}
-        for document, one in zip(documents, mark.write_all(fd, markers, options.suffix, options.hidden), strict=True):
-            outcomes[document.seq] = one if isinstance(one, OSError) else one.name
-            if isinstance(one, FileNotFoundError) and _stands(fd, document.name):
-                outcomes[document.seq] = OSError(errno.EAGAIN, "somebody removed the marker's temporary file")
-            if isinstance(one, mark.Written) and one.displaced:
-                why = f"another file has the marker's name; the marker is {readable(one.name)}"
-                say_document("marker_failed", document, reason=why, level="warning")
-        return outcomes
+    def _outcome(self, directory_fd: int, document: Document, written: mark.Written | OSError) -> bytes | OSError:
+        if isinstance(written, FileNotFoundError) and _stands(directory_fd, document.name):
+            return OSError(errno.EAGAIN, "somebody removed the marker's temporary file")
+        if isinstance(written, OSError):
+            return written
+        if written.displaced:
+            why = f"another file has the marker's name; the marker is {readable(written.name)}"
+            say_document("marker_failed", document, reason=why, level="warning")
+        return written.name
 
     def _marker(self, document: Document, now: float) -> mark.Marker:
         return mark.Marker(

@@ -144,18 +144,17 @@ class Patience:
             call.began = self._steady()
 
     def call(self, ged: bytes, work: Callable[[], T]) -> T:
-        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time."""
-        return self.calls(ged, [work])[0]
+        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time.
 
-    def calls(self, ged: bytes, works: Iterable[Callable[[], T]]) -> list[T]:
-        """The same for several at a time: what waits for a disk in one of them is waited for in all of them at once."""
+        One that beats is waited for: a slow disk is no hanging one.
+        """
         if self.silent_for(ged) >= HANGING:
             raise Hanging
-        calls = [self.start(ged, work) for work in works]
-        for call in calls:
-            if not call.wait(HANGING):
+        call = self.start(ged, work)
+        while not call.wait(max(0.0, call.began + HANGING - self._steady())):
+            if self._steady() - call.began >= HANGING:
                 raise Hanging
-        return [call.result() for call in calls]
+        return call.result()
 
     def _mounts_of(self, call: Call[Any]) -> set[Hashable]:
         """Where the GED was when the call began, and where it, or what the call has located, was found to be since."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+import stat
 import time
 from types import SimpleNamespace
 
@@ -60,37 +60,42 @@ def many(base, journal, calm, clients):
 def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes_it_for_one_that_hangs(
     tmp_path, journal, monkeypatch
 ):
-    clock, silent, calls = [0.0], [], []
+    clock, silent = [0.0], []
     calm = Patience(lambda: clock[0])
     shares, settings, ged = many(tmp_path, journal, calm, CLIENTS)
-    usual_calls, usual_write, ticking = calm.calls, marking.mark.write_all, threading.Lock()
+    usual = os.fsync
 
-    def watched(ged, works):
-        began = clock[0]
-        try:
-            return usual_calls(ged, works)
-        finally:
-            calls.append(clock[0] - began)
-
-    def slowly(*arguments):
-        with ticking:  # two at a time may be slow by turns
-            clock[0] += 0.1
+    def slowly(fd):
+        clock[0] += 0.9
         silent.append(calm.silent_for(ged))
-        return usual_write(*arguments)
+        usual(fd)
 
-    monkeypatch.setattr(calm, "calls", watched)
-    monkeypatch.setattr(marking.mark, "write_all", slowly)
+    monkeypatch.setattr(marking.mark.os, "fsync", slowly)
     Marking(journal, settings, calm, shares).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
+    assert clock[0] > 2 * marking.DIRECTORIES * 0.9 > patience.HANGING  # files and directories, in each call
     assert max(silent) < 1.0  # intake has its turns meanwhile
-    assert max(calls) < patience.HANGING  # else all are told to have failed
 
 
-def test_a_disk_that_is_slow_to_sync_is_waited_for_by_several_markers_at_once(tmp_path, journal, monkeypatch):
-    """Each directory's marker waits until another one is being written."""
+def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the_first_is_synced(
+    tmp_path, journal, monkeypatch
+):
     calm = Patience(time.monotonic)
     shares, settings, _ = many(tmp_path, journal, calm, 4)
-    together, usual = threading.Barrier(marking.AT_ONCE, timeout=10), marking.mark.write_all
-    monkeypatch.setattr(marking.mark, "write_all", lambda *a: together.wait() >= 0 and usual(*a))
+    asked, usual, link = [], os.fsync, os.link
+    monkeypatch.setattr(
+        marking.mark.os, "fsync", lambda fd: (asked.append(stat.S_IFMT(os.fstat(fd).st_mode)), usual(fd))
+    )
+    monkeypatch.setattr(marking.mark.os, "link", lambda *a, **k: (asked.append("name"), link(*a, **k)))
     Marking(journal, settings, calm, shares).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * 4
+    assert asked == [stat.S_IFREG] * 4 + ["name"] * 4 + [stat.S_IFDIR] * 4
+
+
+def test_a_directory_in_which_no_marker_can_be_written_keeps_no_other_from_its_own(tmp_path, journal):
+    calm = Patience(time.monotonic)
+    shares, settings, ged = many(tmp_path, journal, calm, 4)
+    os.rename(ged, ged + b" away")
+    os.mkdir(ged)  # another one: its share is away
+    Marking(journal, settings, calm, shares).step(100.0)
+    assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * 3 + [State.SENT]
