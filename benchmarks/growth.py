@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from benchmarks import bench, trees
 from benchmarks.burst import QUIET
@@ -13,6 +14,7 @@ from benchmarks.figures import Figure
 from benchmarks.start import started
 
 SIZE = 1000
+DROPS = 3
 EXISTING = 3  # files that each client has before
 PER_DIRECTORY = 20
 
@@ -26,21 +28,21 @@ def run(*, small: bool) -> Iterator[Figure]:
 
 def by_clients(sizes: tuple[int, ...], count: int, *, rounds: int) -> Iterator[Figure]:
     """The same documents, spread over more clients: the time for each stays what it was with one."""
-    alone = spread(sizes[0], count, rounds)
-    for clients in sizes[1:]:
+    alone, *more = bench.medians(rounds, *[partial(spread, clients, count) for clients in sizes])
+    for clients, each in zip(sizes[1:], more, strict=True):
         what = f"time for a document, {count:,} over {clients:,} clients"
-        yield Figure(what, "ms", spread(clients, count, rounds) * 1e3, "one client", alone * 1e3, at_most=1.5)
+        yield Figure(what, "ms", each * 1e3, "one client", alone * 1e3, at_most=1.5)
 
 
-def spread(clients: int, count: int, rounds: int) -> float:
-    """Seconds for each document, without the wait for quiet: the median of some drops."""
+def spread(clients: int, count: int) -> float:
+    """Seconds for each document of a drop, without the wait for quiet."""
     with bench.workplace() as top, bench.sink() as port:
         bridge = bench.Bridge(top, port, clients=clients)
         for ged in bridge.geds:
             bench.documents(ged / "Achats" / "2025", EXISTING, 10)
         with bridge.run():
             dropped(bridge, count, 0)
-            return statistics.median(dropped(bridge, count, number) for number in range(1, rounds + 1))
+            return statistics.median(dropped(bridge, count, number) for number in range(1, DROPS + 1))
 
 
 def dropped(bridge: bench.Bridge, count: int, number: int) -> float:

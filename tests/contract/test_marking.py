@@ -66,14 +66,14 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     usual = os.fsync
 
     def slowly(fd):
-        clock[0] += 0.9
+        clock[0] += 0.3
         silent.append(calm.silent_for(ged))
         usual(fd)
 
     monkeypatch.setattr(marking.mark.os, "fsync", slowly)
     Marking(journal, settings, calm, shares).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
-    assert clock[0] > 2 * marking.DIRECTORIES * 0.9 > patience.HANGING  # files and directories, in each call
+    assert clock[0] > 2 * marking.DIRECTORIES * 0.3 > patience.HANGING  # files and directories, in each call
     assert max(silent) < 1.0  # intake has its turns meanwhile
 
 
