@@ -252,13 +252,23 @@ class Intake:
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
         try:
             if hint.kind == "moved":
-                moved = self._compare.moved(hint.path, hint.dest, _status(looked, hint.dest))
-                return moved + self._look(hint.path, looked, now) + self._look(hint.dest, looked, now)
-            gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
-            return gone + self._look(hint.path, looked, now)
+                return self._follow_rename(hint.path, hint.dest, looked, now)
+            if hint.kind == "gone":
+                self.ged.forget_unseen(hint.path)
+                gone = self._compare.gone(hint.path, _status(looked, hint.path))
+                return gone + self._look(hint.path, looked, now)
+            return self._look(hint.path, looked, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return []
+
+    def _follow_rename(self, source: bytes, dest: bytes, looked: Looked, now: Instant) -> list[Difference]:
+        self.ged.follow_unseen(source, dest)
+        status = _status(looked, dest)
+        if status is not None and stat.S_ISDIR(status.st_mode):  # first where its files are, then where they were
+            return self._look(dest, looked, now) + self._look(source, looked, now)
+        moved = self._compare.moved(source, dest, status)
+        return moved + self._look(source, looked, now) + self._look(dest, looked, now)
 
     def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
         """What the look at one path says; raises OSError where that cannot be told."""

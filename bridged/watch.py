@@ -221,12 +221,9 @@ class _ToHints(FileSystemEventHandler):
 
     def dispatch(self, event: FileSystemEvent) -> None:
         source = os.fsencode(event.src_path)
-        if isinstance(event, FileSystemMovedEvent) and isinstance(event, FileMovedEvent):
+        if isinstance(event, FileSystemMovedEvent):
             self._put(Hint("moved", source, os.fsencode(event.dest_path)))
-        elif isinstance(event, FileSystemMovedEvent):
-            self._put(Hint("look", os.fsencode(event.dest_path)))
-            self._put(Hint("look", source))
-        elif isinstance(event, FileDeletedEvent):
+        elif isinstance(event, FileDeletedEvent | DirDeletedEvent):
             self._put(Hint("gone", source))
         else:
             self._put(Hint("look", source))

@@ -92,9 +92,9 @@ class Stepped:
     def step(self) -> None:
         done(self.journal, self.intake.step(self.now(), self.most))
 
-    def tell(self, kind: Any, file: Path) -> None:
+    def tell(self, kind: Any, file: Path, dest: Path | None = None) -> None:
         """A hint comes."""
-        self.intake.hints.append(Hint(kind, os.fsencode(file)))
+        self.intake.hints.append(Hint(kind, os.fsencode(file), b"" if dest is None else os.fsencode(dest)))
 
     def now(self) -> Instant:
         return Instant(time.time() + self.ahead, time.monotonic() + self.ahead)
@@ -224,6 +224,52 @@ def test_what_could_not_be_read_at_first_is_existing_whenever_it_can_be(stepped,
     stepped.make("A/W/closed/new.txt")
     stepped.sweeps()
     stepped.sweeps(full=True)
+    assert stepped.documents() == {"A/W/closed/new.txt": "queued"}
+
+
+@pytest.mark.parametrize("old", ["A/W", "A/W/closed"])
+@pytest.mark.parametrize("passing", [False, True])
+def test_what_could_not_be_read_at_first_is_existing_after_a_rename_too(stepped, closed, monkeypatch, old, passing):
+    stepped.make("A/x.txt", "A/W/closed/old.txt", *(f"A/{number}/x.txt" for number in range(20)))
+    closed |= {b"closed", b"closed too"}
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps()
+    source, dest = stepped.base / "ged" / old, stepped.base / "ged" / f"{old} too"
+    with monkeypatch.context() as patch:
+        if passing:  # which has been there already, and does not meet it any more
+            stepped.one_finding_at_a_time(patch)
+            stepped.intake.ged.read_all()
+            stepped.step()
+            while os.fsencode(stepped.base / "ged/A/W/closed") not in stepped.intake.ged.unread:
+                stepped.step()
+            assert stepped.intake.ged.running is not None
+        source.rename(dest)
+        stepped.tell("moved", source, dest)
+        stepped.step()
+    for _ in range(2):  # with what the last daemon has kept of it, too
+        stepped.sweeps()
+        stepped.stop()
+        stepped.start(["A"])
+        stepped.until_ready()
+    closed.clear()
+    stepped.sweeps()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
+
+
+def test_what_is_made_anew_in_the_place_of_what_could_not_be_read_is_new(stepped, closed):
+    stepped.make("A/x.txt", "A/W/closed/old.txt")
+    closed.add(b"closed")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps()
+    directory = stepped.base / "ged/A/W"
+    shutil.rmtree(directory)
+    closed.clear()
+    stepped.make("A/W/closed/new.txt")
+    stepped.tell("gone", directory)
+    stepped.sweeps()
     assert stepped.documents() == {"A/W/closed/new.txt": "queued"}
 
 
