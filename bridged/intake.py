@@ -16,7 +16,7 @@ from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Ged
 from bridged.journal import Journal, Steps, Ticket, Transaction
-from bridged.known import KnownFile
+from bridged.known import KnownFile, is_in
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
@@ -254,9 +254,7 @@ class Intake:
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             if hint.kind == "gone":
-                self.ged.forget_unseen(hint.path)
-                gone = self._compare.gone(hint.path, _status(looked, hint.path))
-                return gone + self._look(hint.path, looked, now)
+                return self._follow_departure(hint.path, looked, now)
             return self._look(hint.path, looked, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
@@ -269,6 +267,15 @@ class Intake:
             return self._look(dest, looked, now) + self._look(source, looked, now)
         moved = self._compare.moved(source, dest, status)
         return moved + self._look(source, looked, now) + self._look(dest, looked, now)
+
+    def _follow_departure(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
+        self.ged.forget_unseen(path)
+        differences = self._compare.gone(path, _status(looked, path)) + self._look(path, looked, now)
+        if path in self.ged.sweep:  # a directory that was made anew: what a sweep took for saves in it are none
+            below = self._compare.lstats([one for one in self._memory.saved if is_in(one, path)])
+            for one in below:
+                differences += self._compare.gone(one, _status(below, one)) + self._look(one, below, now)
+        return differences
 
     def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
         """What the look at one path says; raises OSError where that cannot be told."""

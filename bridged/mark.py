@@ -114,25 +114,23 @@ def write_all(
     in its place. `beat` is called before whatever may wait for the disk.
     """
     with contextlib.ExitStack() as leaving:
-        drafts: list[_Draft | OSError] = []
+        drafts: list[_Draft | Written | OSError] = []
         for one in markers:
             beat()
-            draft = _attempt(_draft, *one)
+            draft = _attempt(_drafted, *one, suffix, hidden)
             drafts.append(draft)
             if isinstance(draft, _Draft):
-                leaving.callback(draft.leave)
-        for draft in drafts:
-            if isinstance(draft, _Draft):
-                draft.begin_writing()
-        synced = [_further(draft, _Draft.sync, beat) for draft in drafts]
-        written = [_further(draft, lambda draft: _published(draft, suffix, hidden), beat) for draft in synced]
+                leaving.callback(_attempt, draft.leave)  # whatever is in the way of that, the marker stands
+                leaving.callback(beat)
+        for step in (_Draft.begin_writing, _Draft.sync, lambda draft: _published(draft, suffix, hidden)):
+            drafts = [_further(draft, step, beat) for draft in drafts]
         failures: dict[int, OSError | None] = {}
         for directory_fd in dict.fromkeys(directory_fd for directory_fd, _, _ in markers):
             beat()  # also where a marker stood already: a crash may have come before this
             failures[directory_fd] = _attempt(_sync, directory_fd)
     return [
-        outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome
-        for outcome, (directory_fd, _, _) in zip(written, markers, strict=True)
+        outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome  # type: ignore[misc]  # no draft
+        for outcome, (directory_fd, _, _) in zip(drafts, markers, strict=True)
     ]
 
 
@@ -277,11 +275,12 @@ class _Draft:
         with contextlib.suppress(OSError):  # best effort, like the owner later
             os.fchmod(self.fd, self.like.st_mode & 0o666)
 
-    def begin_writing(self) -> None:
+    def begin_writing(self) -> _Draft:
         """Let the kernel begin to write, so that the syncs that follow find most of it done. Only a hint."""
         begin = getattr(_libc, "sync_file_range", None)  # sync_file_range(2); glibc has it, musl has not
         if begin is not None:
             begin(self.fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+        return self
 
     def sync(self) -> _Draft:
         """Its content is durable."""
@@ -322,17 +321,29 @@ def _attempt(work: Callable[..., R], *arguments: Any) -> R | OSError:
         return error
 
 
-def _further(draft: _Draft | OSError, step: Callable[[_Draft], R], beat: Callable[[], None]) -> R | OSError:
-    """What comes of one more step, if it has got so far."""
-    if isinstance(draft, OSError):
+def _further(
+    draft: _Draft | Written | OSError, step: Callable[[_Draft], _Draft | Written], beat: Callable[[], None]
+) -> _Draft | Written | OSError:
+    """What comes of one more step, if there is one."""
+    if not isinstance(draft, _Draft):
         return draft
     beat()
     return _attempt(step, draft)
 
 
-def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_result | None = None) -> _Draft:
+def _drafted(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidden: bool) -> _Draft | Written:
+    """The marker that stands there already, which needs no room on the disk; or a draft."""
+    like = os.lstat(document, dir_fd=directory_fd)
+    for number, name in _names(document, suffix, hidden, _longest_name(directory_fd)):
+        if not _exists(directory_fd, name):
+            break
+        if _is(directory_fd, name, marker.message_id):
+            return Written(name, number > 1)
+    return _draft(directory_fd, document, marker, like)
+
+
+def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_result) -> _Draft:
     """The content in a temporary file, as accessible as the document."""
-    like = like or os.lstat(document, dir_fd=directory_fd)
     draft = _Draft(directory_fd, document, marker, like, *_temporary(directory_fd, marker.message_id))
     try:
         draft.write()
@@ -344,6 +355,7 @@ def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_res
 
 def _published(draft: _Draft, suffix: str, hidden: bool) -> Written:
     """Under the first name that is free, unless this very marker stands there already."""
+    os.lstat(draft.document, dir_fd=draft.directory_fd)  # the disk may have kept the others waiting for long
     for number, name in _names(draft.document, suffix, hidden, _longest_name(draft.directory_fd)):
         try:
             draft.publish(name)

@@ -6,8 +6,9 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import ExitStack
 from itertools import chain
 from typing import Final
@@ -25,8 +26,11 @@ from bridged.shares import Away, Shares
 # What enters an acceptance; returns the document as it is then, or None where it is no longer being sent.
 Acceptance = Callable[[Transaction], Document | None]
 
-BATCH: Final = 200  # markers that are written before they are entered
-DIRECTORIES: Final = 50  # written to before it is entered: as many are open, and the same number of files
+BATCH: Final = 200  # sent documents looked at in one step
+MOST: Final = 100  # markers in one call: as many files are open, and as many directories at most
+FIRST: Final = 10  # in the first call into a mount
+WITHIN: Final = 2.0  # seconds for a call: a slow disk must not seem to hang
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class Marking:
@@ -52,6 +56,7 @@ class Marking:
         self._shares = shares
         self._settings = settings
         self._told: dict[int, str] = {}
+        self._together: dict[Hashable, int] = {}  # markers in the next call, by mount
 
     def configure(self, settings: Settings) -> None:
         """Put a configuration in force."""
@@ -94,9 +99,10 @@ class Marking:
         recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
         sent = [document for document in due if document.state is State.SENT]
         for documents in self._patience.by_mount(sent):
-            directories = list(by_directory(documents).values())
-            for start in range(0, len(directories), DIRECTORIES):
-                self._validate(directories[start : start + DIRECTORIES], now)
+            left = deque(chain.from_iterable(by_directory(documents).values()))
+            while left:
+                together = self._together.get(self._patience.mount_of(left[0].ged), FIRST)
+                self._validate([left.popleft() for _ in range(min(together, len(left)))], now)
         for document in due:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
@@ -104,10 +110,9 @@ class Marking:
                 self._settle(document, document.marker)
         return 0.0 if recorded or len(due) > 1 else 1.0
 
-    def _validate(self, directories: list[list[Document]], now: float) -> None:
+    def _validate(self, documents: list[Document], now: float) -> None:
         """Write markers on one mount, then say so in the journal. What cannot be written is tried at each sweep."""
-        documents = list(chain.from_iterable(directories))
-        written = self._attempts(directories, now)
+        written = self._attempts(documents, now)
 
         def conclude(tx: Transaction) -> list[bytes | OSError | None]:
             paths = tx.paths([document.seq for document in documents])
@@ -121,14 +126,25 @@ class Marking:
                 self._told.pop(document.seq, None)
                 say_document("document_validated", document, marker=readable(outcome))
 
-    def _attempts(self, directories: list[list[Document]], now: float) -> dict[int, bytes | OSError]:
-        ged, seqs = directories[0][0].ged, [d.seq for d in chain.from_iterable(directories)]
+    def _attempts(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
         if self._dry_run:
-            return dict.fromkeys(seqs, b"")
+            return dict.fromkeys([document.seq for document in documents], b"")
+        ged, began = documents[0].ged, time.monotonic()
+        written: dict[int, bytes | OSError]
         try:
-            return self._patience.call(ged, lambda: self._write(directories, now))
+            written = self._patience.call(ged, lambda: self._write(documents, now))
         except OSError as error:
-            return dict.fromkeys(seqs, error)
+            written = dict.fromkeys([document.seq for document in documents], error)
+        self._learn(self._patience.mount_of(ged), written, time.monotonic() - began)
+        return written
+
+    def _learn(self, mount: Hashable, written: Mapping[int, bytes | OSError], took: float) -> None:
+        """How many are to be written together from now on."""
+        count = len(written)
+        able = int(count * WITHIN / max(took, 1e-6))
+        if any(isinstance(outcome, OSError) and outcome.errno in _NO_DESCRIPTOR for outcome in written.values()):
+            able = count // 2
+        self._together[mount] = max(1, min(MOST, able, max(self._together.get(mount, FIRST), 2 * count)))
 
     def _conclude(
         self, tx: Transaction, document: Document, written: bytes | OSError, in_place: bool, now: float
@@ -156,13 +172,13 @@ class Marking:
         marker = mark.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
-    def _write(self, directories: list[list[Document]], now: float) -> dict[int, bytes | OSError]:
+    def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
         """The markers' names."""
         written: dict[int, bytes | OSError] = {}
         reached: list[tuple[int, Document]] = []
         options, beat = self._settings.marker, self._patience.beat
         with ExitStack() as stack:
-            for here in directories:
+            for here in by_directory(documents).values():
                 beat()
                 try:
                     fd = stack.enter_context(self._shares.directory(here[0].ged, here[0].path))

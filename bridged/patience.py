@@ -17,7 +17,6 @@ from bridged.model import Document
 
 # A file system that has not answered for this time (seconds) hangs: others are no longer sent into it.
 HANGING: Final = 10.0
-SLOW: Final = 60.0  # after which whoever waits for a call that does beat has something else to do
 SPARE: Final = 8  # threads that are kept for the next calls
 
 T = TypeVar("T")
@@ -145,17 +144,12 @@ class Patience:
             call.began = self._steady()
 
     def call(self, ged: bytes, work: Callable[[], T]) -> T:
-        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time.
-
-        One that beats is waited for, since a slow disk is no hanging one; but not for ever.
-        """
+        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time."""
         if self.silent_for(ged) >= HANGING:
             raise Hanging
         call = self.start(ged, work)
-        at_most = call.began + SLOW
-        while not call.wait(max(0.0, call.began + HANGING - self._steady())):
-            if self._steady() >= min(at_most, call.began + HANGING):
-                raise Hanging
+        if not call.wait(HANGING):
+            raise Hanging
         return call.result()
 
     def _mounts_of(self, call: Call[Any]) -> set[Hashable]:

@@ -369,6 +369,27 @@ def test_a_late_hint_tells_that_what_a_sweep_took_for_a_save_is_a_new_file(stepp
     assert len(stepped.said("document_queued")) == 1
 
 
+def test_a_late_hint_tells_that_a_whole_directory_was_made_anew(stepped):
+    """It was moved out of the GED, and another one of that name was made before a sweep came by."""
+    stepped.make("A/x.txt", "A/D/deep/scan.txt", "A/E/scan.txt")
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.sweeps(full=True)
+    directory, beside = stepped.base / "ged/A/D", stepped.base / "ged/A/E/scan.txt"
+    directory.rename(stepped.base / "outside")
+    stepped.make("A/D/deep/scan.txt")
+    beside.write_text("saved")
+    stepped.sweeps(1, full=True)
+    assert stepped.documents() == {}
+    for _ in range(2):
+        stepped.tell("gone", directory)
+        stepped.tell("look", directory)
+        stepped.step()
+    stepped.sweeps()
+    assert stepped.documents() == {"A/D/deep/scan.txt": "queued"}
+    assert len(stepped.said("document_queued")) == 1
+
+
 def test_a_late_hint_is_none_of_a_file_that_was_overwritten_in_place(stepped, existing):
     """It was made anew, and that was queued; then it was saved, and told of. Later hints of the former say nothing."""
     anew(existing, "today")

@@ -498,9 +498,6 @@ def without_links(monkeypatch):
 class Libc:
     """A kernel or file system that does not know the flag."""
 
-    def __init__(self, *_, **__):
-        pass
-
     @staticmethod
     def renameat2(*_):
         mark.ctypes.set_errno(errno.EINVAL)
@@ -511,7 +508,7 @@ class Libc:
 def test_without_hard_links_the_marker_is_renamed_and_still_replaces_nothing(folder, fd, monkeypatch, flag):
     without_links(monkeypatch)
     if flag == "without the flag":
-        monkeypatch.setattr(mark.ctypes, "CDLL", Libc)
+        monkeypatch.setattr(mark, "_libc", Libc())
     assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
     foreign = folder / f"{NAME}.ok"
     monkeypatch.setattr(mark, "_exists", lambda *_: False)  # it comes after the look
@@ -519,6 +516,97 @@ def test_without_hard_links_the_marker_is_renamed_and_still_replaces_nothing(fol
     assert write(fd, suffix=".ok") == mark.Written(DOCUMENT + b".ok-2", displaced=True)
     assert foreign.read_bytes() == b"foreign"
     assert names(folder) == {NAME, f"{NAME}.validated.json", foreign.name, f"{NAME}.ok-2"}
+
+
+# Many at a time
+
+
+def failing_in(monkeypatch, call, directory, fails):
+    """A call of the kernel that fails where it has to do with one directory."""
+    usual = getattr(os, call)
+
+    def failing(*args, **kwargs):
+        at = kwargs.get("dir_fd", kwargs.get("dst_dir_fd", args[0]))
+        there = isinstance(at, int) and os.readlink(f"/proc/self/fd/{at}").startswith(str(directory))
+        if there and fails(*args, **kwargs):
+            if call == "close":
+                usual(*args)
+            raise OSError(errno.EIO, "Input/output error")
+        return usual(*args, **kwargs)
+
+    monkeypatch.setattr(mark.os, call, failing)
+
+
+FAILING = {
+    "no temporary file": ("open", lambda path, flags, *_, **__: flags & os.O_WRONLY),
+    "its content is not synced": ("fsync", lambda fd: stat.S_ISREG(os.fstat(fd).st_mode)),
+    "it gets no name": ("link", lambda *_, **__: True),
+    "its directory is not synced": ("fsync", lambda fd: stat.S_ISDIR(os.fstat(fd).st_mode)),
+}
+
+
+@pytest.fixture
+def clients(tmp_path):
+    """Three directories with a document each, what is to be written beside them, and how many descriptors are open."""
+    markers, fds = [], []
+    for client in "abc":
+        (tmp_path / client).mkdir()
+        (tmp_path / client / NAME).write_bytes(b"%PDF")
+        fds.append(os.open(tmp_path / client, os.O_RDONLY | os.O_DIRECTORY))
+        markers.append((fds[-1], DOCUMENT, replace(MARKER, message_id=f"<{client}@cabinet.example>")))
+    opened = len(os.listdir("/proc/self/fd"))
+    yield markers
+    assert len(os.listdir("/proc/self/fd")) == opened
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("failure", FAILING)
+def test_what_fails_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_path, clients, monkeypatch, failure):
+    call, fails = FAILING[failure]
+    with monkeypatch.context() as patch:
+        failing_in(patch, call, tmp_path / "b", fails)
+        first, failed, third = mark.write_all(clients, SUFFIX, hidden=False)
+    assert first == third == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert isinstance(failed, OSError)
+    assert not [name for client in "abc" for name in names(tmp_path / client) if is_leftover(os.fsencode(name))]
+    assert mark.write_all(clients, SUFFIX, hidden=False) == [first] * 3
+
+
+@pytest.mark.parametrize("call", ["close", "unlink", "fchown"])
+def test_what_is_in_the_way_after_the_marker_has_its_name_is_no_failure(tmp_path, clients, monkeypatch, call):
+    with monkeypatch.context() as patch:
+        failing_in(patch, call, tmp_path / "b", lambda *_, **__: True)
+        written = mark.write_all(clients, SUFFIX, hidden=False)
+    assert written == [mark.Written(DOCUMENT + b".validated.json", displaced=False)] * 3
+
+
+def test_a_marker_that_stands_needs_no_room_on_the_disk(tmp_path, clients, monkeypatch):
+    """A crash came before the journal knew of it, and then the disk was full."""
+    written = mark.write_all(clients, SUFFIX, hidden=False)
+    with monkeypatch.context() as patch:
+        failing_in(patch, "open", tmp_path, lambda path, flags, *_, **__: flags & os.O_WRONLY)
+        assert mark.write_all(clients, SUFFIX, hidden=False) == written
+
+
+def test_a_document_that_leaves_while_the_disk_keeps_the_others_waiting_gets_no_marker(tmp_path, clients, monkeypatch):
+    usual = os.fsync
+    monkeypatch.setattr(mark.os, "fsync", lambda fd: ((tmp_path / "b" / NAME).unlink(missing_ok=True), usual(fd)))
+    written = mark.write_all(clients, SUFFIX, hidden=False)
+    assert isinstance(written[1], FileNotFoundError)
+    assert names(tmp_path / "b") == set()
+
+
+def test_each_step_that_may_wait_for_the_disk_is_told_before(clients, monkeypatch):
+    """Many are no hanging file system."""
+    asked = []
+    for call in ("open", "fsync", "link", "unlink", "close"):
+        usual = getattr(os, call)
+        monkeypatch.setattr(mark.os, call, lambda *a, u=usual, c=call, **k: asked.append(c) or u(*a, **k))
+    mark.write_all(clients, SUFFIX, hidden=False, beat=lambda: asked.append("beat"))
+    assert asked.count("fsync") == 6
+    rests = "".join("b" if one == "beat" else "." for one in asked).split("b")
+    assert max(map(len, rests)) <= 3  # a temporary file may be opened, named and closed in one go
 
 
 # Following a rename

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import time
 from types import SimpleNamespace
@@ -60,21 +61,56 @@ def many(base, journal, calm, clients):
 def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes_it_for_one_that_hangs(
     tmp_path, journal, monkeypatch
 ):
-    clock, silent = [0.0], []
+    clock, silent, calls = [0.0], [], []
     calm = Patience(lambda: clock[0])
     shares, settings, ged = many(tmp_path, journal, calm, CLIENTS)
-    usual = os.fsync
+    usual_call, usual_fsync = calm.call, os.fsync
+
+    def watched(ged, work):
+        began = clock[0]
+        try:
+            return usual_call(ged, work)
+        finally:
+            calls.append(clock[0] - began)
 
     def slowly(fd):
         clock[0] += 0.3
         silent.append(calm.silent_for(ged))
-        usual(fd)
+        usual_fsync(fd)
 
+    monkeypatch.setattr(calm, "call", watched)
+    monkeypatch.setattr(marking, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(marking.mark.os, "fsync", slowly)
     Marking(journal, settings, calm, shares).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
-    assert clock[0] > 2 * marking.DIRECTORIES * 0.3 > patience.HANGING  # files and directories, in each call
     assert max(silent) < 1.0  # intake has its turns meanwhile
+    assert max(calls) < patience.HANGING  # else all are told to have failed
+    assert max(calls[1:]) <= marking.WITHIN + 0.001
+    assert len(calls) < CLIENTS / 2
+
+
+def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, monkeypatch):
+    calm, counts = Patience(time.monotonic), []
+    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    usual = marking.mark.write_all
+    monkeypatch.setattr(
+        marking.mark, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
+    )
+    Marking(journal, settings, calm, shares).step(100.0)
+    assert counts == [10, 20, 40, 50]
+
+
+def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, journal):
+    calm = Patience(time.monotonic)
+    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    one, limits = Marking(journal, settings, calm, shares), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1]))
+    try:
+        for step in range(6):
+            one.step(100.0 * (step + 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
 
 
 def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the_first_is_synced(
@@ -92,7 +128,7 @@ def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the
     assert asked == [stat.S_IFREG] * 4 + ["name"] * 4 + [stat.S_IFDIR] * 4
 
 
-def test_a_directory_in_which_no_marker_can_be_written_keeps_no_other_from_its_own(tmp_path, journal):
+def test_a_ged_that_is_away_keeps_no_other_from_its_markers(tmp_path, journal):
     calm = Patience(time.monotonic)
     shares, settings, ged = many(tmp_path, journal, calm, 4)
     os.rename(ged, ged + b" away")

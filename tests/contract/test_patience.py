@@ -34,29 +34,6 @@ def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
         calls.call(b"/ged", lambda: os.stat("/there/is/nothing"))
 
 
-def test_a_call_that_beats_is_waited_for_longer_than_one_that_hangs(impatient):
-    def slow():
-        for _ in range(6):
-            time.sleep(0.1)
-            impatient.beat()
-        return 42
-
-    assert impatient.call(b"/ged", slow) == 42
-
-
-def test_a_call_that_beats_is_not_waited_for_for_ever(impatient, monkeypatch):
-    monkeypatch.setattr(patience, "SLOW", 0.5)
-    ended = threading.Event()
-
-    def beat_on():
-        while not ended.wait(0.05):
-            impatient.beat()
-
-    with pytest.raises(Hanging):
-        impatient.call(b"/ged", beat_on)
-    ended.set()
-
-
 def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_it_answers(pipe, impatient):
     reading, writing = pipe
     for ged in (b"/share/a", b"/share/b"):
