@@ -16,7 +16,7 @@ from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
 from bridged.ged import Ged
 from bridged.journal import Journal, Steps, Ticket, Transaction
-from bridged.known import KnownFile, is_in
+from bridged.known import KnownFile
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
@@ -270,12 +270,19 @@ class Intake:
 
     def _follow_departure(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
         self.ged.forget_unseen(path)
-        differences = self._compare.gone(path, _status(looked, path)) + self._look(path, looked, now)
-        if path in self.ged.sweep:  # a directory that was made anew: what a sweep took for saves in it are none
-            below = self._compare.lstats([one for one in self._memory.saved if is_in(one, path)])
-            for one in below:
-                differences += self._compare.gone(one, _status(below, one)) + self._look(one, below, now)
-        return differences
+        status = _status(looked, path)
+        differences = self._compare.gone(path, status)
+        if status is not None and stat.S_ISDIR(status.st_mode) and path in self.ged.sweep:
+            # Made anew: no hint tells of each file that was in it, and those of the same names are no saves.
+            known, below = self._compare.known_below(path)
+            for one in known:
+                there = _status(below, one.path)
+                if one.path in self._memory.saved:
+                    differences += self._compare.gone(one.path, there) + self._look(one.path, below, now)
+                elif there is not None and not one.stamp.same_file(files.stamp_of(there)):
+                    differences.append(lambda changes, k=one: changes.left_behind(k))  # type: ignore[misc]
+                    differences += self._look(one.path, below, now)
+        return differences + self._look(path, looked, now)
 
     def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
         """What the look at one path says; raises OSError where that cannot be told."""
