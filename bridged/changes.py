@@ -212,18 +212,8 @@ class Changes:
         if known is not None:
             self.bury(known)
 
-    def left_behind(self, known: KnownFile) -> None:
-        """Its directory is known to have been deleted or moved out, and another file stands at the path now.
-
-        Unless that is known already. Where the former has not been sent yet, that one leaves in its place.
-        """
-        now = self._tx.known(known.path)
-        document = None if now is None else self._document(now.document)
-        if now == known and (document is None or document.state not in NOT_SENT_YET):
-            self.bury(known)
-
     def deleted_before(self, path: bytes, stamp: Stamp, born_ns: int | None) -> None:
-        """As `deleted`, told only when what is at `path` now, born then, is known already.
+        """The same, told only when what is at `path` now, born then, is known already.
 
         If it was a deposit, nothing is new. If a sweep has met it before the hint came, and took it for a save, it was
         none: it has another inode than what stood there before, or the file was made since that was looked at.

@@ -77,13 +77,6 @@ class Comparison:
         born = self._born(path)
         return [lambda changes: changes.deleted_before(path, stamp, born)]
 
-    def known_below(self, directory: bytes) -> tuple[list[KnownFile], dict[bytes, os.stat_result | OSError | None]]:
-        """What is known in a directory, and what stands there now."""
-        known = self._journal.read(
-            lambda tx: [one for inner in tx.directories_below(directory) for one in tx.known_in(inner).values()]
-        )
-        return known, self.lstats([one.path for one in known])
-
     def lstat(self, path: bytes) -> os.stat_result | None:
         """What stands at a path of the GED; None where nothing does. Raises OSError (Away) when that cannot be told."""
         ged = self._ged

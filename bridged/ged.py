@@ -194,15 +194,9 @@ class Ged:
         self.unseen = {bytes.fromhex(directory): "existing" for directory in (kept or "").split()}
 
     def follow_unseen(self, source: bytes, dest: bytes) -> None:
-        """A directory was renamed: what could not be read in it yet is as old as it was."""
-        for directory, kind in self.forget_unseen(source).items():
-            self.unseen[dest + directory[len(source) :]] = kind
-
-    def forget_unseen(self, directory: bytes) -> dict[bytes, Unknown]:
-        """A directory was deleted or moved out: what is made there anew is new. Returns what is forgotten of it."""
-        gone = {one: kind for one, kind in self.unseen.items() if is_in(one, directory)}
-        self.unseen = {one: kind for one, kind in self.unseen.items() if one not in gone}
-        return gone
+        """A directory was renamed: what could not be read in it yet is as old as it was. At its old place it is not."""
+        for directory in [one for one in self.unseen if is_in(one, source)]:
+            self.unseen[dest + directory[len(source) :]] = self.unseen.pop(directory)
 
     def _forget_seen(self) -> Steps[None]:
         self.unseen = {directory: kind for directory, kind in self.unseen.items() if self._is_unread(directory)}

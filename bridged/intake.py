@@ -253,9 +253,8 @@ class Intake:
         try:
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
-            if hint.kind == "gone":
-                return self._follow_departure(hint.path, looked, now)
-            return self._look(hint.path, looked, now)
+            gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
+            return gone + self._look(hint.path, looked, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return []
@@ -267,22 +266,6 @@ class Intake:
             return self._look(dest, looked, now) + self._look(source, looked, now)
         moved = self._compare.moved(source, dest, status)
         return moved + self._look(source, looked, now) + self._look(dest, looked, now)
-
-    def _follow_departure(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
-        self.ged.forget_unseen(path)
-        status = _status(looked, path)
-        differences = self._compare.gone(path, status)
-        if status is not None and stat.S_ISDIR(status.st_mode) and path in self.ged.sweep:
-            # Made anew: no hint tells of each file that was in it, and those of the same names are no saves.
-            known, below = self._compare.known_below(path)
-            for one in known:
-                there = _status(below, one.path)
-                if one.path in self._memory.saved:
-                    differences += self._compare.gone(one.path, there) + self._look(one.path, below, now)
-                elif there is not None and not one.stamp.same_file(files.stamp_of(there)):
-                    differences.append(lambda changes, k=one: changes.left_behind(k))  # type: ignore[misc]
-                    differences += self._look(one.path, below, now)
-        return differences + self._look(path, looked, now)
 
     def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
         """What the look at one path says; raises OSError where that cannot be told."""

@@ -29,8 +29,8 @@ Acceptance = Callable[[Transaction], Document | None]
 BATCH: Final = 200  # sent documents looked at in one step
 MOST: Final = 100  # markers in one call: as many files are open, and as many directories at most
 FIRST: Final = 10  # in the first call into a mount
-WITHIN: Final = 2.0  # seconds for a call: a slow disk must not seem to hang
-_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+WITHIN: Final = 2.0  # seconds that a call may take, by the speed of the one before
+AT_MOST: Final = 60.0  # and after which a disk that has become slow is told of as one that does not answer
 
 
 class Marking:
@@ -132,7 +132,7 @@ class Marking:
         ged, began = documents[0].ged, time.monotonic()
         written: dict[int, bytes | OSError]
         try:
-            written = self._patience.call(ged, lambda: self._write(documents, now))
+            written = self._patience.call(ged, lambda: self._write(documents, now), AT_MOST)
         except OSError as error:
             written = dict.fromkeys([document.seq for document in documents], error)
         self._learn(self._patience.mount_of(ged), written, time.monotonic() - began)
@@ -140,11 +140,12 @@ class Marking:
 
     def _learn(self, mount: Hashable, written: Mapping[int, bytes | OSError], took: float) -> None:
         """How many are to be written together from now on."""
-        count = len(written)
-        able = int(count * WITHIN / max(took, 1e-6))
-        if any(isinstance(outcome, OSError) and outcome.errno in _NO_DESCRIPTOR for outcome in written.values()):
+        count, before = len(written), self._together.get(mount, FIRST)
+        if any(isinstance(outcome, OSError) for outcome in written.values()):  # perhaps for the number of descriptors
             able = count // 2
-        self._together[mount] = max(1, min(MOST, able, max(self._together.get(mount, FIRST), 2 * count)))
+        else:
+            able = min(int(count * WITHIN / max(took, 1e-6)), max(before, 2 * count))
+        self._together[mount] = max(1, min(MOST, able))
 
     def _conclude(
         self, tx: Transaction, document: Document, written: bytes | OSError, in_place: bool, now: float

@@ -143,13 +143,18 @@ class Patience:
         if call is not None:
             call.began = self._steady()
 
-    def call(self, ged: bytes, work: Callable[[], T]) -> T:
-        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time."""
+    def call(self, ged: bytes, work: Callable[[], T], at_most: float = HANGING) -> T:
+        """Make a call and return its result; raises what it raises, or Hanging when there is no answer in time.
+
+        One that beats is waited for `at_most` seconds: a slow disk is no hanging one.
+        """
         if self.silent_for(ged) >= HANGING:
             raise Hanging
         call = self.start(ged, work)
-        if not call.wait(HANGING):
-            raise Hanging
+        until = call.began + at_most
+        while not call.wait(max(0.0, min(until, call.began + HANGING) - self._steady())):
+            if self._steady() >= min(until, call.began + HANGING):
+                raise Hanging
         return call.result()
 
     def _mounts_of(self, call: Call[Any]) -> set[Hashable]:

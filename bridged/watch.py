@@ -223,7 +223,7 @@ class _ToHints(FileSystemEventHandler):
         source = os.fsencode(event.src_path)
         if isinstance(event, FileSystemMovedEvent):
             self._put(Hint("moved", source, os.fsencode(event.dest_path)))
-        elif isinstance(event, FileDeletedEvent | DirDeletedEvent):
+        elif isinstance(event, FileDeletedEvent):
             self._put(Hint("gone", source))
         else:
             self._put(Hint("look", source))

@@ -254,23 +254,10 @@ def test_what_could_not_be_read_at_first_is_existing_after_a_rename_too(stepped,
         stepped.until_ready()
     closed.clear()
     stepped.sweeps()
+    stepped.make(f"{old}/made anew.txt")
+    stepped.sweeps()
     stepped.sweeps(full=True)
-    assert stepped.documents() == {}
-
-
-def test_what_is_made_anew_in_the_place_of_what_could_not_be_read_is_new(stepped, closed):
-    stepped.make("A/x.txt", "A/W/closed/old.txt")
-    closed.add(b"closed")
-    stepped.start(["A"])
-    stepped.until_ready()
-    stepped.sweeps()
-    directory = stepped.base / "ged/A/W"
-    shutil.rmtree(directory)
-    closed.clear()
-    stepped.make("A/W/closed/new.txt")
-    stepped.tell("gone", directory)
-    stepped.sweeps()
-    assert stepped.documents() == {"A/W/closed/new.txt": "queued"}
+    assert stepped.documents() == {f"{old}/made anew.txt": "queued"}
 
 
 def test_a_new_directory_that_cannot_be_read_at_first_is_read_by_the_next_sweep_that_can(stepped, closed):
@@ -367,58 +354,6 @@ def test_a_late_hint_tells_that_what_a_sweep_took_for_a_save_is_a_new_file(stepp
     stepped.sweeps()
     assert stepped.documents() == {"A/scan.txt": "queued"}
     assert len(stepped.said("document_queued")) == 1
-
-
-@pytest.mark.parametrize("first", ["hint", "sweep"])
-@pytest.mark.parametrize("seen", [True, False])
-def test_a_late_hint_tells_that_a_whole_directory_was_made_anew(stepped, first, seen):
-    """It was moved out of the GED, and another one of that name was made before anybody came by."""
-    stepped.make("A/x.txt", "A/D/deep/scan.txt", "A/D/deep/stays.txt", "A/E/scan.txt")
-    stepped.start(["A"])
-    stepped.until_ready()
-    if seen:
-        stepped.sweeps(full=True)
-    time.sleep(0.02)  # a tick of the clock by which files are made
-    directory, outside = stepped.base / "ged/A/D", stepped.base / "outside"
-    directory.rename(outside)
-    stepped.make("A/D/deep/scan.txt", "A/D/new.txt")
-    (outside / "deep/stays.txt").rename(directory / "deep/stays.txt")
-    (stepped.base / "ged/A/E/scan.txt").write_text("saved")
-    if first == "sweep":
-        stepped.sweeps(1, full=True)
-        assert stepped.documents() == {"A/D/new.txt": "queued"}
-    for _ in range(2):
-        stepped.tell("gone", directory)
-        stepped.tell("look", directory)
-        stepped.step()
-    stepped.sweeps()
-    stepped.sweeps(full=True)
-    assert stepped.documents() == {"A/D/new.txt": "queued", "A/D/deep/scan.txt": "queued"}
-    assert len(stepped.said("document_queued")) == 2
-    assert [line["document"] for line in stepped.said("document_changed")] == ["A/E/scan.txt"]
-
-
-def test_what_is_made_anew_with_its_directory_is_no_second_document_while_its_hints_come(stepped):
-    """Deleted with everything in it, and written again at once: all hints are followed together."""
-    stepped.make("A/D/scan.txt")
-    stepped.start(["A"])
-    stepped.until_ready()
-    stepped.sweeps(full=True)
-    directory = stepped.base / "ged/A/D"
-    shutil.rmtree(directory)
-    stepped.make("A/D/scan.txt")
-    for kind, file in [("gone", "scan.txt"), ("gone", ""), ("look", ""), ("look", "scan.txt")]:
-        stepped.tell(kind, directory / file)
-    stepped.step()
-    with (directory / "scan.txt").open("a") as scan:
-        scan.write(" and more")
-    for kind, file in [("gone", ""), ("look", ""), ("look", "scan.txt")]:
-        stepped.tell(kind, directory / file)
-    stepped.step()
-    stepped.sweeps()
-    assert stepped.documents() == {"A/D/scan.txt": "queued"}
-    assert len(stepped.journal.read(lambda tx: list(tx.documents()))) == 1
-    assert stepped.said("document_withdrawn") == []
 
 
 def test_a_late_hint_is_none_of_a_file_that_was_overwritten_in_place(stepped, existing):

@@ -545,11 +545,14 @@ FAILING = {
 }
 
 
+CLIENTS = "abcdef"
+
+
 @pytest.fixture
 def clients(tmp_path):
-    """Three directories with a document each, what is to be written beside them, and how many descriptors are open."""
+    """Some directories with a document each, what is to be written beside them, and how many descriptors are open."""
     markers, fds = [], []
-    for client in "abc":
+    for client in CLIENTS:
         (tmp_path / client).mkdir()
         (tmp_path / client / NAME).write_bytes(b"%PDF")
         fds.append(os.open(tmp_path / client, os.O_RDONLY | os.O_DIRECTORY))
@@ -566,11 +569,11 @@ def test_what_fails_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_pa
     call, fails = FAILING[failure]
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", fails)
-        first, failed, third = mark.write_all(clients, SUFFIX, hidden=False)
-    assert first == third == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+        first, failed, *others = mark.write_all(clients, SUFFIX, hidden=False)
+    assert {first, *others} == {mark.Written(DOCUMENT + b".validated.json", displaced=False)}
     assert isinstance(failed, OSError)
-    assert not [name for client in "abc" for name in names(tmp_path / client) if is_leftover(os.fsencode(name))]
-    assert mark.write_all(clients, SUFFIX, hidden=False) == [first] * 3
+    assert not [name for client in CLIENTS for name in names(tmp_path / client) if is_leftover(os.fsencode(name))]
+    assert mark.write_all(clients, SUFFIX, hidden=False) == [first] * len(CLIENTS)
 
 
 @pytest.mark.parametrize("call", ["close", "unlink", "fchown"])
@@ -578,7 +581,7 @@ def test_what_is_in_the_way_after_the_marker_has_its_name_is_no_failure(tmp_path
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", lambda *_, **__: True)
         written = mark.write_all(clients, SUFFIX, hidden=False)
-    assert written == [mark.Written(DOCUMENT + b".validated.json", displaced=False)] * 3
+    assert written == [mark.Written(DOCUMENT + b".validated.json", displaced=False)] * len(CLIENTS)
 
 
 def test_a_marker_that_stands_needs_no_room_on_the_disk(tmp_path, clients, monkeypatch):
@@ -604,7 +607,7 @@ def test_each_step_that_may_wait_for_the_disk_is_told_before(clients, monkeypatc
         usual = getattr(os, call)
         monkeypatch.setattr(mark.os, call, lambda *a, u=usual, c=call, **k: asked.append(c) or u(*a, **k))
     mark.write_all(clients, SUFFIX, hidden=False, beat=lambda: asked.append("beat"))
-    assert asked.count("fsync") == 6
+    assert asked.count("fsync") == 2 * len(CLIENTS)
     rests = "".join("b" if one == "beat" else "." for one in asked).split("b")
     assert max(map(len, rests)) <= 3  # a temporary file may be opened, named and closed in one go
 

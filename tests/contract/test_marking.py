@@ -14,7 +14,7 @@ from bridged import marking, patience
 from bridged.journal import Journal
 from bridged.marking import Marking
 from bridged.model import Stamp, State
-from bridged.patience import Patience
+from bridged.patience import Hanging, Patience
 from bridged.shares import Shares
 
 CLIENTS = 120
@@ -66,10 +66,10 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     shares, settings, ged = many(tmp_path, journal, calm, CLIENTS)
     usual_call, usual_fsync = calm.call, os.fsync
 
-    def watched(ged, work):
+    def watched(*arguments):
         began = clock[0]
         try:
-            return usual_call(ged, work)
+            return usual_call(*arguments)
         finally:
             calls.append(clock[0] - began)
 
@@ -89,7 +89,13 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     assert len(calls) < CLIENTS / 2
 
 
-def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, monkeypatch):
+@pytest.fixture
+def fast(monkeypatch):
+    """A disk that takes no time."""
+    monkeypatch.setattr(marking, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+
+def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, fast, monkeypatch):
     calm, counts = Patience(time.monotonic), []
     shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     usual = marking.mark.write_all
@@ -100,17 +106,40 @@ def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, jou
     assert counts == [10, 20, 40, 50]
 
 
-def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, journal):
+def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, journal, fast):
     calm = Patience(time.monotonic)
     shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     one, limits = Marking(journal, settings, calm, shares), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1]))
     try:
+        one.step(100.0)
+        left = journal.read(lambda tx: list(tx.documents("state = 'sent'")))
         for step in range(6):
-            one.step(100.0 * (step + 1))
+            one.step(100.0 * (step + 2))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert left  # some have met the limit
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
+
+
+def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal, fast, monkeypatch):
+    """That nothing is done at once is no speed."""
+    calm, counts = Patience(time.monotonic), []
+    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    one = Marking(journal, settings, calm, shares)
+
+    def fail(ged, work, at_most):
+        raise Hanging
+
+    with monkeypatch.context() as patch:
+        patch.setattr(calm, "call", fail)
+        one.step(100.0)
+    usual = marking.mark.write_all
+    monkeypatch.setattr(
+        marking.mark, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
+    )
+    one.step(200.0)
+    assert counts[0] == 1
 
 
 def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the_first_is_synced(

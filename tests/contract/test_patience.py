@@ -34,6 +34,24 @@ def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
         calls.call(b"/ged", lambda: os.stat("/there/is/nothing"))
 
 
+@pytest.mark.parametrize("at_most", [0.5, 60.0])
+def test_a_call_that_beats_is_waited_for_as_long_as_is_asked_for(impatient, at_most):
+    ended, began = threading.Event(), time.monotonic()
+
+    def beat_on():
+        while not ended.wait(0.05) and time.monotonic() - began < 2.0:
+            impatient.beat()
+        return 42
+
+    if at_most > 2.0:
+        assert impatient.call(b"/ged", beat_on, at_most) == 42
+    else:
+        with pytest.raises(Hanging):
+            impatient.call(b"/ged", beat_on, at_most)
+        assert time.monotonic() - began >= at_most
+        ended.set()
+
+
 def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_it_answers(pipe, impatient):
     reading, writing = pipe
     for ged in (b"/share/a", b"/share/b"):

@@ -32,7 +32,7 @@ def test_a_directory_that_is_gone_is_told_of_and_watched_no_longer(watcher, tmp_
     os.rmdir(directory)
     until(lambda: watcher.count == 0, "watched no longer", 5)
     hints: list[Hint] = []
-    until(lambda: hints.extend(watcher.drain(10)) or Hint("gone", directory) in hints, "told of", 5)
+    until(lambda: hints.extend(watcher.drain(10)) or Hint("look", directory) in hints, "told of", 5)
 
 
 def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_that(watcher, tmp_path):
