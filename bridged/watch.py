@@ -161,6 +161,8 @@ class DirectoryEmitter(EventEmitter):
         source = self._take_half()
         if event.is_moved_to and source is not None and source[0].cookie == event.cookie:
             moved = DirMovedEvent if event.is_directory else FileMovedEvent
+            if event.is_directory:
+                self._carry(source[1], path)
             self.queue_event(moved(source[1], path))
             return
         self._flush(source)
@@ -191,6 +193,17 @@ class DirectoryEmitter(EventEmitter):
     def on_thread_stop(self) -> None:
         """Wake `queue_events`, or each stop would take a second."""
         self._half.set()
+
+    def _carry(self, source: bytes, dest: bytes) -> None:
+        """What is told of a renamed directory from now on, and of those in it, is told by its new name.
+
+        By the old one it would be taken for news of whatever has come to its place.
+        """
+        prefix = source + b"/"
+        with self._lock:
+            for wd, one in self._paths.items():
+                if one == source or one.startswith(prefix):
+                    self._paths[wd] = dest + one[len(source) :]
 
     def _take_half(self) -> tuple[InotifyEvent, bytes, float] | None:
         with self._lock:

@@ -49,6 +49,23 @@ def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_tha
     assert {hint.path for hint in hints} == {new + b"/facture.pdf"}
 
 
+def test_what_happens_in_a_renamed_directory_is_told_of_by_its_new_name_at_once(watcher, tmp_path):
+    """Before anybody has asked for it: another one may stand at the old name by then."""
+    for directory in ("site/deep", "site.new"):
+        (tmp_path / directory).mkdir(parents=True)
+    for directory in ("", "site", "site/deep", "site.new"):
+        watcher.watch(os.fsencode(tmp_path / directory))
+    (tmp_path / "site").rename(tmp_path / "site.old")
+    (tmp_path / "site.new").rename(tmp_path / "site")
+    (tmp_path / "site.old/deep/a.pdf").touch()
+    (tmp_path / "site/b.pdf").touch()
+    (tmp_path / "last.pdf").touch()
+    hints: list[Hint] = []
+    until(lambda: hints.extend(watcher.drain(10)) or any(h.path.endswith(b"last.pdf") for h in hints), "a hint", 5)
+    old, new = os.fsencode(tmp_path / "site.old/deep/a.pdf"), os.fsencode(tmp_path / "site/b.pdf")
+    assert {hint.path for hint in hints if hint.path.endswith((b"a.pdf", b"b.pdf"))} == {old, new}
+
+
 def test_a_file_without_a_name_is_told_of_once_it_has_one(watcher, tmp_path):
     """A marker is written so: the kernel's own name for it leads nowhere. A document may be really called so."""
     watcher.watch(os.fsencode(tmp_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -74,6 +75,23 @@ def test_existing_files_that_change_names_in_a_chain_or_a_circle_stay_existing(b
     (bridge.inbox / "two.txt").rename(bridge.inbox / "one.txt")
     (bridge.inbox / ".away").rename(bridge.inbox / "two.txt")
     bridge.expect()
+
+
+def test_a_directory_that_another_one_takes_the_place_of_in_an_instant_stays_existing(bridge: Bridge) -> None:
+    """The former is then deleted: what the kernel tells of it, by the name it had, says nothing of the new one."""
+    for number in range(20):
+        for directory in (f"{number}/site", f"{number}/site.new"):
+            (bridge.inbox / directory).mkdir(parents=True)
+            for name in "abc":
+                (bridge.inbox / directory / f"{name}.txt").write_text(f"{directory} {name}")
+    bridge.start()
+    for number in range(20):
+        here = bridge.inbox / str(number)
+        (here / "site").rename(here / "site.old")
+        (here / "site.new").rename(here / "site")
+        shutil.rmtree(here / "site.old")
+    (bridge.inbox / "0/site/later.txt").write_text("later")
+    bridge.expect("later.txt")
 
 
 def test_a_new_file_where_another_was_filed_away_from_is_sent(bridge: Bridge) -> None:
