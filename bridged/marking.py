@@ -127,14 +127,14 @@ class Marking:
                 say_document("document_validated", document, marker=readable(outcome))
 
     def _attempts(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
+        ged, seqs, began = documents[0].ged, [document.seq for document in documents], time.monotonic()
         if self._dry_run:
-            return dict.fromkeys([document.seq for document in documents], b"")
-        ged, began = documents[0].ged, time.monotonic()
+            return dict.fromkeys(seqs, b"")
         written: dict[int, bytes | OSError]
         try:
             written = self._patience.call(ged, lambda: self._write(documents, now), AT_MOST)
         except OSError as error:
-            written = dict.fromkeys([document.seq for document in documents], error)
+            written = dict.fromkeys(seqs, error)
         self._learn(self._patience.mount_of(ged), written, time.monotonic() - began)
         return written
 

@@ -41,6 +41,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from bridged.admit import is_leftover, is_unnamed
+from bridged.known import is_in
 
 MASK: Final = Mask(
     InotifyConstants.IN_CREATE
@@ -199,10 +200,9 @@ class DirectoryEmitter(EventEmitter):
 
         By the old one it would be taken for news of whatever has come to its place.
         """
-        prefix = source + b"/"
         with self._lock:
             for wd, one in self._paths.items():
-                if one == source or one.startswith(prefix):
+                if is_in(one, source):
                     self._paths[wd] = dest + one[len(source) :]
 
     def _take_half(self) -> tuple[InotifyEvent, bytes, float] | None:

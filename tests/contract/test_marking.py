@@ -95,13 +95,19 @@ def fast(monkeypatch):
     monkeypatch.setattr(marking, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
-def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, fast, monkeypatch):
-    calm, counts = Patience(time.monotonic), []
-    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
-    usual = marking.mark.write_all
+@pytest.fixture
+def counts(monkeypatch):
+    """How many markers each call is of."""
+    counts, usual = [], marking.mark.write_all
     monkeypatch.setattr(
         marking.mark, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
     )
+    return counts
+
+
+def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, fast, counts):
+    calm = Patience(time.monotonic)
+    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     Marking(journal, settings, calm, shares).step(100.0)
     assert counts == [10, 20, 40, 50]
 
@@ -122,9 +128,9 @@ def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, 
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
 
 
-def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal, fast, monkeypatch):
+def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal, fast, counts, monkeypatch):
     """That nothing is done at once is no speed."""
-    calm, counts = Patience(time.monotonic), []
+    calm = Patience(time.monotonic)
     shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     one = Marking(journal, settings, calm, shares)
 
@@ -134,10 +140,6 @@ def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal,
     with monkeypatch.context() as patch:
         patch.setattr(calm, "call", fail)
         one.step(100.0)
-    usual = marking.mark.write_all
-    monkeypatch.setattr(
-        marking.mark, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
-    )
     one.step(200.0)
     assert counts[0] == 1
 
