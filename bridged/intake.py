@@ -380,9 +380,9 @@ class Intake:
         ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
             yield from self._apply(self._compare.vanished(), now)
+        self._tell_missed()  # before the folder is in force: whoever has read `daemon_ready` has read this, too
         yield from ged.complete()
         yield from self._keep_times()
-        self._tell_missed()
         ged.passed_from = ged.started.wall
         ged.watched = True
         ged.due = max(ged.started.steady + self._interval(), now.steady + min(PASS_AT_MOST, PASS_SHARE * ged.took))
