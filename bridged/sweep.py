@@ -11,14 +11,14 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Final, NamedTuple
 
-from bridged import files, kernel, packed
+from bridged import files
 from bridged.admit import is_leftover
+from bridged.first_look import STATUS, Beside, Look, look
 from bridged.folders import matches
 from bridged.known import is_in
 from bridged.packed import Packed
@@ -58,14 +58,12 @@ class Unreadable:
 Found = Listing | Packed | GoneDirectory | Unreadable
 
 
-# What tells whether anything has come or gone, or another directory is there. Its hash is the same in every run.
-_STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 _NEVER: Final = -1  # no hash is: this directory is looked at again
 _CHUNK: Final = 100  # directories compared at a time
 
 
 def _times(status: os.stat_result) -> int:
-    return hash(_STATUS(status))
+    return hash(STATUS(status))  # which is the same in every run
 
 
 @dataclass(slots=True)
@@ -103,11 +101,13 @@ class Sweep:
         `arrived` is called for each directory that is on another file system than the one above it, or was; with its
         descriptor, or -1 when there is no such directory. It says why nothing may be concluded (or nothing).
         `packs` tells of a directory that was not read before whether names are enough; `endings` is for
-        `packed.only_documents`.
+        `packed.only_documents`. Whoever wants to do something else between two steps of a pass that packs sets `pauses`
+        and goes on until nothing is `owed`: what was read must be told before anything else is heard of it.
         """
         self.arrived: Callable[[bytes, int], str] = lambda *_: ""
         self.packs: Callable[[bytes], bool] | None = None
         self.endings: tuple[bytes, ...] = ()
+        self.pauses = False
         self.ged = ged
         self.points: set[bytes] = set()
         self._in_force = in_force
@@ -115,6 +115,7 @@ class Sweep:
         self._seen: dict[bytes, _Seen] = {}
         self._roots: set[bytes] = set()
         self._root_device = -1
+        self._beside: Beside | None = None
         self._blocked: list[Unreadable] = []
         self._read_since: set[bytes] = set()
 
@@ -201,16 +202,26 @@ class Sweep:
     ) -> Iterator[Found | None]:
         """One pass over the switched folders; `full` reads unchanged directories too. None: nothing was found yet."""
         closed: list[bytes] = []
-        for found in self._pass(root_fd, patterns, now, full, closed):
-            if isinstance(found, Unreadable) and found not in self._blocked:
-                closed.append(found.directory)
-            yield found
+        self._root_device = os.fstat(root_fd).st_dev
+        beside = self._beside = None if self.packs is None else Beside(root_fd, self._root_device, self.endings)
+        try:
+            for found in self._pass(root_fd, patterns, now, full, closed):
+                if isinstance(found, Unreadable) and found not in self._blocked:
+                    closed.append(found.directory)
+                yield found
+        finally:
+            if beside is not None:
+                beside.close()
+
+    @property
+    def owed(self) -> bool:
+        """Whether directories were looked at beside, or are being, that nobody was told of yet."""
+        return self._beside is not None and self._beside.asked
 
     def _pass(
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool, closed: list[bytes]
     ) -> Iterator[Found | None]:
         roots: set[bytes] = set()
-        self._root_device = os.fstat(root_fd).st_dev
         self._blocked.clear()
         for pattern in patterns:
             roots.update(self._expand(root_fd, self.ged, pattern))
@@ -259,7 +270,7 @@ class Sweep:
                 one.met = True
         before = [_NEVER if one is None else one.times for one in seen]
         try:
-            now = list(map(hash, map(_STATUS, map(os.lstat, directories))))
+            now = list(map(hash, map(STATUS, map(os.lstat, directories))))
         except OSError:
             now = [_times_of(directory) for directory in directories]
         if now == before and not self.points:
@@ -272,51 +283,50 @@ class Sweep:
         return self._walk(root_fd, top, now, full=False, everything=False)
 
     def _walk(self, root_fd: int, top: bytes, now: float, *, full: bool, everything: bool) -> Iterator[Found]:
-        stack = [top]
-        while stack:
-            directory = stack.pop()
-            seen = self._seen.get(directory)
-            if self._in_force(directory):
-                closed = False
-                first = self._first_look(root_fd, directory, now) if seen is None else None
-                if first is not None:
-                    names, seen = first
-                    yield names
-                    self._seen[directory] = seen  # only now, as in _read
-                else:
-                    for found in self._look(root_fd, directory, now, full):
-                        closed = isinstance(found, Unreadable)
-                        yield found
-                    seen = self._seen.get(directory)
-                if seen is not None and not closed:  # below what cannot be read nothing may be concluded either
-                    stack.extend(seen.children if everything else (c for c in seen.children if c not in self._seen))
+        stack, beside = [top], self._beside if everything else None
+        while stack or (beside is not None and beside.asked):
+            directory, found = self._next(root_fd, stack, beside)
+            if found is not None or self._in_force(directory):
+                inner = yield from self._tell(root_fd, directory, found, now, full)
+                stack.extend(inner if everything else (child for child in inner if child not in self._seen))
 
-    def _first_look(self, root_fd: int, directory: bytes, now: float) -> tuple[Packed, _Seen] | None:
-        """Names and inodes are read at the speed of the kernel; None where more must be asked, or there is trouble."""
-        if self.packs is None or directory in self.points or not self.packs(directory):
-            return None
-        try:
-            fd = files.open_directory(root_fd, self._relative(directory))
-        except OSError:
-            return None
-        try:
-            self._watch(directory)  # before anything is asked: what comes in between is told by a hint
-            status = os.fstat(fd)
-            read_ns = kernel.coarse_ns()
-            records = kernel.records(fd) if status.st_dev == self._root_device else None
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        # Where the clock is behind the file system's own times, they would tell nothing of what came first.
-        young = max(status.st_mtime_ns, status.st_ctime_ns) >= read_ns
-        if records is None or young or not packed.only_documents(records, self.endings):
-            return None
-        # Of file systems that count directories in a directory's links (not btrfs) most say at once that there is none.
-        names = packed.directories(records) if status.st_nlink != 2 else []
-        seen = self._seen_now(directory, status, names, True, now)
-        times = None if seen.times == _NEVER else seen.times
-        return Packed(directory, records, read_ns, times, len(seen.children)), seen
+    def _next(self, root_fd: int, stack: list[bytes], beside: Beside | None) -> tuple[bytes, Look | None]:
+        """A directory, with a first look at it where names are enough."""
+        if beside is not None:
+            if not self.pauses:
+                beside.ask(stack, self.ged, self._begin_first_look)
+            answer = beside.answer(wait=self.pauses or not stack)
+            if answer is not None:
+                return answer
+        directory = stack.pop()
+        names = self._begin_first_look(directory)
+        found = look(root_fd, self._relative(directory), self._root_device, self.endings) if names else None
+        return directory, found
+
+    def _begin_first_look(self, directory: bytes) -> bool:
+        """Whether names are enough. If so, it is watched first: what comes while it is read is told by a hint."""
+        known = directory in self._seen or directory in self.points
+        if known or self.packs is None or not self.packs(directory):
+            return False
+        self._watch(directory)
+        return True
+
+    def _tell(
+        self, root_fd: int, directory: bytes, found: Look | None, now: float, full: bool
+    ) -> Generator[Found, None, tuple[bytes, ...]]:
+        """Tell of a directory. Returns those in it, but below what cannot be read nothing may be concluded either."""
+        if found is not None and directory not in self._seen:
+            seen = self._seen_now(directory, found.status, found.directories, True, now)
+            times = None if seen.times == _NEVER else seen.times
+            yield Packed(directory, found.records, found.read_ns, times, len(seen.children))
+            self._seen[directory] = seen  # only now, as in _read
+            return seen.children
+        closed = False
+        for one in self._look(root_fd, directory, now, full):
+            closed = isinstance(one, Unreadable)
+            yield one
+        there = self._seen.get(directory)
+        return () if there is None or closed else there.children
 
     def _look(self, root_fd: int, directory: bytes, now: float, full: bool) -> Iterator[Found]:
         try:
@@ -383,16 +393,16 @@ class Sweep:
         for child in set(before.children if before else ()) - {directory + b"/" + name for name in names}:
             yield from self._gone(root_fd, child)
         # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
-        self._seen[directory] = self._seen_now(directory, status, names, all(map(_is_told, entries)), now)
+        self._seen[directory] = self._seen_now(directory, STATUS(status), names, all(map(_is_told, entries)), now)
         self._read_since.add(directory)
 
     def _seen_now(
-        self, directory: bytes, status: os.stat_result, names: Sequence[bytes], told: bool, now: float
+        self, directory: bytes, status: tuple[int, int, int, int], names: Sequence[bytes], told: bool, now: float
     ) -> _Seen:
-        settled = told and now - max(status.st_mtime, status.st_ctime) > YOUNG
-        times = _times(status) if settled else _NEVER
+        mtime_ns, ctime_ns, _, device = status
+        settled = told and now - max(mtime_ns, ctime_ns) / 1e9 > YOUNG
         children = tuple(filter(self._in_force, [directory + b"/" + name for name in names])) if names else ()
-        return _Seen(times, status.st_dev, children)
+        return _Seen(hash(status) if settled else _NEVER, device, children)
 
     def _gone(self, root_fd: int, directory: bytes) -> Iterator[Found]:
         why = self.arrived(directory, -1) if directory in self.points else ""

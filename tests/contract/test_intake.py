@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bridged import files, intake, logs
+from bridged import files, first_look, intake, logs
 from bridged.config import load
 from bridged.folders import SwitchedFolders
 from bridged.ged import Retired
@@ -496,6 +496,36 @@ def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, m
         met = [directory for directory in stepped.intake.ged.sweep._seen if directory[-1:].isdigit()]
         assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in met)
     assert len(met) == 10
+
+
+def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepped, monkeypatch):
+    """A file that goes between two steps has a hint, which is followed first: it must not become known after that."""
+    monkeypatch.setattr(first_look, "WORTH", 20)
+    monkeypatch.setattr(first_look, "_PART", 4)
+    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
+    watched, beside = set(), []
+    usual = first_look.Beside.answer
+
+    def answer(self, *, wait):
+        found = usual(self, wait=wait)
+        beside.extend([found] if found else [])
+        return found
+
+    monkeypatch.setattr(first_look.Beside, "answer", answer)
+    monkeypatch.setattr(NoLookout, "watch", lambda _, directory: watched.add(directory))
+    directories = [f"A/{number:03}" for number in range(300)]
+    stepped.make(*(f"{directory}/old.txt" for directory in directories))
+    stepped.start(["A"])
+    stepped.most, steps = 0.001, 0
+    while not stepped.intake.ready:
+        stepped.step()
+        steps += 1
+        read = [directory for directory in watched if directory[-3:].isdigit()]
+        assert all(stepped.journal.read(lambda tx, d=d: tx.known_in(d)) for d in read)
+    assert len(read) == len(directories)
+    assert steps > 3
+    assert len(beside) > 100
+    assert all(found for _, found in beside)
 
 
 def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, mark, reading, rounds, sweep, watch
+from bridged import cli, daemon, dispatch, first_look, mark, reading, rounds, sweep, watch
 from bridged.journal import Journal
 
 TRIGGER = b".fault"
@@ -101,6 +101,12 @@ def names_only() -> None:
     sweep.Sweep.whole = lambda self, fd, patterns, now, full: usual(self, fd, patterns, now, full and bool(self.packs))
 
 
+def looked_at_beside() -> None:
+    """Few directories are enough for a second process at the first look."""
+    first_look.WORTH = first_look._PART = 1
+    first_look.os.sched_getaffinity = lambda _: {0, 1}
+
+
 def no_hints() -> None:
     """The kernel's queue says nothing."""
     watch.DirectoryEmitter.on_event = lambda *_: None
@@ -185,6 +191,7 @@ FAULTS = {
         reading_fails_once,
         much_leaves_together,
         names_only,
+        looked_at_beside,
         no_hints,
     )
 }

@@ -1,0 +1,200 @@
+"""A first look at a large GED, a part of it by a second process: nothing depends on that process, whatever it does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from bridged import files, first_look
+from bridged.folders import components
+from bridged.packed import Packed, entries
+from bridged.sweep import Listing, Sweep
+from tests.bridge import until
+
+LATER = 10.0  # seconds from now: no directory is young any more
+MONTHS, SUPPLIERS = 3, 300
+RESTED = 0.1  # seconds, after which the coarse clock has gone on
+
+
+@pytest.fixture(scope="module")
+def ged(tmp_path_factory):
+    """Enough of a tree, with names that take a closer look, and paths that together are longer than a pipe."""
+    top = tmp_path_factory.mktemp("ged")
+    deep = "/".join(["exercice " + "x" * 180] * 3)
+    for month in range(MONTHS):
+        for supplier in range(SUPPLIERS):
+            directory = top / "Achats" / deep / f"{month:02}" / f"{supplier:03} Ménuiserie"
+            directory.mkdir(parents=True)
+            (directory / f"facture-{month}-{supplier}.pdf").touch()
+            if supplier % 50 == 0:
+                (directory / ".caché").touch()
+                (directory / "lien").symlink_to("/")
+                (directory / "vide").mkdir()
+    time.sleep(RESTED)
+    return os.fsencode(top)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The second processes that were started, real ones."""
+    processes = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            processes.append(self)
+
+    monkeypatch.setattr(first_look.subprocess, "Popen", Recorded)
+    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
+    return processes
+
+
+def one(ged, watch=lambda _: None):
+    sweep = Sweep(ged, lambda _: True, watch)
+    sweep.packs = lambda _: True
+    return sweep
+
+
+def walked(sweep, root_fd, after=LATER):
+    return (found for found in sweep.whole(root_fd, [components("Achats")], time.time() + after, full=True) if found)
+
+
+def passed(sweep):
+    with files.root(sweep.ged) as root_fd:
+        return list(walked(sweep, root_fd))
+
+
+def told(found):
+    """What is told of each directory, and how, but for when it was read; each is told of once."""
+    by_directory = {}
+    for one in found:
+        assert one.directory not in by_directory
+        if isinstance(one, Packed):
+            names = sorted(name for _, _, name in entries(one.records))
+            by_directory[one.directory] = "packed", names, one.times, one.children
+        else:
+            assert isinstance(one, Listing)
+            by_directory[one.directory] = "listed", sorted(entry.name for entry in one.entries)
+    return by_directory
+
+
+@pytest.fixture
+def alone(ged, monkeypatch):
+    """What a sweep tells that has no second process."""
+    with monkeypatch.context() as patch:
+        patch.setattr(first_look.os, "sched_getaffinity", lambda _: {0})
+        return told(passed(one(ged)))
+
+
+def test_what_is_looked_at_beside_is_told_of_as_it_would_be_without(ged, alone, started):
+    sweep = one(ged)
+    assert told(passed(sweep)) == alone
+    assert len(alone) > MONTHS * SUPPLIERS
+    assert {how for how, *_ in alone.values()} == {"packed", "listed"}
+    assert len(started) == 1
+    assert started[0].returncode is not None
+    assert all(directory in sweep for directory in alone)
+
+
+def test_a_few_directories_are_not_worth_a_second_process(ged, started, monkeypatch):
+    monkeypatch.setattr(first_look, "WORTH", SUPPLIERS + MONTHS)
+    passed(one(ged))
+    assert started == []
+
+
+def test_where_it_is_killed_all_are_told_of_all_the_same(ged, alone, started):
+    found = []
+    with files.root(ged) as root_fd:
+        for one_found in walked(one(ged), root_fd):
+            found.append(one_found)
+            if started and started[0].poll() is None and len(found) > SUPPLIERS // 2:
+                os.kill(started[0].pid, signal.SIGKILL)
+                started[0].wait()
+    assert started[0].returncode == -signal.SIGKILL
+    # What it owed is looked at more closely than it need have been.
+    assert {directory: how[1] for directory, how in told(found).items()} == {d: how[1] for d, how in alone.items()}
+
+
+def test_where_it_cannot_be_started_all_are_told_of_all_the_same(ged, alone, monkeypatch):
+    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(first_look.sys, "executable", "/nonexistent/python")
+    assert told(passed(one(ged))) == alone
+
+
+def test_a_directory_is_watched_before_it_is_read(ged, started):
+    """What comes after that is told by a hint; so what comes in the very moment must have been read."""
+    new = set()
+
+    def watch(directory):
+        path = directory + b"/meanwhile.pdf"
+        with open(path, "wb"):
+            new.add(path)
+
+    try:
+        found = told(passed(one(ged, watch)))
+        assert started
+        for directory, (_, names, *_) in found.items():
+            assert b"meanwhile.pdf" in names, directory
+        assert {os.path.dirname(path) for path in new} >= found.keys()
+    finally:
+        for path in new:
+            os.unlink(path)
+        time.sleep(RESTED)
+
+
+@pytest.mark.parametrize("after", [1, 10, 100, 400, 700])
+def test_at_a_pause_nothing_that_was_read_is_untold(ged, alone, started, after):
+    """Else a hint of what happens then would be followed first, and then contradicted by what was read before it."""
+    watched, found = [], []
+    sweep = one(ged, watched.append)
+    with files.root(ged) as root_fd:
+        running = walked(sweep, root_fd)
+        found += [next(running) for _ in range(after)]
+        sweep.pauses = True
+        while sweep.owed:
+            found.append(next(running))
+        assert len(found) <= after + 3 * first_look._PART
+        assert set(watched) - {ged} == told(found).keys()
+        sweep.pauses = False
+        found += running
+    assert told(found) == alone
+    assert started
+
+
+def test_a_pass_that_is_given_up_leaves_no_process_and_no_descriptor(ged, started):
+    with files.root(ged) as root_fd:
+        running = walked(one(ged), root_fd)
+        until(lambda: next(running) and started, "it is started")
+        running.close()
+        assert started[0].returncode is not None
+
+
+def test_it_ends_with_whoever_has_started_it(ged):
+    """`kill -9` of the daemon leaves nobody behind, who would keep the share from being unmounted."""
+    program = (
+        "import os, signal, sys; from bridged import files, first_look;"
+        "first_look.os.sched_getaffinity = lambda _: {0, 1};"
+        "root_fd = files.open_root(sys.argv[1].encode());"
+        "beside = first_look.Beside(root_fd, os.fstat(root_fd).st_dev, ());"
+        "beside.ask([sys.argv[1].encode() + b'/Achats'] * 1000, sys.argv[1].encode(), lambda _: True);"
+        "assert beside.answer(wait=True)[1];"
+        "print(beside._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    command = [first_look.sys.executable, "-c", program, os.fsdecode(ged)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert ended.stderr == ""
+    pid = int(ended.stdout)
+    until(lambda: not os.path.exists(f"/proc/{pid}") or b") Z " in _stat(pid), "it has ended")
+
+
+def _stat(pid):
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return b") Z "
