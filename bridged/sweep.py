@@ -315,7 +315,7 @@ class Sweep:
         self, root_fd: int, directory: bytes, found: Look | None, now: float, full: bool
     ) -> Generator[Found, None, tuple[bytes, ...]]:
         """Tell of a directory. Returns those in it, but below what cannot be read nothing may be concluded either."""
-        if found is not None and directory not in self._seen:
+        if found is not None:
             seen = self._seen_now(directory, found.status, found.directories, True, now)
             times = None if seen.times == _NEVER else seen.times
             yield Packed(directory, found.records, found.read_ns, times, len(seen.children))

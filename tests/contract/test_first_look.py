@@ -49,8 +49,14 @@ def started(monkeypatch):
             processes.append(self)
 
     monkeypatch.setattr(first_look.subprocess, "Popen", Recorded)
-    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
+    may_start(monkeypatch)
     return processes
+
+
+def may_start(monkeypatch):
+    monkeypatch.setattr(first_look, "WORTH", 10)
+    monkeypatch.setattr(first_look, "_WAITS", 10_000)
+    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
 
 
 def one(ged, watch=lambda _: None):
@@ -101,28 +107,73 @@ def test_what_is_looked_at_beside_is_told_of_as_it_would_be_without(ged, alone, 
 
 
 def test_a_few_directories_are_not_worth_a_second_process(ged, started, monkeypatch):
-    monkeypatch.setattr(first_look, "WORTH", SUPPLIERS + MONTHS)
+    monkeypatch.setattr(first_look, "WORTH", MONTHS * SUPPLIERS + 100)
     passed(one(ged))
     assert started == []
 
 
+def test_of_two_geds_one_has_a_second_process_and_the_other_one_after_it(ged, alone, started):
+    with files.root(ged) as root_fd:
+        running = walked(one(ged), root_fd)
+        until(lambda: next(running) and started, "it is started")
+        assert told(passed(one(ged))) == alone
+        assert len(started) == 1
+        running.close()
+    assert told(passed(one(ged))) == alone
+    assert len(started) == 2
+
+
+def test_nobody_waits_for_it_to_be_there(ged, alone, started, monkeypatch, tmp_path):
+    """It takes a tenth of a second, in which hundreds of directories are looked at without it."""
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o700)
+    monkeypatch.setattr(first_look, "_WAITS", 0)
+    monkeypatch.setattr(first_look.sys, "executable", str(silent))
+    assert told(passed(one(ged))) == alone
+    assert len(started) == 1
+
+
 def test_where_it_is_killed_all_are_told_of_all_the_same(ged, alone, started):
-    found = []
+    found, killed = [], False
     with files.root(ged) as root_fd:
         for one_found in walked(one(ged), root_fd):
             found.append(one_found)
-            if started and started[0].poll() is None and len(found) > SUPPLIERS // 2:
+            if not killed and started and len(found) > SUPPLIERS // 2:
                 os.kill(started[0].pid, signal.SIGKILL)
-                started[0].wait()
-    assert started[0].returncode == -signal.SIGKILL
+                killed = started[0].wait() == -signal.SIGKILL
+    assert killed
     # What it owed is looked at more closely than it need have been.
     assert {directory: how[1] for directory, how in told(found).items()} == {d: how[1] for d, how in alone.items()}
 
 
-def test_where_it_cannot_be_started_all_are_told_of_all_the_same(ged, alone, monkeypatch):
-    monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(first_look.sys, "executable", "/nonexistent/python")
+@pytest.mark.parametrize("executable", ["/nonexistent/python", "/bin/true", "", None])
+def test_where_it_cannot_be_started_all_are_told_of_all_the_same(ged, alone, monkeypatch, executable):
+    may_start(monkeypatch)
+    monkeypatch.setattr(first_look.sys, "executable", executable)
     assert told(passed(one(ged))) == alone
+
+
+def test_where_it_is_another_version_all_are_told_of_all_the_same(ged, alone, started, monkeypatch):
+    """Installed while the daemon runs, and what is added to its configuration is looked at for the first time."""
+    usual = first_look.Beside._received
+
+    def received(beside):
+        if beside._is_there and beside._connection is not None:
+            beside._connection = Unreadable(beside._connection)
+        return usual(beside)
+
+    class Unreadable:
+        def __init__(self, connection):
+            self.close = connection.close
+
+        def recv(self):
+            raise TypeError("Look.__new__() got an unexpected argument")
+
+    monkeypatch.setattr(first_look.Beside, "_received", received)
+    found = told(passed(one(ged)))
+    assert {directory: how[1] for directory, how in found.items()} == {d: how[1] for d, how in alone.items()}
+    assert len(started) == 1
 
 
 def test_a_directory_is_watched_before_it_is_read(ged, started):
@@ -165,7 +216,7 @@ def test_at_a_pause_nothing_that_was_read_is_untold(ged, alone, started, after):
     assert started
 
 
-def test_a_pass_that_is_given_up_leaves_no_process_and_no_descriptor(ged, started):
+def test_a_pass_that_is_given_up_leaves_no_process(ged, started):
     with files.root(ged) as root_fd:
         running = walked(one(ged), root_fd)
         until(lambda: next(running) and started, "it is started")
@@ -177,7 +228,7 @@ def test_it_ends_with_whoever_has_started_it(ged):
     """`kill -9` of the daemon leaves nobody behind, who would keep the share from being unmounted."""
     program = (
         "import os, signal, sys; from bridged import files, first_look;"
-        "first_look.os.sched_getaffinity = lambda _: {0, 1};"
+        "first_look.WORTH, first_look._WAITS, first_look.os.sched_getaffinity = 1, 10_000, lambda _: {0, 1};"
         "root_fd = files.open_root(sys.argv[1].encode());"
         "beside = first_look.Beside(root_fd, os.fstat(root_fd).st_dev, ());"
         "beside.ask([sys.argv[1].encode() + b'/Achats'] * 1000, sys.argv[1].encode(), lambda _: True);"

@@ -500,7 +500,8 @@ def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, m
 
 def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepped, monkeypatch):
     """A file that goes between two steps has a hint, which is followed first: it must not become known after that."""
-    monkeypatch.setattr(first_look, "WORTH", 20)
+    monkeypatch.setattr(first_look, "WORTH", 1)
+    monkeypatch.setattr(first_look, "_WAITS", 10_000)
     monkeypatch.setattr(first_look, "_PART", 4)
     monkeypatch.setattr(first_look.os, "sched_getaffinity", lambda _: {0, 1})
     watched, beside = set(), []
@@ -516,7 +517,8 @@ def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepp
     directories = [f"A/{number:03}" for number in range(300)]
     stepped.make(*(f"{directory}/old.txt" for directory in directories))
     stepped.start(["A"])
-    stepped.most, steps = 0.001, 0
+    stepped.one_finding_at_a_time(monkeypatch)
+    steps = 0
     while not stepped.intake.ready:
         stepped.step()
         steps += 1

@@ -104,6 +104,7 @@ def names_only() -> None:
 def looked_at_beside() -> None:
     """Few directories are enough for a second process at the first look."""
     first_look.WORTH = first_look._PART = 1
+    first_look._WAITS = 10_000
     first_look.os.sched_getaffinity = lambda _: {0, 1}
 
 
