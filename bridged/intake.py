@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 
@@ -24,7 +24,7 @@ from bridged.packed import Packed
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
-from bridged.sweep import GoneDirectory, Sweep, Times
+from bridged.sweep import Found, GoneDirectory, Sweep, Times
 from bridged.waiting import Waiting
 from bridged.watch import Hint
 
@@ -38,6 +38,7 @@ PASS_AT_MOST: Final = 600.0
 FULL_AT_MOST: Final = 7200.0
 READING: Final = 0.0002  # seconds for one directory, where nothing was measured yet
 HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
+TOLD_WITHIN: Final = 5.0  # seconds for what has happened to be told; an observer that is silent is not waited for
 TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
 TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
@@ -74,6 +75,8 @@ class Intake:
         self._missed: Counter[str] = Counter()
         self._untold: dict[bytes, float] = {}
         self._rules = ""
+        self._fences = 0
+        self._told_by: float | None = None
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
@@ -251,6 +254,10 @@ class Intake:
 
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
         try:
+            if hint.kind == "fence":
+                if hint.number == self._fences:
+                    self._told_by = now.steady
+                return []
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
@@ -321,11 +328,15 @@ class Intake:
         self._choose_to_pack()
         ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
+        self._told_by = None
         ged.unread.clear()
         ged.failed = False
         ged.took = 0.0
-        patterns = [components(pattern) for pattern in ged.unknown]
-        ged.running = ged.sweep.whole(ged.root_fd, patterns, now.wall, ged.full)
+        ged.running = self._whole(now, full=ged.full)
+
+    def _whole(self, now: Instant, *, full: bool) -> Iterator[Found | None]:
+        ged = self.ged
+        return ged.sweep.whole(ged.root_fd, [components(pattern) for pattern in ged.unknown], now.wall, full)
 
     def _choose_to_pack(self) -> None:
         """A first look reads names; the files are looked at when the daemon is ready.
@@ -379,6 +390,8 @@ class Intake:
             ged.read_all()
             ged.due = now.steady + TRY_AGAIN
             return
+        if (not ged.in_force or ged.other) and not self._all_told(now):
+            return
         ged.sweep.forget_unmet()
         packs, looked_at_all = ged.packs, ged.full and not ged.packs
         ged.remembered = ged.packs = False
@@ -401,6 +414,25 @@ class Intake:
         ged.to_look_at = ged.unseen_until > 0 and (ged.to_look_at or packs) and not looked_at_all
         if ged.to_look_at:
             ged.due = ged.full_due = now.steady + REST
+
+    def _all_told(self, now: Instant) -> bool:
+        """Whether all is known that happened while existing files were read. If not, the pass goes on.
+
+        What was moved meanwhile, from where nobody had looked yet to where somebody had, is existing for as long as the
+        pass lasts. Hints tell of it, and where there are none, one more look at what has changed since.
+        """
+        ged = self.ged
+        if self._told_by is None and ged.polling:
+            self._told_by = now.steady
+            ged.running = self._whole(now, full=False)
+            return False
+        if self._told_by is None:
+            self._fences += 1
+            self._told_by = now.steady + (TOLD_WITHIN if self._lookout.fence(ged.path, self._fences) else 0.0)
+        if self._told_by > now.steady:
+            ged.running = iter(())  # the next step follows hints, and comes here again
+            return False
+        return True
 
     def _tell_missed(self) -> None:
         for pattern, count in self._missed.items():

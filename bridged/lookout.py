@@ -14,7 +14,7 @@ RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (second
 
 
 class Lookout:
-    """One observer for all GEDs. `watch` and `missed_one` may be called from any thread, the rest from one."""
+    """One observer for all GEDs. `watch`, `fence` and `missed_one` may be called from any thread, the rest from one."""
 
     def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
         self._on_hint = on_hint
@@ -43,6 +43,15 @@ class Lookout:
                     "the kernel grants no more watches; what it does not tell is found by the sweep."
                     " Raise fs.inotify.max_user_watches."
                 )
+
+    def fence(self, path: bytes, number: int) -> bool:
+        """Whether a hint of that kind will come for that path: what happened until now has been told then."""
+        try:
+            if self._watcher is not None:
+                self._watcher.fence(path, number)
+        except OSError:
+            return False
+        return self._watcher is not None
 
     def drain(self, limit: int) -> list[Hint]:
         """The hints that have come, each once, oldest first."""

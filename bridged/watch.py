@@ -38,6 +38,7 @@ from watchdog.observers.inotify_c import (
     WatchCallback,
     WatchDescriptor,
     inotify_add_watch,
+    inotify_rm_watch,
 )
 
 from bridged.admit import is_leftover, is_unnamed
@@ -62,16 +63,27 @@ _NOT_PASSED_OVER: Final = (
 GATHER: Final = 0.005  # seconds; the kernel keeps 16,384 events, and a wake-up for each costs more than the event
 # Both halves of a rename are queued together (inotify(7)); a lone half means that the file left the folders.
 PAIR_WITHIN: Final = 0.05
+_NOBODYS: Final = b"/proc"  # a directory that is no GED's, and in which nobody makes or removes anything
 UNTIL_WOKEN: Final = 3600.0  # seconds an emitter rests: whatever there is for it wakes it
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Look at `path`. `gone`: it was deleted or moved out. `moved`: it is now at `dest`. `lost`: hints are missing."""
+    """Look at `path`. `gone`: it was deleted or moved out. `moved`: it is now at `dest`. `lost`: hints are missing.
 
-    kind: Literal["look", "gone", "moved", "lost"]
+    `fence`: what had happened when that `number` was asked for, in whatever directory, was told before it.
+    """
+
+    kind: Literal["look", "gone", "moved", "lost", "fence"]
     path: bytes = b""
     dest: bytes = b""
+    number: int = 0
+
+
+class _Fence(FileSystemEvent):
+    """Told to nobody but ourselves."""
+
+    event_type = "fence"
 
 
 class GatheringInotify(InotifyFD):
@@ -90,6 +102,17 @@ class GatheringInotify(InotifyFD):
             if wd == -1:
                 error = errno.EBADF if self._closed else ctypes.get_errno()
                 raise OSError(error, os.strerror(error), directory)
+        return wd
+
+    def fence(self) -> WatchDescriptor:
+        """A descriptor of which `on_watch_deleted` is told after all that has happened until now. Raises OSError.
+
+        inotify(7): a watch that is removed leaves an IN_IGNORED in the queue, which keeps its order.
+        """
+        wd = self.watch(_NOBODYS)
+        with self._lock:
+            if inotify_rm_watch(self._inotify_fd, wd) == -1:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), _NOBODYS)
         return wd
 
     def handle_event(self, event: InotifyEvent) -> None:
@@ -134,6 +157,7 @@ class DirectoryEmitter(EventEmitter):
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._paths: dict[WatchDescriptor, bytes] = {}
+        self._fences: dict[WatchDescriptor, tuple[bytes, int]] = {}
         self._moved_from: tuple[InotifyEvent, bytes, float] | None = None
         self._half = threading.Event()
 
@@ -141,6 +165,11 @@ class DirectoryEmitter(EventEmitter):
         """Watch a directory; raises OSError (ENOSPC: the watch limit is reached)."""
         with self._lock:
             self._paths[self._inotify.watch(directory)] = directory
+
+    def fence(self, path: bytes, number: int) -> None:
+        """A hint of that kind for that path; raises OSError."""
+        with self._lock:
+            self._fences[self._inotify.fence()] = path, number
 
     def count(self) -> int:
         """How many directories are watched."""
@@ -176,7 +205,11 @@ class DirectoryEmitter(EventEmitter):
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """The directory is gone, or its file system was unmounted."""
         with self._lock:
-            directory = self._paths.pop(wd, None)
+            directory, fence = self._paths.pop(wd, None), self._fences.pop(wd, None)
+        if fence is not None:
+            self._flush(self._take_half())
+            path, number = fence
+            self.queue_event(_Fence(path, str(number)))
         if directory is not None:
             self.queue_event(DirDeletedEvent(directory))
 
@@ -238,6 +271,8 @@ class _ToHints(FileSystemEventHandler):
             self._put(Hint("moved", source, os.fsencode(event.dest_path)))
         elif isinstance(event, FileDeletedEvent):
             self._put(Hint("gone", source))
+        elif isinstance(event, _Fence):
+            self._put(Hint("fence", source, number=int(event.dest_path)))
         else:
             self._put(Hint("look", source))
 
@@ -265,6 +300,10 @@ class Watcher:
     def watch(self, directory: bytes) -> None:
         """Ask for hints from a directory (not from below it); raises OSError."""
         self._emitter.add(directory)
+
+    def fence(self, path: bytes, number: int) -> None:
+        """Ask for a hint of that kind; raises OSError."""
+        self._emitter.fence(path, number)
 
     def drain(self, limit: int) -> list[Hint]:
         """The hints that have come, oldest first."""

@@ -40,6 +40,9 @@ class NoLookout:
 
     def missed_one(self) -> None: ...
 
+    def fence(self, path: bytes, number: int) -> bool:
+        return False
+
 
 class Stepped:
     """An intake whose clock is moved by hand, and whose next full pass is far away unless one is asked for."""
@@ -528,6 +531,86 @@ def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepp
     assert steps > 3
     assert len(beside) > 100
     assert all(found for _, found in beside)
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(stepped, monkeypatch, what):
+    """And its hint comes late: the pass has ended by then, and has met it nowhere."""
+    stepped.make(*(f"A/{number}/{number}/old.txt" for number in range(6)))
+    ged, watched, late = os.fsencode(stepped.base / "ged"), [], []
+
+    def watch(_, directory):
+        watched.append(directory)
+        if len(watched) == 8:
+            unread = next(ged + b"/A/%d/%d" % (n, n) for n in range(6) if ged + b"/A/%d" % n not in watched)
+            read = next(directory for directory in watched[4:] if directory.count(b"/") == ged.count(b"/") + 3)
+            source, dest = (
+                (unread, read + b"/moved") if what == "directory" else (unread + b"/old.txt", read + b"/m.txt")
+            )
+            os.rename(source, dest)
+            late.append(Hint("look", dest))
+
+    def fence(_, path, number):
+        stepped.intake.hints.extend([*late, Hint("fence", path, number=number)])
+        return True
+
+    monkeypatch.setattr(NoLookout, "watch", watch)
+    monkeypatch.setattr(NoLookout, "fence", fence)
+    stepped.start(["A"])
+    stepped.until_ready()
+    assert late
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
+    stepped.make("A/new.txt")
+    stepped.sweeps()
+    assert stepped.documents() == {"A/new.txt": "queued"}
+
+
+def test_an_observer_that_says_nothing_is_not_waited_for_for_ever(stepped, monkeypatch):
+    monkeypatch.setattr(NoLookout, "fence", lambda *_: True)
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    for _ in range(20):
+        stepped.step()
+    assert not stepped.intake.ready
+    stepped.ahead += intake.TOLD_WITHIN
+    stepped.step()
+    assert stepped.intake.ready
+
+
+def test_the_fence_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, monkeypatch):
+    asked = []
+    monkeypatch.setattr(NoLookout, "fence", lambda _, path, number: asked.append((path, number)) or True)
+    stepped.make("A/old.txt")
+    stepped.start(["A"])
+    for _ in range(3):
+        stepped.step()
+    stepped.intake.look_anew("whole")
+    for _ in range(3):
+        stepped.step()
+    assert len(asked) == 2
+    for (path, number), ready in zip(asked, (False, True), strict=True):
+        stepped.intake.hints.append(Hint("fence", path, number=number))
+        stepped.step()
+        assert stepped.intake.ready == ready
+
+
+def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch):
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"], "watch: {mode: polling}")
+    stepped.one_finding_at_a_time(monkeypatch)
+    ged = stepped.intake.ged
+    directories = [ged.path + b"/A/%d" % number for number in range(6)]
+    while sum(directory in ged.sweep for directory in directories) < 3:
+        stepped.step()
+    assert not stepped.intake.ready
+    *_, unread = (directory for directory in directories if directory not in ged.sweep)
+    read = next(directory for directory in directories if directory in ged.sweep)
+    os.rename(unread + b"/old.txt", read + b"/moved.txt")
+    stepped.until_ready()
+    monkeypatch.undo()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
 
 
 def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):
