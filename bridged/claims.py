@@ -26,7 +26,7 @@ TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together ma
 ENOUGH: Final = 2  # senders at a time, where a document takes less than
 SLOW: Final = 0.01  # seconds; and unless all of them have been at it for
 STUCK: Final = 0.05
-MOST: Final = 16  # documents claimed together
+MOST: Final = 40  # documents claimed together
 LOOKS: Final = 100  # documents looked at in one commit, so that the others' commits need not wait long
 
 
