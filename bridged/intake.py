@@ -210,7 +210,8 @@ class Intake:
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        rest, took = REST if self.ged.looks_anew else 0.0, self._steady() - began
+        waits = self._told_by is not None and self._told_by > now.steady  # for a hint, which wakes it
+        rest, took = REST if waits or self.ged.looks_anew else 0.0, self._steady() - began
         self._memory.prolong(now.steady, took)
         return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
 
