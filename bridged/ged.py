@@ -79,6 +79,13 @@ class Ged:
         """Whether the pass under way is for what is known already, so that it may take its time."""
         return self.in_force and self.full and self.unseen_until > 0
 
+    @property
+    def baselines(self) -> bool:
+        """Whether something that is unknown is existing for as long as this pass lasts."""
+        readable_now = any(kind == "existing" and not self._is_unread(one) for one, kind in self.unseen.items())
+        lifted, met = self.former is not None, bool(self.other)
+        return "existing" in self.unknown.values() or lifted or met or readable_now
+
     def abandon_pass(self) -> None:
         """What was found may not have been recorded: the next pass reads everything again."""
         self.read_all()

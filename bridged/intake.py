@@ -6,6 +6,7 @@ import os
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
@@ -44,6 +45,17 @@ TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
 
 
+@dataclass(slots=True)
+class Fence:
+    """What was asked for at the end of a pass, to know when all is told that happened before it."""
+
+    number: int | None = None
+    came: bool = False
+    quiet: bool = True  # no other hint has been followed since it was asked for
+    heard_at: float = 0.0  # when the last hint was followed, or the fence was asked for
+    enough_at: float = float("inf")  # from then on it need not be quiet
+
+
 _END: Final = GoneDirectory(b"")  # of a pass: no directory is called that
 Looked = Mapping[bytes, os.stat_result | OSError | None]
 
@@ -75,8 +87,8 @@ class Intake:
         self._missed: Counter[str] = Counter()
         self._untold: dict[bytes, float] = {}
         self._rules = ""
-        self._fences = 0
-        self._told_by: float | None = None
+        self._second_look = False
+        self._fence = Fence()
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
@@ -210,7 +222,7 @@ class Intake:
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        waits = self._told_by is not None and self._told_by > now.steady  # for a hint, which wakes it
+        waits = self._fence.number is not None and not self._second_look  # for a hint, which wakes it
         rest, took = REST if waits or self.ged.looks_anew else 0.0, self._steady() - began
         self._memory.prolong(now.steady, took)
         return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
@@ -247,6 +259,11 @@ class Intake:
         looked = self._compare.lstats({path for hint in hints for path in (hint.path, hint.dest) if path})
         for hint in hints:
             self.ged.patience.beat()
+            self._fence.heard_at = now.steady
+            if hint.kind == "fence":
+                self._fence.came = self._fence.came or hint.number == self._fence.number
+                continue
+            self._fence.quiet = False
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
             differences += self._follow(hint, looked, now)
@@ -255,16 +272,13 @@ class Intake:
 
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
         try:
-            if hint.kind == "fence":
-                if hint.number == self._fences:
-                    self._told_by = now.steady
-                return []
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
             return gone + self._look(hint.path, looked, now)
         except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
+            self.ged.failed = True  # the pass under way says no more of it
             return []
 
     def _follow_rename(self, source: bytes, dest: bytes, looked: Looked, now: Instant) -> list[Difference]:
@@ -329,7 +343,7 @@ class Intake:
         self._choose_to_pack()
         ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
-        self._told_by = None
+        self._fence, self._second_look = Fence(), False
         ged.unread.clear()
         ged.failed = False
         ged.took = 0.0
@@ -391,7 +405,7 @@ class Intake:
             ged.read_all()
             ged.due = now.steady + TRY_AGAIN
             return
-        if (not ged.in_force or ged.other) and not self._all_told(now):
+        if ged.baselines and not self._all_told(now):
             return
         ged.sweep.forget_unmet()
         packs, looked_at_all = ged.packs, ged.full and not ged.packs
@@ -420,20 +434,37 @@ class Intake:
         """Whether all is known that happened while existing files were read. If not, the pass goes on.
 
         What was moved meanwhile, from where nobody had looked yet to where somebody had, is existing for as long as the
-        pass lasts. Hints tell of it, and where there are none, one more look at what has changed since.
+        pass lasts. Hints tell of it. Where they do not, or not all, there is a second look at what has changed.
         """
         ged = self.ged
-        if self._told_by is None and ged.polling:
-            self._told_by = now.steady
-            ged.running = self._whole(now, full=False)
-            return False
-        if self._told_by is None:
-            self._fences += 1
-            self._told_by = now.steady + (TOLD_WITHIN if self._lookout.fence(ged.path, self._fences) else 0.0)
-        if self._told_by > now.steady:
+        if self._second_look:
+            return True
+        if not ged.polling and self._fenced(now):
+            if not self._lookout.limited:
+                return True
+        elif self._fence.number is not None:
             ged.running = iter(())  # the next step follows hints, and comes here again
             return False
-        return True
+        self._second_look = True
+        ged.running = self._whole(now, full=False)
+        return False
+
+    def _fenced(self, now: Instant) -> bool:
+        """Whether every hint of what happened before the pass has ended was followed.
+
+        One that was followed since may have found nothing, since what it told of was moved once more: then again.
+        """
+        fence = self._fence
+        if fence.came and (fence.quiet or now.steady >= fence.enough_at):
+            return True
+        if fence.came or fence.number is None:
+            enough_at = now.steady + TOLD_WITHIN if fence.came else fence.enough_at
+            self._fence = Fence(
+                self._lookout.fence(self.ged.path), heard_at=now.steady, enough_at=min(enough_at, fence.enough_at)
+            )
+        elif now.steady >= fence.heard_at + TOLD_WITHIN and not self._lookout.behind:  # the observer is silent
+            self._fence = Fence()
+        return False
 
     def _tell_missed(self) -> None:
         for pattern, count in self._missed.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,7 @@ class Lookout:
         self._lock = threading.Lock()
         self._restarted_at = float("-inf")
         self._missed = False
+        self._fences = itertools.count(1)
         self.limited = False
         self._watcher = self._observe()
 
@@ -44,14 +46,21 @@ class Lookout:
                     " Raise fs.inotify.max_user_watches."
                 )
 
-    def fence(self, path: bytes, number: int) -> bool:
-        """Whether a hint of that kind will come for that path: what happened until now has been told then."""
+    def fence(self, path: bytes) -> int | None:
+        """The number of the hint of that kind that will come for that path; None where there can be none."""
+        watcher, number = self._watcher, next(self._fences)
         try:
-            if self._watcher is not None:
-                self._watcher.fence(path, number)
+            if watcher is not None:
+                watcher.fence(path, number)
         except OSError:
-            return False
-        return self._watcher is not None
+            return None
+        return None if watcher is None else number
+
+    @property
+    def behind(self) -> bool:
+        """Whether hints are on their way."""
+        watcher = self._watcher
+        return watcher is not None and watcher.behind
 
     def drain(self, limit: int) -> list[Hint]:
         """The hints that have come, each once, oldest first."""

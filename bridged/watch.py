@@ -325,6 +325,11 @@ class Watcher:
         """Whether every thread on the way of a hint lives. Alive is not yet well: the sweep checks on it."""
         return all(thread.is_alive() for thread in (self._inotify, self._observer, self._emitter))
 
+    @property
+    def behind(self) -> bool:
+        """Whether something was read from the kernel that has not become a hint yet, or nobody has taken as one."""
+        return not (self._observer.event_queue.empty() and self._hints.empty())
+
     def close(self) -> None:
         """Stop the observer and give its watches back to the kernel."""
         self._observer.stop()

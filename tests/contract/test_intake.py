@@ -40,8 +40,9 @@ class NoLookout:
 
     def missed_one(self) -> None: ...
 
-    def fence(self, path: bytes, number: int) -> bool:
-        return False
+    limited = behind = False
+
+    def fence(self, path: bytes) -> int | None: ...
 
 
 class Stepped:
@@ -533,32 +534,34 @@ def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepp
     assert all(found for _, found in beside)
 
 
-@pytest.mark.parametrize("what", ["file", "directory"])
-def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(stepped, monkeypatch, what):
-    """And its hint comes late: the pass has ended by then, and has met it nowhere."""
-    stepped.make(*(f"A/{number}/{number}/old.txt" for number in range(6)))
-    ged, watched, late = os.fsencode(stepped.base / "ged"), [], []
+def told_late(stepped, monkeypatch, *late):
+    """What has come when a fence was asked for and has come: so many hints each time, given by a function."""
+    batches, numbers = list(late), itertools.count(1)
 
-    def watch(_, directory):
-        watched.append(directory)
-        if len(watched) == 8:
-            unread = next(ged + b"/A/%d/%d" % (n, n) for n in range(6) if ged + b"/A/%d" % n not in watched)
-            read = next(directory for directory in watched[4:] if directory.count(b"/") == ged.count(b"/") + 3)
-            source, dest = (
-                (unread, read + b"/moved") if what == "directory" else (unread + b"/old.txt", read + b"/m.txt")
-            )
-            os.rename(source, dest)
-            late.append(Hint("look", dest))
+    def fence(_, path):
+        number, batch = next(numbers), batches.pop(0)() if batches else []
+        stepped.intake.hints.extend([*batch, Hint("fence", path, number=number)])
+        return number
 
-    def fence(_, path, number):
-        stepped.intake.hints.extend([*late, Hint("fence", path, number=number)])
-        return True
-
-    monkeypatch.setattr(NoLookout, "watch", watch)
     monkeypatch.setattr(NoLookout, "fence", fence)
-    stepped.start(["A"])
-    stepped.until_ready()
-    assert late
+    return batches
+
+
+def amid_a_pass(stepped, monkeypatch, above="A"):
+    """A pass that is at work: a directory that it has not read yet, and one that it has."""
+    ged = stepped.intake.ged
+    stepped.one_finding_at_a_time(monkeypatch)
+    stepped.step()
+    directories = [ged.path + b"/%s/%d" % (above.encode(), number) for number in range(6)]
+    while sum(directory in ged.sweep for directory in directories) < 3:
+        stepped.step()
+    assert ged.running is not None
+    *_, unread = (directory for directory in directories if directory not in ged.sweep)
+    return unread, next(directory for directory in directories if directory in ged.sweep)
+
+
+def nothing_leaves_but_what_is_new(stepped, monkeypatch):
+    monkeypatch.undo()
     stepped.sweeps(full=True)
     assert stepped.documents() == {}
     stepped.make("A/new.txt")
@@ -566,51 +569,145 @@ def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(
     assert stepped.documents() == {"A/new.txt": "queued"}
 
 
-def test_an_observer_that_says_nothing_is_not_waited_for_for_ever(stepped, monkeypatch):
-    monkeypatch.setattr(NoLookout, "fence", lambda *_: True)
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(stepped, monkeypatch, what):
+    """And its hint comes late: the pass has ended by then, and has met it nowhere."""
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"])
+    unread, read = amid_a_pass(stepped, monkeypatch)
+    os.rename(unread if what == "directory" else unread + b"/old.txt", read + b"/moved")
+    late = told_late(stepped, monkeypatch, lambda: [Hint("look", read + b"/moved")])
+    stepped.until_ready()
+    assert late == []
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+def test_what_is_moved_once_more_before_its_hint_is_followed_is_existing(stepped, monkeypatch):
+    """Its first hint finds nothing, and the second one comes behind the fence."""
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"])
+    unread, read = amid_a_pass(stepped, monkeypatch)
+    moved, final = read + b"/moved.txt", read + b"/final.txt"
+    os.rename(unread + b"/old.txt", moved)
+
+    def once_more():
+        os.rename(moved, final)
+        return [Hint("look", moved)]
+
+    late = told_late(stepped, monkeypatch, once_more, lambda: [Hint("moved", moved, final)])
+    stepped.until_ready()
+    assert late == []
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+def test_what_is_moved_in_the_pass_after_an_exclusion_is_lifted_is_existing(stepped, monkeypatch):
+    stepped.make("A/in.txt", *(f"A/B/{number}/old.txt" for number in range(6)))
+    stepped.start([{"path": "A", "exclude": ["B"]}])
+    stepped.until_ready()
+    stepped.sweeps()
+    stepped.reload(["A"])
+    unread, read = amid_a_pass(stepped, monkeypatch, "A/B")
+    os.rename(unread + b"/old.txt", read + b"/moved.txt")
+    late = told_late(stepped, monkeypatch, lambda: [Hint("look", read + b"/moved.txt")])
+    while stepped.intake.ged.running is not None:
+        stepped.step()
+    assert late == []
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+def test_what_is_moved_in_a_first_pass_and_cannot_be_looked_at_for_an_instant_is_existing(stepped, monkeypatch):
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"])
+    unread, read = amid_a_pass(stepped, monkeypatch)
+    moved, usual, failing = read + b"/moved.txt", stepped.intake._compare.lstats, [1]
+    os.rename(unread + b"/old.txt", moved)
+
+    def lstats(paths):
+        looked = usual(paths)
+        return (
+            looked | {moved: OSError(5, "Input/output error")}
+            if moved in paths and failing and failing.pop()
+            else looked
+        )
+
+    monkeypatch.setattr(stepped.intake._compare, "lstats", lstats)
+    told_late(stepped, monkeypatch, lambda: [Hint("look", moved)])
+    while failing:
+        stepped.step()
+    stepped.ahead += intake.TRY_AGAIN
+    stepped.until_ready()
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+@pytest.mark.parametrize("why", ["polling", "no fence", "limited", "silent"])
+def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch, why):
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"], "watch: {mode: polling}" if why == "polling" else "")
+    if why == "limited":
+        monkeypatch.setattr(NoLookout, "limited", True)
+        told_late(stepped, monkeypatch)
+    if why == "silent":
+        monkeypatch.setattr(NoLookout, "fence", lambda *_: 1)
+        monkeypatch.setattr(intake, "TOLD_WITHIN", 0.05)
+    unread, read = amid_a_pass(stepped, monkeypatch)
+    os.rename(unread + b"/old.txt", read + b"/moved.txt")
+    stepped.until_ready()
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+def test_an_observer_that_says_nothing_is_waited_for_only_as_long_as_it_is_behind(stepped, monkeypatch):
+    monkeypatch.setattr(NoLookout, "fence", lambda *_: 1)
+    monkeypatch.setattr(NoLookout, "behind", True)
     stepped.make("A/old.txt")
+    stepped.start(["A"])
+    for _ in range(20):
+        stepped.ahead += 1.0
+        stepped.step()
+    assert not stepped.intake.ready
+    monkeypatch.setattr(NoLookout, "behind", False)
+    for _ in range(3):
+        stepped.step()
+    assert stepped.intake.ready
+
+
+def test_hints_that_never_end_keep_nobody_waiting_for_ever(stepped, monkeypatch):
+    stepped.make("A/old.txt")
+    busy = Hint("look", os.fsencode(stepped.base / "ged/A/busy.txt"))
+    told_late(stepped, monkeypatch, *[lambda: [busy]] * 1000)
     stepped.start(["A"])
     for _ in range(20):
         stepped.step()
     assert not stepped.intake.ready
     stepped.ahead += intake.TOLD_WITHIN
-    stepped.step()
+    for _ in range(3):
+        stepped.step()
     assert stepped.intake.ready
 
 
 def test_the_fence_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, monkeypatch):
+    """It may come when the next one has begun, or has asked for its own."""
     asked = []
-    monkeypatch.setattr(NoLookout, "fence", lambda _, path, number: asked.append((path, number)) or True)
-    stepped.make("A/old.txt")
+
+    def fence(_, path):
+        asked.append(path)
+        return len(asked)
+
+    monkeypatch.setattr(NoLookout, "fence", fence)
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
     for _ in range(3):
         stepped.step()
     stepped.intake.look_anew("whole")
-    for _ in range(3):
-        stepped.step()
-    assert len(asked) == 2
-    for (path, number), ready in zip(asked, (False, True), strict=True):
-        stepped.intake.hints.append(Hint("fence", path, number=number))
-        stepped.step()
-        assert stepped.intake.ready == ready
-
-
-def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch):
-    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
-    stepped.start(["A"], "watch: {mode: polling}")
     stepped.one_finding_at_a_time(monkeypatch)
-    ged = stepped.intake.ged
-    directories = [ged.path + b"/A/%d" % number for number in range(6)]
-    while sum(directory in ged.sweep for directory in directories) < 3:
-        stepped.step()
-    assert not stepped.intake.ready
-    *_, unread = (directory for directory in directories if directory not in ged.sweep)
-    read = next(directory for directory in directories if directory in ged.sweep)
-    os.rename(unread + b"/old.txt", read + b"/moved.txt")
-    stepped.until_ready()
-    monkeypatch.undo()
-    stepped.sweeps(full=True)
-    assert stepped.documents() == {}
+    stepped.step()
+    assert stepped.intake.ged.running is not None
+    assert len(asked) == 1
+    for number, ready in ((1, False), (1, False), (2, True)):
+        stepped.intake.hints.append(Hint("fence", asked[0], number=number))
+        for _ in range(20):
+            stepped.step()
+        assert stepped.intake.ready == ready
+    assert len(asked) == 2
 
 
 def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):
@@ -620,7 +717,11 @@ def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it
     ged, steps, answer = stepped.intake.ged, stepped.intake.step(stepped.now(), stepped.most), None
     with pytest.raises(Retired):
         while True:
-            wish = steps.send(answer)
+            try:
+                wish = steps.send(answer)
+            except StopIteration:
+                steps, answer = stepped.intake.step(stepped.now(), stepped.most), None
+                continue
             if ged.in_force and not ged.retired:  # the pass has ended, and what it has read is to be kept now
                 ged.retired = True
                 intake.switch_off(stepped.journal, ged.path, ["A"], SwitchedFolders(()))
