@@ -647,8 +647,12 @@ def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(step
         monkeypatch.setattr(NoLookout, "limited", True)
         told_late(stepped, monkeypatch)
     if why == "silent":
-        monkeypatch.setattr(NoLookout, "fence", lambda *_: 1)
-        monkeypatch.setattr(intake, "TOLD_WITHIN", 0.05)
+
+        def fence(*_):
+            stepped.ahead += intake.TOLD_WITHIN
+            return 1
+
+        monkeypatch.setattr(NoLookout, "fence", fence)
     unread, read = amid_a_pass(stepped, monkeypatch)
     os.rename(unread + b"/old.txt", read + b"/moved.txt")
     stepped.until_ready()
