@@ -98,21 +98,24 @@ class GatheringInotify(InotifyFD):
     def watch(self, directory: bytes) -> WatchDescriptor:
         """Watch a directory; one that was renamed keeps its descriptor. Raises OSError."""
         with self._lock:
-            wd = WatchDescriptor(-1) if self._closed else inotify_add_watch(self._inotify_fd, directory, MASK)
-            if wd == -1:
-                error = errno.EBADF if self._closed else ctypes.get_errno()
-                raise OSError(error, os.strerror(error), directory)
-        return wd
+            return self._added(directory)
 
     def fence(self) -> WatchDescriptor:
         """A descriptor of which `on_watch_deleted` is told after all that has happened until now. Raises OSError.
 
         inotify(7): a watch that is removed leaves an IN_IGNORED in the queue, which keeps its order.
         """
-        wd = self.watch(_NOBODYS)
         with self._lock:
+            wd = self._added(_NOBODYS)
             if inotify_rm_watch(self._inotify_fd, wd) == -1:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), _NOBODYS)
+        return wd
+
+    def _added(self, directory: bytes) -> WatchDescriptor:
+        wd = WatchDescriptor(-1) if self._closed else inotify_add_watch(self._inotify_fd, directory, MASK)
+        if wd == -1:
+            error = errno.EBADF if self._closed else ctypes.get_errno()
+            raise OSError(error, os.strerror(error), directory)
         return wd
 
     def handle_event(self, event: InotifyEvent) -> None:
