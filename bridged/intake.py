@@ -40,6 +40,7 @@ FULL_AT_MOST: Final = 7200.0
 READING: Final = 0.0002  # seconds for one directory, where nothing was measured yet
 HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
 TOLD_WITHIN: Final = 5.0  # seconds for what has happened to be told; an observer that is silent is not waited for
+LOOKS: Final = 3  # at a GED in its first pass
 TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
 TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
@@ -87,7 +88,8 @@ class Intake:
         self._missed: Counter[str] = Counter()
         self._untold: dict[bytes, float] = {}
         self._rules = ""
-        self._second_look = False
+        self._looks = 1
+        self._blind = self._told_of_directory = False
         self._fence = Fence()
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
@@ -222,7 +224,7 @@ class Intake:
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        waits = self._fence.number is not None and not self._second_look  # for a hint, which wakes it
+        waits = self._fence.number is not None  # for a hint, which wakes it
         rest, took = REST if waits or self.ged.looks_anew else 0.0, self._steady() - began
         self._memory.prolong(now.steady, took)
         return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
@@ -266,20 +268,24 @@ class Intake:
             self._fence.quiet = False
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
-            differences += self._follow(hint, looked, now)
+            found = self._follow(hint, looked, now)
+            self.ged.failed = self.ged.failed or found is None
+            differences += found or []
         yield from self._apply(differences, now)
         return bool(hints)
 
-    def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference]:
+    def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference] | None:
+        """None where a disk's error, which the next try may not meet, stood in the way."""
         try:
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
             return gone + self._look(hint.path, looked, now)
-        except OSError:  # the share is away, or a directory cannot be searched any more: the next pass finds out
+        except (
+            OSError
+        ) as error:  # the share is away, or a directory cannot be searched any more: the next pass finds out
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
-            self.ged.failed = True  # the pass under way says no more of it
-            return []
+            return [] if isinstance(error, Away | PermissionError) else None
 
     def _follow_rename(self, source: bytes, dest: bytes, looked: Looked, now: Instant) -> list[Difference]:
         self.ged.follow_unseen(source, dest)
@@ -293,6 +299,7 @@ class Intake:
         """What the look at one path says; raises OSError where that cannot be told."""
         status = _status(looked, path)
         if status is not None and stat.S_ISDIR(status.st_mode):
+            self._told_of_directory = True
             return self._look_into(path, now)
         if status is None and path in self.ged.sweep:
             self.ged.sweep.forget_below(path)
@@ -310,7 +317,7 @@ class Intake:
         return differences
 
     def _examine_now(self, path: bytes, now: Instant) -> Steps[None]:
-        yield from self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now), now)
+        yield from self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now) or [], now)
 
     def _revisit(self, now: Instant) -> Steps[None]:
         """Look again at documents that were overwritten while they were being sent, until they are not any more."""
@@ -343,7 +350,7 @@ class Intake:
         self._choose_to_pack()
         ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
-        self._fence, self._second_look = Fence(), False
+        self._fence, self._looks, self._blind, self._told_of_directory = Fence(), 1, False, False
         ged.unread.clear()
         ged.failed = False
         ged.took = 0.0
@@ -434,18 +441,21 @@ class Intake:
         """Whether all is known that happened while existing files were read. If not, the pass goes on.
 
         What was moved meanwhile, from where nobody had looked yet to where somebody had, is existing for as long as the
-        pass lasts. Hints tell of it. Where they do not, or not all, there is a second look at what has changed.
+        pass lasts. Hints tell of it. Where they do not, or not all, there is a second look at what has changed; and a
+        third at most, where they told of directories: of what is in these, or what they lead to, they say nothing.
         """
         ged = self.ged
-        if self._second_look:
+        if not (ged.polling or self._blind or self._fenced(now)):
+            if self._fence.number is not None:
+                ged.running = iter(())  # the next step follows hints, and comes here again
+                return False
+            self._blind = True
+        partly = ged.polling or self._blind or self._lookout.limited or bool(ged.sweep.points)
+        if self._looks >= (LOOKS if self._told_of_directory else 2 if partly else 1):
             return True
-        if not ged.polling and self._fenced(now):
-            if not self._lookout.limited:
-                return True
-        elif self._fence.number is not None:
-            ged.running = iter(())  # the next step follows hints, and comes here again
-            return False
-        self._second_look = True
+        self._looks += 1
+        self._fence, self._told_of_directory = Fence(), False
+        ged.blank = False  # from now on what is read is compared with what was
         ged.running = self._whole(now, full=False)
         return False
 

@@ -34,7 +34,11 @@ LONG = 100_000.0  # seconds
 
 
 class NoLookout:
-    """Nobody tells of anything."""
+    """Nobody tells of anything, but of that."""
+
+    def __init__(self) -> None:
+        self.hints: Any = None
+        self.numbers = itertools.count(1)
 
     def watch(self, directory: bytes) -> None: ...
 
@@ -42,7 +46,9 @@ class NoLookout:
 
     limited = behind = False
 
-    def fence(self, path: bytes) -> int | None: ...
+    def fence(self, path: bytes) -> int | None:
+        self.hints.append(Hint("fence", path, number=next(self.numbers)))
+        return self.hints[-1].number
 
 
 class Stepped:
@@ -68,7 +74,9 @@ class Stepped:
         self.shares, ged = Shares(), os.fsencode(self.base / "ged")
         self.shares.expect(ged, ged)
         patience = Patience(time.monotonic)
-        self.intake = Intake(ged, self.journal, patience, self.shares, NoLookout(), lambda: None, time.monotonic)
+        lookout = NoLookout()
+        self.intake = Intake(ged, self.journal, patience, self.shares, lookout, lambda: None, time.monotonic)
+        lookout.hints = self.intake.hints
         self._configure(settings, start=True)
 
     def stop(self) -> None:
@@ -639,10 +647,73 @@ def test_what_is_moved_in_a_first_pass_and_cannot_be_looked_at_for_an_instant_is
     nothing_leaves_but_what_is_new(stepped, monkeypatch)
 
 
+def test_a_directory_on_the_way_to_a_switched_one_that_is_renamed_in_a_first_pass_holds_existing(stepped, monkeypatch):
+    """Its hint says nothing of what it leads to."""
+    stepped.make(*(f"{way}/in/{number}/old.txt" for way in "abcd" for number in range(3)))
+    stepped.start(["*/in"])
+    stepped.one_finding_at_a_time(monkeypatch)
+    ged = stepped.intake.ged
+    stepped.step()
+    while sum(ged.path + b"/%s/in" % way in ged.sweep for way in (b"a", b"b", b"c", b"d")) < 2:
+        stepped.step()
+    *_, unread = (way for way in "abcd" if os.fsencode(f"{stepped.base}/ged/{way}/in") not in ged.sweep)
+    source, dest = stepped.base / "ged" / unread, stepped.base / "ged/moved"
+    source.rename(dest)
+    late = told_late(stepped, monkeypatch, lambda: [Hint("moved", os.fsencode(source), os.fsencode(dest))])
+    stepped.until_ready()
+    assert late == []
+    monkeypatch.undo()
+    stepped.sweeps(full=True)
+    assert stepped.documents() == {}
+
+
+def test_a_tree_that_takes_the_place_of_another_one_in_a_first_pass_holds_existing(stepped, monkeypatch):
+    """Both hints come together, when there is a directory of that name again."""
+    stepped.make(*(f"A/{tree}/{number}/old-{tree}.txt" for tree in "abcdef" for number in range(3)))
+    stepped.start(["A"])
+    stepped.one_finding_at_a_time(monkeypatch)
+    above, ged = stepped.base / "ged/A", stepped.intake.ged
+
+    def read(tree):
+        return sum(os.fsencode(above / tree / str(number)) in ged.sweep for number in range(3))
+
+    stepped.step()
+    while all(read(tree) < 3 for tree in "abcdef"):
+        stepped.step()
+    known = next(tree for tree in "abcdef" if read(tree) == 3)
+    unread = next(tree for tree in "abcdef" if not read(tree))
+    moves = [(above / known, above / "z"), (above / unread, above / known)]
+    for source, dest in moves:
+        source.rename(dest)
+    hints = [Hint("moved", os.fsencode(source), os.fsencode(dest)) for source, dest in moves]
+    told_late(stepped, monkeypatch, lambda: hints)
+    stepped.until_ready()
+    nothing_leaves_but_what_is_new(stepped, monkeypatch)
+
+
+@pytest.mark.parametrize("polling", [True, False])
+def test_what_goes_between_two_looks_of_a_first_pass_is_not_known_after_it(stepped, monkeypatch, polling):
+    """Else a new file of its name would be taken for a save of it."""
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"], "watch: {mode: polling}" if polling else "")
+    monkeypatch.setattr(NoLookout, "fence", lambda *_: None)
+    _, read = amid_a_pass(stepped, monkeypatch)
+    os.unlink(read + b"/old.txt")
+    stepped.ahead += 10.0  # and the directory is no longer young
+    stepped.until_ready()
+    monkeypatch.undo()
+    stepped.sweeps()
+    Path(os.fsdecode(read), "old.txt").write_text("new")
+    stepped.sweeps()
+    assert list(stepped.documents().values()) == ["queued"]
+
+
 @pytest.mark.parametrize("why", ["polling", "no fence", "limited", "silent"])
 def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch, why):
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"], "watch: {mode: polling}" if why == "polling" else "")
+    if why == "no fence":
+        monkeypatch.setattr(NoLookout, "fence", lambda *_: None)
     if why == "limited":
         monkeypatch.setattr(NoLookout, "limited", True)
         told_late(stepped, monkeypatch)
