@@ -99,6 +99,14 @@ def firm(opened):
     return opened(2)
 
 
+def test_the_fence_of_each_first_pass_has_come_through_when_all_are_ready(opened):
+    """Else each would be waited for in vain, and another look be made in its place."""
+    firm = opened(MANY)
+    intakes = [firm.seat(ged).intake for ged in firm.geds]
+    assert all(intake._fence.came for intake in intakes)
+    assert not any(intake._blind for intake in intakes)
+
+
 def test_deposits_of_many_clients_at_a_time_are_a_few_commits(opened):
     """What each costs must not grow with the number of clients: one after the other, each would take two commits."""
     firm = opened(MANY)
