@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
@@ -43,26 +41,6 @@ def test_a_validated_document_moved_to_another_switched_folder_takes_its_marker_
     assert marker_of(there).read_bytes() == content
     until(lambda: not marker_of(here).exists(), "and leaves the old place")
     bridge.expect("sent.txt")
-
-
-def test_what_is_moved_about_while_the_very_first_pass_reads_is_existing(bridge: Bridge) -> None:
-    """From where it has not been read to where it has been: the hint may come when the pass has ended."""
-    names = [f"{number:04}" for number in range(1000)]  # a poll that takes a second is not repeated within 20
-    for name in names:
-        (bridge.inbox / name / "sub").mkdir(parents=True)
-        (bridge.inbox / name / "old.pdf").write_text(name)
-    bridge.log.touch()
-    program = (
-        "import os, random, sys\n"
-        "top, log = sys.argv[1:]; names = sorted(os.listdir(top))\n"
-        "others = random.Random(7).sample(names, len(names))\n"
-        "while b'folder_switched_on' not in open(log, 'rb').read(): pass\n"
-        "for one, other in [*zip(names, others)][::3]: os.rename(f'{top}/{one}/old.pdf', f'{top}/{other}/sub/{one}.pdf')\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", program, bridge.inbox, bridge.log]) as moving:
-        bridge.start()
-    assert moving.returncode == 0
-    bridge.expect()
 
 
 def test_a_renamed_parent_directory_takes_everything_along(bridge: Bridge) -> None:
