@@ -82,9 +82,10 @@ class Ged:
     @property
     def baselines(self) -> bool:
         """Whether something that is unknown is existing for as long as this pass lasts."""
-        readable_now = any(kind == "existing" and not self._is_unread(one) for one, kind in self.unseen.items())
-        lifted, met = self.former is not None, bool(self.other)
-        return "existing" in self.unknown.values() or lifted or met or readable_now
+        if "existing" in self.unknown.values() or self.former is not None or self.other:
+            return True
+        # Of what could not be read before, that which this pass could.
+        return any(kind == "existing" and not self._is_unread(one) for one, kind in self.unseen.items())
 
     def abandon_pass(self) -> None:
         """What was found may not have been recorded: the next pass reads everything again."""

@@ -281,9 +281,8 @@ class Intake:
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
             return gone + self._look(hint.path, looked, now)
-        except (
-            OSError
-        ) as error:  # the share is away, or a directory cannot be searched any more: the next pass finds out
+        except OSError as error:
+            # The share is away, or a directory cannot be searched any more: the next pass finds out.
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return [] if isinstance(error, Away | PermissionError) else None
 
@@ -468,10 +467,9 @@ class Intake:
         if fence.came and (fence.quiet or now.steady >= fence.enough_at):
             return True
         if fence.came or fence.number is None:
-            enough_at = now.steady + TOLD_WITHIN if fence.came else fence.enough_at
-            self._fence = Fence(
-                self._lookout.fence(self.ged.path), heard_at=now.steady, enough_at=min(enough_at, fence.enough_at)
-            )
+            enough_at = min(fence.enough_at, now.steady + TOLD_WITHIN) if fence.came else fence.enough_at
+            number = self._lookout.fence(self.ged.path)
+            self._fence = Fence(number, heard_at=now.steady, enough_at=enough_at)
         elif now.steady >= fence.heard_at + TOLD_WITHIN and not self._lookout.behind:  # the observer is silent
             self._fence = Fence()
         return False

@@ -49,12 +49,13 @@ class Lookout:
     def fence(self, path: bytes) -> int | None:
         """The number of the hint of that kind that will come for that path; None where there can be none."""
         watcher, number = self._watcher, next(self._fences)
+        if watcher is None:
+            return None
         try:
-            if watcher is not None:
-                watcher.fence(path, number)
+            watcher.fence(path, number)
         except OSError:
             return None
-        return None if watcher is None else number
+        return number
 
     @property
     def behind(self) -> bool:

@@ -631,12 +631,11 @@ def test_what_is_moved_in_a_first_pass_and_cannot_be_looked_at_for_an_instant_is
     os.rename(unread + b"/old.txt", moved)
 
     def lstats(paths):
-        looked = usual(paths)
-        return (
-            looked | {moved: OSError(5, "Input/output error")}
-            if moved in paths and failing and failing.pop()
-            else looked
-        )
+        looked = dict(usual(paths))
+        if moved in paths and failing:
+            failing.pop()
+            looked[moved] = OSError(5, "Input/output error")
+        return looked
 
     monkeypatch.setattr(stepped.intake._compare, "lstats", lstats)
     told_late(stepped, monkeypatch, lambda: [Hint("look", moved)])
