@@ -27,8 +27,9 @@ from bridged.journal import Journal, Transaction
 from bridged.letters import Letter
 from bridged.line import Line
 from bridged.logs import say
-from bridged.model import Accepted, Exhausted, Instant, Misconfigured, Outcome, RelayDown, Throttled
+from bridged.model import Instant
 from bridged.oauth import secret_of
+from bridged.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
 from bridged.relay import Relay
 from bridged.settings import Alerts, Settings, Smtp
 from bridged.yaml_lines import read

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from bridged.model import Outcome
+from bridged.outcome import Outcome
 from bridged.reactions import ROWS, Phase, Row
 
 __all__ = ["Phase", "Reply", "classify", "row_of", "sentence", "take_reply"]

@@ -13,11 +13,13 @@ from typing import Any, Final, Literal
 
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
-from bridged.known import SPECIAL, KnownFile, limbo, split
-from bridged.mark import Marker
+from bridged.known import SPECIAL, KnownFile
+from bridged.mark import MARKER_FOLLOWS, Marker
 from bridged.message import frozen_date, new_message_id
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.packed import Packed
+from bridged.paths import limbo, split
+from bridged.reasons import ADOPTED, IGNORED_NOW
 from bridged.settings import Settings
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
@@ -26,12 +28,6 @@ TOMBSTONE: Final = 2.0
 REPLACED: Final = 600.0
 # A sweep takes a file that was deleted and made anew for a save; the hint that tells them apart may come so much later.
 TOLD_LATE: Final = 60.0
-# A marker follows its document's rename after this time, when the rename has proved not to be a save.
-MARKER_FOLLOWS: Final = 2.5
-
-IGNORED_NOW: Final = "renamed to a name that is ignored"
-ADOPTED: Final = "its valid marker was beside it"
-
 Unknown = Literal["existing", "missed", "deposit"]
 NOT_SENT_YET: Final = frozenset({State.WAITING, State.QUEUED})
 

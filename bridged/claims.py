@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from bridged import brakes
-from bridged.changes import IGNORED_NOW
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
-from bridged.known import REPLACED
 from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
+from bridged.reasons import IGNORED_NOW, REPLACED
 from bridged.relay import Manners
 from bridged.settings import Settings
 

@@ -27,9 +27,9 @@ from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
-from bridged.known import SPECIAL, is_in, split
-from bridged.mark import utc
-from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable
+from bridged.known import SPECIAL
+from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
+from bridged.paths import is_in, split
 from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema

@@ -17,11 +17,12 @@ from bridged.changes import Changes, Unknown
 from bridged.folders import Place, SwitchedFolders
 from bridged.ged import Ged
 from bridged.journal import Journal
-from bridged.known import SPECIAL, KnownFile, is_in, split
+from bridged.known import SPECIAL, KnownFile
 from bridged.logs import say
 from bridged.mark import find
 from bridged.model import UNSEEN, Stamp
 from bridged.packed import Packed
+from bridged.paths import is_in, split
 from bridged.settings import Settings
 from bridged.shares import Away
 from bridged.sweep import Found, GoneDirectory, Listing, Unreadable

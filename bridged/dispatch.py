@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bridged import brakes, pace
-from bridged.changes import ADOPTED
 from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
-from bridged.collectors import HEAD, neutral, objections
 from bridged.folders import Place
 from bridged.journal import Journal, Transaction
 from bridged.line import Line
@@ -22,21 +20,13 @@ from bridged.logs import say, say_document, say_unreadable
 from bridged.maildir import Maildir
 from bridged.marking import Marking
 from bridged.message import Mail, Readable, compose
-from bridged.model import (
-    Accepted,
-    AddressRefused,
-    Deferred,
-    Document,
-    Instant,
-    Outcome,
-    Refused,
-    Rule,
-    State,
-    Uncertain,
-)
+from bridged.model import Document, Instant, Rule, State
 from bridged.oauth import secret_of
+from bridged.objections import HEAD, neutral, objections
+from bridged.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 from bridged.patience import Patience
 from bridged.reading import Changed, Content, Marked, Reading, Whole
+from bridged.reasons import ADOPTED
 from bridged.relay import Envelope, Relay
 from bridged.retry import next_due, tried_for
 from bridged.shares import Shares

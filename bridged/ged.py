@@ -11,9 +11,10 @@ from typing import Any
 from bridged import files
 from bridged.changes import Unknown
 from bridged.journal import Journal, Steps, Transaction
-from bridged.known import Mounted, is_in
+from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
+from bridged.paths import is_in
 from bridged.patience import Patience
 from bridged.rules import Former
 from bridged.settings import Client

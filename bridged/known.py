@@ -17,6 +17,7 @@ from typing import Final, Literal
 
 from bridged import packed
 from bridged.model import INODE_BITS, UNSEEN, Stamp, unseen
+from bridged.paths import below, limbo, split
 
 KNOWN_SCHEMA: Final = """
 CREATE TABLE mounts (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
@@ -31,8 +32,6 @@ CREATE TABLE known (
 CREATE INDEX known_by_time ON known (mtime_ns, size);
 CREATE INDEX known_gone ON known (gone_at) WHERE gone_at IS NOT NULL;
 """
-
-REPLACED: Final = "deleted before it was sent; another document has its path"
 
 # A special file (link, FIFO, socket, device) is known too, so that it is warned of once.
 SPECIAL: Final = Stamp(0, -1, 0, 0)
@@ -93,27 +92,6 @@ def _stamped(read_ns: int, records: bytes) -> list[tuple[bytes, Stamp]]:
 
 def _file(row: tuple[bytes, bytes, int, int, int, int, int | None, float | None]) -> KnownFile:
     return KnownFile(row[0] + b"/" + row[1], Stamp(*row[2:6]), row[6], row[7])
-
-
-def split(path: bytes) -> tuple[bytes, bytes]:
-    """Directory and name of an absolute path."""
-    directory, _, name = path.rpartition(b"/")
-    return directory, name
-
-
-def is_in(path: bytes, directory: bytes) -> bool:
-    """Whether a path is a directory, or is below it."""
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
-
-
-def limbo(path: bytes) -> bytes:
-    """Where a file's row stands when another has taken its path and it is not found again yet: no file can be there."""
-    return path + b"/"
-
-
-def below(directory: bytes) -> tuple[bytes, bytes]:
-    """The half-open range of paths below a directory, in the order of bytes."""
-    return directory + b"/", directory + b"0"
 
 
 class Known:

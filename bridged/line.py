@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from bridged.model import (
+from bridged.model import Instant
+from bridged.outcome import (
     Accepted,
     AddressRefused,
     Deferred,
     Exhausted,
-    Instant,
     Misconfigured,
     Outcome,
     Refused,

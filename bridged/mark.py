@@ -18,7 +18,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -169,11 +168,6 @@ def follow(
                 _move(old_fd, old_marker_name, new_fd, name, marker)
                 return name
     raise OSError(errno.EEXIST, _ALL_TAKEN)
-
-
-def utc(epoch: float) -> str:
-    """An instant as the marker writes it: ISO 8601, UTC, milliseconds, `Z`."""
-    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 # Names
@@ -466,3 +460,7 @@ def _sync(directory_fd: int) -> None:
     except OSError as error:
         if error.errno not in _NO_SYNC:  # some network file systems have no such thing as a directory's sync
             raise
+
+
+# A marker follows its document's rename after this time, when the rename has proved not to be a save.
+MARKER_FOLLOWS: Final = 2.5

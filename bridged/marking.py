@@ -14,11 +14,11 @@ from itertools import chain
 from typing import Final
 
 from bridged import __version__, files, mark
-from bridged.changes import MARKER_FOLLOWS
 from bridged.journal import Journal, Ticket, Transaction
-from bridged.known import split
 from bridged.logs import say_document
-from bridged.model import Document, State, by_directory, readable
+from bridged.mark import MARKER_FOLLOWS
+from bridged.model import Document, State, by_directory, readable, utc
+from bridged.paths import split
 from bridged.patience import Patience
 from bridged.settings import Settings
 from bridged.shares import Away, Shares
@@ -212,8 +212,8 @@ class Marking:
             sha256=document.sha256,
             size=document.stamp.size,
             message_id=document.message_id,
-            deposited_at=mark.utc(document.deposited_at),
-            validated_at=mark.utc(now),
+            deposited_at=utc(document.deposited_at),
+            validated_at=utc(now),
             relay_reply=document.relay_reply,
             attempts=document.attempts,
             bridged=__version__,

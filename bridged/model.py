@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -175,77 +176,6 @@ def by_directory(documents: Iterable[Document]) -> dict[bytes, list[Document]]:
 # What one conversation with the relay came to. Outcomes are values; mistakes are exceptions.
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """2yz after the final dot."""
-
-    reply: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """4yz for this document or this address."""
-
-    reply: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """5yz for this document, or larger than the relay's SIZE. `certain`: no other document would have been refused."""
-
-    reply: str
-    certain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AddressRefused:
-    """5yz for this collection email, whatever is sent there."""
-
-    reply: str
-
-
-@dataclass(frozen=True, slots=True)
-class Uncertain:
-    """The connection was lost after the final dot: it may have been accepted."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class RelayDown:
-    """The line or the relay is in trouble; the document had no part in it.
-
-    `signing_in`: the line is well, but nobody can sign in just now, and asking often would lock the account.
-    """
-
-    detail: str
-    signing_in: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Misconfigured:
-    """A person must act: authentication, certificate, STARTTLS or sender refused."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Throttled:
-    """The relay asks for fewer messages or fewer connections."""
-
-    reply: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exhausted:
-    """The account has used up what it may send in a day (or an hour): only time helps."""
-
-    reply: str
-
-
-Outcome = Accepted | Deferred | Refused | AddressRefused | Uncertain | RelayDown | Misconfigured | Throttled | Exhausted
-
-
 _SPACES: Final = " \u00a0\u202f"  # French typography puts the narrow and the plain no-break space into names
 
 
@@ -271,3 +201,8 @@ class Instant:
     def later(self, seconds: float) -> Instant:
         """So many seconds later."""
         return Instant(self.wall + seconds, self.steady + seconds)
+
+
+def utc(epoch: float) -> str:
+    """An instant as the marker writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

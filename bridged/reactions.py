@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final
 
-from bridged.model import (
+from bridged.outcome import (
     Accepted,
     AddressRefused,
     Deferred,

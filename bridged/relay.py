@@ -20,17 +20,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bridged.answers import Phase, Reply, classify, row_of, sentence
 from bridged.credentials import TokenUnavailable
-from bridged.model import (
-    Accepted,
-    AddressRefused,
-    Deferred,
-    Misconfigured,
-    Outcome,
-    Refused,
-    RelayDown,
-    Uncertain,
-    UserError,
-)
+from bridged.model import UserError
+from bridged.outcome import Accepted, AddressRefused, Deferred, Misconfigured, Outcome, Refused, RelayDown, Uncertain
 from bridged.wire import Interrupted, Lost, Silent, Wire, connected, why
 
 if TYPE_CHECKING:

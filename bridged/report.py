@@ -15,9 +15,8 @@ from rich.text import Text
 
 from bridged.folders import SwitchedFolders
 from bridged.journal import Journal
-from bridged.known import split
-from bridged.mark import utc
-from bridged.model import Document, State, readable
+from bridged.model import Document, State, readable, utc
+from bridged.paths import split
 from bridged.settings import Settings, Smtp
 
 _WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched

@@ -20,8 +20,8 @@ from bridged import files
 from bridged.admit import is_leftover
 from bridged.first_look import STATUS, Beside, Look, look
 from bridged.folders import matches
-from bridged.known import is_in
 from bridged.packed import Packed
+from bridged.paths import is_in
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
 YOUNG: Final = 2.0

@@ -42,7 +42,7 @@ from watchdog.observers.inotify_c import (
 )
 
 from bridged.admit import is_leftover, is_unnamed
-from bridged.known import is_in
+from bridged.paths import is_in
 
 MASK: Final = Mask(
     InotifyConstants.IN_CREATE

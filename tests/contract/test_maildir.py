@@ -7,7 +7,7 @@ import mailbox
 import pytest
 
 from bridged.maildir import Maildir
-from bridged.model import Accepted, Refused
+from bridged.outcome import Accepted, Refused
 from bridged.relay import Relay
 from bridged.settings import Smtp
 

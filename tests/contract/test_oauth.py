@@ -30,8 +30,9 @@ from joserfc.jwk import RSAKey
 
 from bridged import oauth
 from bridged.credentials import TokenUnavailable
-from bridged.model import Accepted, Misconfigured, Outcome, RelayDown, UserError
+from bridged.model import UserError
 from bridged.oauth import Tokens, secret_of
+from bridged.outcome import Accepted, Misconfigured, Outcome, RelayDown
 from bridged.relay import Relay
 from bridged.settings import OAuth, Smtp
 from tests import relay as scripted

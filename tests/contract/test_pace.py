@@ -13,7 +13,8 @@ import pytest
 from bridged import pace
 from bridged.journal import Journal
 from bridged.line import Line
-from bridged.model import Accepted, Instant, Misconfigured
+from bridged.model import Instant
+from bridged.outcome import Accepted, Misconfigured
 from bridged.settings import Retry, Smtp
 
 HOUR = 3600.0

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from bridged import relay as edge
-from bridged.model import (
+from bridged.model import UserError
+from bridged.outcome import (
     Accepted,
     AddressRefused,
     Deferred,
@@ -24,7 +25,6 @@ from bridged.model import (
     RelayDown,
     Throttled,
     Uncertain,
-    UserError,
 )
 from bridged.relay import Envelope, Manners, Relay
 from tests import relay as scripted

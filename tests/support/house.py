@@ -190,7 +190,10 @@ def _handed_out(tree: ast.Module) -> list[str]:
     return []
 
 
-_SQL = re.compile(r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER)\b|\b[a-z_]+ (=|<>|<=|>=|IN|LIKE|IS) ('|\(|\?|NULL|NOT)")
+_SQL = re.compile(
+    r"^\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|ALTER)\b"  # a statement,
+    r"|\b[a-z_]+ (=|<>|<=|>=|IN|LIKE|IS) ('|\(|\?|NULL|NOT)"  # or a condition
+)
 
 
 def _sql(tree: ast.Module) -> Iterator[int]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.answers import Phase, Reply, classify, row_of, sentence, take_reply
-from bridged.model import (
+from bridged.outcome import (
     Accepted,
     AddressRefused,
     Deferred,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.collectors import HEAD, IMAGES, KINDS, Limit, Profile, fits, kind_of, neutral, objections
+from bridged.collectors import IMAGES, KINDS, Limit, Profile, fits
+from bridged.objections import HEAD, kind_of, neutral, objections
 from bridged.presets import COLLECTORS, collector
 
 # -- samples: real ones, as programs write them

@@ -9,17 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.line import DAY, Line, LineEvent, Pace
-from bridged.model import (
-    Accepted,
-    AddressRefused,
-    Deferred,
-    Exhausted,
-    Instant,
-    Misconfigured,
-    Refused,
-    RelayDown,
-    Throttled,
-)
+from bridged.model import Instant
+from bridged.outcome import Accepted, AddressRefused, Deferred, Exhausted, Misconfigured, Refused, RelayDown, Throttled
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)
 A_MINUTE = SimpleNamespace(count=30, seconds=60.0)

@@ -1,0 +1,9 @@
+"""Why a document is withdrawn, held or adopted: sentences that more than one module says."""
+
+from __future__ import annotations
+
+from typing import Final
+
+REPLACED: Final = "deleted before it was sent; another document has its path"
+IGNORED_NOW: Final = "renamed to a name that is ignored"
+ADOPTED: Final = "its valid marker was beside it"
