@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bridged.model import utc
 from bridged import mark
 from bridged.admit import is_leftover
 
