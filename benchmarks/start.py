@@ -17,7 +17,7 @@ from benchmarks.figures import Figure
 from bridged import files
 from bridged.config import load
 from bridged.folders import SwitchedFolders, components
-from bridged.sweep import Sweep
+from bridged.intake.sweep import Sweep
 
 MB = 1e6
 EXTRA = 60.0  # MB that bridged may need more than watchdog alone

@@ -22,15 +22,15 @@ import click
 
 from bridged import __version__, control, files, report
 from bridged.admit import looks_like_marker
-from bridged.changes import enter
 from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
+from bridged.intake.changes import enter
+from bridged.intake.quiet import HEAD
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL
 from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
 from bridged.paths import is_in, split
-from bridged.quiet import HEAD
 from bridged.report import clean
 from bridged.schema import json_schema
 from bridged.settings import Settings, Smtp

@@ -12,10 +12,10 @@ from typing import Any, Final
 from bridged import files
 from bridged.collectors import fits
 from bridged.folders import SwitchedFolders, components
+from bridged.intake.sweep import Listing, Sweep, Unreadable
 from bridged.model import readable
 from bridged.presets import collector
 from bridged.settings import Client, Settings
-from bridged.sweep import Listing, Sweep, Unreadable
 
 WATCH_LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 

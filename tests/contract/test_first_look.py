@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from bridged import files, first_look
+from bridged import files
 from bridged.folders import components
+from bridged.intake import first_look
+from bridged.intake.sweep import Listing, Sweep
 from bridged.packed import Packed, entries
-from bridged.sweep import Listing, Sweep
 from tests.bridge import until
 
 LATER = 10.0  # seconds from now: no directory is young any more

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from bridged.model import utc
 from bridged import mark
 from bridged.admit import is_leftover
+from bridged.model import utc
 
 AS_ROOT = os.geteuid() == 0
 SUFFIX = ".validated.json"

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 
 from bridged import cli, explain, files, survey
-from bridged.changes import enter
 from bridged.config import load
 from bridged.control import ControlServer
 from bridged.folders import SwitchedFolders
+from bridged.intake.changes import enter
 from bridged.journal import Journal
 from bridged.model import State
 

@@ -13,10 +13,10 @@ import pytest
 
 from bridged import logs
 from bridged.config import load
+from bridged.intake.rounds import Rounds
 from bridged.journal import Journal
 from bridged.model import Instant, State
 from bridged.patience import Patience
-from bridged.rounds import Rounds
 from bridged.shares import Shares
 from bridged.watch import Hint
 

@@ -10,7 +10,7 @@ import pytest
 
 from bridged import files
 from bridged.folders import components
-from bridged.sweep import GoneDirectory, Listing, Sweep, Unreadable
+from bridged.intake.sweep import GoneDirectory, Listing, Sweep, Unreadable
 
 LATER = 10.0  # seconds from now: no directory is young any more
 

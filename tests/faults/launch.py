@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, first_look, mark, reading, rounds, sweep, watch
+from bridged import cli, daemon, dispatch, mark, reading, watch
+from bridged.intake import first_look, rounds, sweep
 from bridged.journal import Journal
 
 TRIGGER = b".fault"

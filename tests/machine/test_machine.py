@@ -23,8 +23,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from bridged.intake.sweep import Sweep
 from bridged.model import State
-from bridged.sweep import Sweep
 from tests.bridge import attachment
 from tests.machine.firm import CLIENTS, Firm, files_below, header
 from tests.relay import Action, Cut, Received, Say, ScriptedRelay

@@ -13,9 +13,10 @@ from contextlib import suppress
 
 from bridged import files
 from bridged.admit import is_leftover
-from bridged.changes import Changes, Unknown
 from bridged.folders import Place, SwitchedFolders
-from bridged.ged import Ged
+from bridged.intake.changes import Changes, Unknown
+from bridged.intake.ged import Ged
+from bridged.intake.sweep import Found, GoneDirectory, Listing, Unreadable
 from bridged.journal import Journal
 from bridged.known import SPECIAL, KnownFile
 from bridged.logs import say
@@ -25,7 +26,6 @@ from bridged.packed import Packed
 from bridged.paths import is_in, split
 from bridged.settings import Settings
 from bridged.shares import Away
-from bridged.sweep import Found, GoneDirectory, Listing, Unreadable
 
 Difference = Callable[[Changes], None]
 

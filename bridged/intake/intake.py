@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from bridged import files, rules
+from bridged import files
 from bridged.admit import ignored_endings
-from bridged.changes import Changes, Effects, Memory, Unknown
-from bridged.compare import Comparison, Difference
 from bridged.folders import SwitchedFolders, components
-from bridged.ged import Ged
+from bridged.intake import rules
+from bridged.intake.changes import Changes, Effects, Memory, Unknown
+from bridged.intake.compare import Comparison, Difference
+from bridged.intake.ged import Ged
+from bridged.intake.sweep import Found, GoneDirectory, Sweep, Times
+from bridged.intake.waiting import Waiting
 from bridged.journal import Journal, Steps, Ticket, Transaction
 from bridged.known import KnownFile
 from bridged.logs import say, say_document
@@ -25,8 +28,6 @@ from bridged.packed import Packed
 from bridged.patience import Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Away, Shares
-from bridged.sweep import Found, GoneDirectory, Sweep, Times
-from bridged.waiting import Waiting
 from bridged.watch import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit

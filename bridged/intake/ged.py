@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridged import files
-from bridged.changes import Unknown
+from bridged.intake.changes import Unknown
+from bridged.intake.rules import Former
+from bridged.intake.sweep import Found, Sweep
 from bridged.journal import Journal, Steps, Transaction
 from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in
 from bridged.patience import Patience
-from bridged.rules import Former
 from bridged.settings import Client
 from bridged.shares import Shares
-from bridged.sweep import Found, Sweep
 
 
 class Retired(OSError):

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from bridged.admit import is_leftover
 from bridged.folders import SwitchedFolders
-from bridged.intake import Intake, switch_off
+from bridged.intake.intake import Intake, switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout

@@ -18,8 +18,8 @@ from typing import Final, NamedTuple
 
 from bridged import files
 from bridged.admit import is_leftover
-from bridged.first_look import STATUS, Beside, Look, look
 from bridged.folders import matches
+from bridged.intake.first_look import STATUS, Beside, Look, look
 from bridged.packed import Packed
 from bridged.paths import is_in
 
