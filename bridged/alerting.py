@@ -20,7 +20,8 @@ from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
-from bridged import alerts, letters, message
+from bridged import alerts, letters
+from bridged import mail as message
 from bridged.alerts import Ended, Kind, Ledger, Raised
 from bridged.config import as_written
 from bridged.journal import Journal, Transaction

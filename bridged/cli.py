@@ -21,7 +21,6 @@ from typing import Any, Final, TypeVar
 import click
 
 from bridged import __version__, control, files, report
-from bridged.admit import looks_like_marker
 from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
@@ -30,6 +29,7 @@ from bridged.intake.quiet import HEAD
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.known import SPECIAL
 from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
+from bridged.names import looks_like_marker
 from bridged.paths import is_in, split
 from bridged.report import clean
 from bridged.schema import json_schema

@@ -17,9 +17,9 @@ from bridged.folders import Place
 from bridged.journal import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
+from bridged.mail import Mail, Readable, compose
 from bridged.maildir import Maildir
 from bridged.marking import Marking
-from bridged.message import Mail, Readable, compose
 from bridged.model import Document, Instant, Rule, State
 from bridged.oauth import secret_of
 from bridged.objections import HEAD, neutral, objections

@@ -7,12 +7,12 @@ import re
 from typing import Final
 
 from bridged import files
-from bridged.admit import ignored_directory
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile
 from bridged.mark import Marker
 from bridged.model import Document, State, readable, utc
+from bridged.names import ignored_directory
 from bridged.paths import split
 from bridged.report import clean, date
 from bridged.settings import Client, Settings

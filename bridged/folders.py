@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-from bridged.admit import ignored_directory
 from bridged.collectors import Profile
+from bridged.names import ignored_directory
 from bridged.presets import collector
 from bridged.settings import Client, SwitchedFolder
 

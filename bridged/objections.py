@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bridged.collectors import IMAGES, OTHER, WORDS, Limit, Profile
-from bridged.message import OTHER_TYPE, clean, media_type
+from bridged.mail import OTHER_TYPE, clean, media_type
 
 HEAD: Final = 1024  # bytes from the start of a file that tell its kind
 

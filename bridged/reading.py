@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 from bridged import files
+from bridged.mail import BLOCK
 from bridged.marking import Marking
-from bridged.message import BLOCK
 from bridged.model import Document, by_directory
 from bridged.patience import Patience, PatientFile
 from bridged.shares import Shares

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from bridged.admit import verdict
+from bridged.names import verdict
 from bridged.presets import PROVIDERS, CollectorName, ProviderName, parse_size, provider
 from bridged.yaml_lines import shown
 

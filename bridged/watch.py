@@ -41,7 +41,7 @@ from watchdog.observers.inotify_c import (
     inotify_rm_watch,
 )
 
-from bridged.admit import is_leftover, is_unnamed
+from bridged.names import is_leftover, is_unnamed
 from bridged.paths import is_in
 
 MASK: Final = Mask(

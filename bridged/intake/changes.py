@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 from bridged.folders import Place, SwitchedFolders
 from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile
+from bridged.mail import frozen_date, new_message_id
 from bridged.mark import MARKER_FOLLOWS, Marker
-from bridged.message import frozen_date, new_message_id
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.packed import Packed
 from bridged.paths import limbo, split

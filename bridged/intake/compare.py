@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from bridged import files
-from bridged.admit import is_leftover
 from bridged.folders import Place, SwitchedFolders
 from bridged.intake.changes import Changes, Unknown
 from bridged.intake.ged import Ged
@@ -22,6 +21,7 @@ from bridged.known import SPECIAL, KnownFile
 from bridged.logs import say
 from bridged.mark import find
 from bridged.model import UNSEEN, Stamp
+from bridged.names import is_leftover
 from bridged.packed import Packed
 from bridged.paths import is_in, split
 from bridged.settings import Settings

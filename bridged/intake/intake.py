@@ -11,7 +11,6 @@ from functools import partial
 from typing import Final, Literal
 
 from bridged import files
-from bridged.admit import ignored_endings
 from bridged.folders import SwitchedFolders, components
 from bridged.intake import rules
 from bridged.intake.changes import Changes, Effects, Memory, Unknown
@@ -24,6 +23,7 @@ from bridged.known import KnownFile
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.names import ignored_endings
 from bridged.packed import Packed
 from bridged.patience import Patience
 from bridged.settings import Client, Settings

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
-from bridged.admit import is_leftover
 from bridged.folders import SwitchedFolders
 from bridged.intake.intake import Intake, switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
+from bridged.names import is_leftover
 from bridged.patience import HANGING, Call, Hanging, Patience
 from bridged.settings import Client, Settings
 from bridged.shares import Shares

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from bridged import __version__
-from bridged.admit import verdict
 from bridged.folders import SwitchedFolders
+from bridged.names import verdict
 from bridged.settings import Client, Settings, SwitchedFolder
 
 

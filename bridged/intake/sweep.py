@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from bridged import files
-from bridged.admit import is_leftover
 from bridged.folders import matches
 from bridged.intake.first_look import STATUS, Beside, Look, look
+from bridged.names import is_leftover
 from bridged.packed import Packed
 from bridged.paths import is_in
 

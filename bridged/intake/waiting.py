@@ -12,13 +12,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from bridged import files, mark
-from bridged.admit import looks_like_marker
 from bridged.folders import SwitchedFolders
 from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
 from bridged.journal import Journal, Steps, Transaction
 from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
+from bridged.names import looks_like_marker
 from bridged.paths import split
 from bridged.reasons import ADOPTED, REPLACED
 from bridged.settings import Settings

@@ -19,7 +19,7 @@ from bridged import logs
 from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
 from bridged.journal import Journal
 from bridged.line import Line
-from bridged.message import UnsafeHeader, letter
+from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
 from bridged.settings import Rate, Retry, Settings
 from tests.relay import Cut, Say, ScriptedRelay, Stall

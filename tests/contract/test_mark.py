@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bridged import mark
-from bridged.admit import is_leftover
 from bridged.model import utc
+from bridged.names import is_leftover
 
 AS_ROOT = os.geteuid() == 0
 SUFFIX = ".validated.json"

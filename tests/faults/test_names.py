@@ -20,8 +20,8 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from bridged.admit import verdict
-from bridged.message import compose
+from bridged.mail import compose
+from bridged.names import verdict
 from tests.bridge import COMMAND, Bridge, until
 from tests.faults.names import comes_back, names
 
@@ -245,7 +245,7 @@ def test_directories_with_such_names_hide_nothing_and_forge_nothing(bridge: Brid
     for content, directory in made.items():
         with open(directory + b"/document.txt", "wb") as file:
             file.write(content)
-    from bridged.admit import ignored_directory
+    from bridged.names import ignored_directory
 
     wanted = Counter(c for c, d in made.items() if not ignored_directory(os.path.basename(d)))
     assert len(wanted) > 40

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.admit import ignored_directory, looks_like_marker, verdict
+from bridged.names import ignored_directory, looks_like_marker, verdict
 
 SUFFIX = ".validated.json"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridged.message import (
+from bridged.mail import (
     BLOCK,
     LINE,
     OTHER_TYPE,

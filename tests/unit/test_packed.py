@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged import kernel, packed
-from bridged.admit import ignored_endings, verdict
+from bridged.names import ignored_endings, verdict
 
 NAMES = st.one_of(
     st.binary(min_size=1, max_size=60),
