@@ -14,9 +14,9 @@ from pathlib import Path
 
 from benchmarks import bench, trees
 from benchmarks.figures import Figure
-from bridged import files
 from bridged.config import load
 from bridged.folders import SwitchedFolders, components
+from bridged.ged import files
 from bridged.intake.sweep import Sweep
 
 MB = 1e6

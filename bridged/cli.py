@@ -20,10 +20,11 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from bridged import __version__, control, files, report
+from bridged import __version__, control, report
 from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.explain import Explainer, locate
 from bridged.folders import Place, SwitchedFolders
+from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.intake.quiet import HEAD
 from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from bridged.ged.calls import Patience
 from bridged.model import UserError
-from bridged.patience import Patience
 from bridged.presets import COLLECTORS, collector
 from bridged.settings import (
     Alerts,

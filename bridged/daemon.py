@@ -23,15 +23,15 @@ from bridged.claims import Route, Turns
 from bridged.config import ConfigError, load
 from bridged.dispatch import Dispatch
 from bridged.folders import SwitchedFolders
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal import Journal, damaged
 from bridged.line import Line
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
 from bridged.model import Instant
-from bridged.patience import Patience
 from bridged.settings import Settings
-from bridged.shares import Shares
 from bridged.yaml_lines import Problem
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once

@@ -14,6 +14,8 @@ from typing import Any, Final
 from bridged import brakes, pace
 from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
 from bridged.folders import Place
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.journal import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
@@ -24,12 +26,10 @@ from bridged.model import Document, Instant, Rule, State
 from bridged.oauth import secret_of
 from bridged.objections import HEAD, neutral, objections
 from bridged.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
-from bridged.patience import Patience
 from bridged.reading import Changed, Content, Marked, Reading, Whole
 from bridged.reasons import ADOPTED
 from bridged.relay import Envelope, Relay
 from bridged.retry import next_due, tried_for
-from bridged.shares import Shares
 
 SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again

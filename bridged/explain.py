@@ -6,8 +6,8 @@ import os
 import re
 from typing import Final
 
-from bridged import files
 from bridged.folders import Place, SwitchedFolders
+from bridged.ged import files
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile
 from bridged.mark import Marker

@@ -13,15 +13,16 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
-from bridged import __version__, files, mark
+from bridged import __version__, mark
+from bridged.ged import files
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Away, Shares
 from bridged.journal import Journal, Ticket, Transaction
 from bridged.logs import say_document
 from bridged.mark import MARKER_FOLLOWS
 from bridged.model import Document, State, by_directory, readable, utc
 from bridged.paths import split
-from bridged.patience import Patience
 from bridged.settings import Settings
-from bridged.shares import Away, Shares
 
 # What enters an acceptance; returns the document as it is then, or None where it is no longer being sent.
 Acceptance = Callable[[Transaction], Document | None]

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
-from bridged import files
+from bridged.ged import files
+from bridged.ged.calls import Patience, PatientFile
+from bridged.ged.mounts import Shares
 from bridged.mail import BLOCK
 from bridged.marking import Marking
 from bridged.model import Document, by_directory
-from bridged.patience import Patience, PatientFile
-from bridged.shares import Shares
 
 
 class Changed(Exception):

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from bridged import files
 from bridged.collectors import fits
 from bridged.folders import SwitchedFolders, components
+from bridged.ged import files
 from bridged.intake.sweep import Listing, Sweep, Unreadable
 from bridged.model import readable
 from bridged.presets import collector

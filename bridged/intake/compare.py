@@ -11,8 +11,9 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from bridged import files
 from bridged.folders import Place, SwitchedFolders
+from bridged.ged import files
+from bridged.ged.mounts import Away
 from bridged.intake.changes import Changes, Unknown
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Listing, Unreadable
@@ -25,7 +26,6 @@ from bridged.names import is_leftover
 from bridged.packed import Packed
 from bridged.paths import is_in, split
 from bridged.settings import Settings
-from bridged.shares import Away
 
 Difference = Callable[[Changes], None]
 

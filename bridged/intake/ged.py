@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridged import files
+from bridged.ged import files
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
 from bridged.intake.sweep import Found, Sweep
@@ -17,9 +19,7 @@ from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in
-from bridged.patience import Patience
 from bridged.settings import Client
-from bridged.shares import Shares
 
 
 class Retired(OSError):

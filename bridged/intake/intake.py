@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from bridged import files
 from bridged.folders import SwitchedFolders, components
+from bridged.ged import files
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Away, Shares
 from bridged.intake import rules
 from bridged.intake.changes import Changes, Effects, Memory, Unknown
 from bridged.intake.compare import Comparison, Difference
@@ -25,9 +27,7 @@ from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
 from bridged.packed import Packed
-from bridged.patience import Patience
 from bridged.settings import Client, Settings
-from bridged.shares import Away, Shares
 from bridged.watch import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit

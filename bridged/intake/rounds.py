@@ -14,15 +14,15 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from bridged.folders import SwitchedFolders
+from bridged.ged.calls import HANGING, Call, Hanging, Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.intake import Intake, switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
 from bridged.names import is_leftover
-from bridged.patience import HANGING, Call, Hanging, Patience
 from bridged.settings import Client, Settings
-from bridged.shares import Shares
 from bridged.watch import Hint
 
 HINTS: Final = 500  # in one step

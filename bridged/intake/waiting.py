@@ -11,8 +11,10 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from bridged import files, mark
+from bridged import mark
 from bridged.folders import SwitchedFolders
+from bridged.ged import files
+from bridged.ged.mounts import Shares
 from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
 from bridged.journal import Journal, Steps, Transaction
@@ -22,7 +24,6 @@ from bridged.names import looks_like_marker
 from bridged.paths import split
 from bridged.reasons import ADOPTED, REPLACED
 from bridged.settings import Settings
-from bridged.shares import Shares
 
 BATCH: Final = 500
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable

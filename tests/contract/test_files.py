@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged import files
+from bridged.ged import files
 
 AS_ROOT = os.geteuid() == 0
 

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bridged import files
 from bridged.folders import components
+from bridged.ged import files
 from bridged.intake import first_look
 from bridged.intake.sweep import Listing, Sweep
 from bridged.packed import Packed, entries

@@ -8,11 +8,11 @@ import time
 import pytest
 
 from bridged.config import load
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.ged import Ged, Retired
 from bridged.intake.sweep import Sweep
 from bridged.journal import Journal
-from bridged.patience import Patience
-from bridged.shares import Shares
 from tests.contract.stepping import done
 
 CONFIG = """

@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
-from bridged import files, logs
+from bridged import logs
 from bridged.config import load
 from bridged.folders import SwitchedFolders
+from bridged.ged import files
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake import first_look, intake
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
 from bridged.intake.sweep import Sweep
 from bridged.journal import Journal, Transaction
 from bridged.model import Instant, State
-from bridged.patience import Patience
-from bridged.shares import Shares
 from bridged.watch import Hint
 from tests.contract.stepping import done
 from tests.faults.mounts import Mounts, require, run

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridged import marking, patience
+from bridged import marking
+from bridged.ged import calls as patience
+from bridged.ged.calls import Hanging, Patience
+from bridged.ged.mounts import Shares
 from bridged.journal import Journal
 from bridged.marking import Marking
 from bridged.model import Stamp, State
-from bridged.patience import Hanging, Patience
-from bridged.shares import Shares
 
 CLIENTS = 120
 

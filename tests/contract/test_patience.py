@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bridged import patience
-from bridged.patience import Hanging, Patience, PatientFile
+from bridged.ged import calls as patience
+from bridged.ged.calls import Hanging, Patience, PatientFile
 from tests.bridge import until
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bridged import cli, explain, files, survey
+from bridged import cli, explain, survey
 from bridged.config import load
 from bridged.control import ControlServer
 from bridged.folders import SwitchedFolders
+from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.journal import Journal
 from bridged.model import State

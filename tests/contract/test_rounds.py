@@ -13,11 +13,11 @@ import pytest
 
 from bridged import logs
 from bridged.config import load
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal import Journal
 from bridged.model import Instant, State
-from bridged.patience import Patience
-from bridged.shares import Shares
 from bridged.watch import Hint
 
 MANY = 40

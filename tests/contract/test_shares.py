@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from bridged.shares import Shares
+from bridged.ged.mounts import Shares
 
 
 class Interrupted(dict):

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bridged import files
 from bridged.folders import components
+from bridged.ged import files
 from bridged.intake.sweep import GoneDirectory, Listing, Sweep, Unreadable
 
 LATER = 10.0  # seconds from now: no directory is young any more

@@ -21,13 +21,13 @@ from bridged.claims import Route, Turns
 from bridged.config import load
 from bridged.dispatch import Dispatch
 from bridged.folders import SwitchedFolders
+from bridged.ged.calls import Patience
+from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.marking import Marking
 from bridged.model import Document, Instant, State
-from bridged.patience import Patience
-from bridged.shares import Shares
 from tests.bridge import attachment
 from tests.relay import Received, ScriptedRelay
 

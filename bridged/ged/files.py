@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-from bridged import kernel
+from bridged.ged import kernel
 from bridged.model import INODE_BITS, Stamp
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

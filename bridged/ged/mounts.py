@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from bridged import files
+from bridged.ged import files
 
 
 class Away(OSError):
