@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks import bench, trees
 from benchmarks.figures import Figure
-from bridged.config import load
-from bridged.folders import SwitchedFolders, components
+from bridged.config.folders import SwitchedFolders, components
+from bridged.config.load import load
 from bridged.ged import files
 from bridged.intake.sweep import Sweep
 

@@ -23,7 +23,9 @@ from pydantic import ValidationError
 from bridged import alerts, letters
 from bridged import mail as message
 from bridged.alerts import Ended, Kind, Ledger, Raised
-from bridged.config import as_written
+from bridged.config.lines import read
+from bridged.config.load import as_written
+from bridged.config.settings import Alerts, Settings, Smtp
 from bridged.journal import Journal, Transaction
 from bridged.letters import Letter
 from bridged.line import Line
@@ -32,8 +34,6 @@ from bridged.model import Instant
 from bridged.oauth import secret_of
 from bridged.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
 from bridged.relay import Relay
-from bridged.settings import Alerts, Settings, Smtp
-from bridged.yaml_lines import read
 
 KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
 STEP: Final = 1.0  # seconds between two looks

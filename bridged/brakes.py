@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridged.folders import Place
+from bridged.config.folders import Place
 from bridged.journal import Transaction
 from bridged.line import DAY
 from bridged.model import Document, Rule, State, readable

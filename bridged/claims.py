@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from bridged import brakes
-from bridged.folders import Place, SwitchedFolders
+from bridged.config.folders import Place, SwitchedFolders
+from bridged.config.settings import Settings
 from bridged.journal import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
 from bridged.relay import Manners
-from bridged.settings import Settings
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again

@@ -21,9 +21,11 @@ from typing import Any, Final, TypeVar
 import click
 
 from bridged import __version__, control, report
-from bridged.config import DRY_RUN, ConfigError, find_config, load
+from bridged.config.folders import Place, SwitchedFolders
+from bridged.config.load import DRY_RUN, ConfigError, find_config, load
+from bridged.config.schema import json_schema
+from bridged.config.settings import Settings, Smtp
 from bridged.explain import Explainer, locate
-from bridged.folders import Place, SwitchedFolders
 from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.intake.quiet import HEAD
@@ -33,8 +35,6 @@ from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable
 from bridged.names import looks_like_marker
 from bridged.paths import is_in, split
 from bridged.report import clean
-from bridged.schema import json_schema
-from bridged.settings import Settings, Smtp
 from bridged.survey import Survey, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read

@@ -20,9 +20,11 @@ from typing import Any, Final
 from bridged import __version__, control, logs, pace, systemd
 from bridged.alerting import Alerting, refused_at_start
 from bridged.claims import Route, Turns
-from bridged.config import ConfigError, load
+from bridged.config.folders import SwitchedFolders
+from bridged.config.lines import Problem
+from bridged.config.load import ConfigError, load
+from bridged.config.settings import Settings
 from bridged.dispatch import Dispatch
-from bridged.folders import SwitchedFolders
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
@@ -31,8 +33,6 @@ from bridged.line import Line
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
 from bridged.model import Instant
-from bridged.settings import Settings
-from bridged.yaml_lines import Problem
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
 TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits

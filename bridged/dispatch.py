@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bridged import brakes, pace
 from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
-from bridged.folders import Place
+from bridged.config.folders import Place
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.journal import Journal, Transaction

@@ -6,7 +6,8 @@ import os
 import re
 from typing import Final
 
-from bridged.folders import Place, SwitchedFolders
+from bridged.config.folders import Place, SwitchedFolders
+from bridged.config.settings import Client, Settings
 from bridged.ged import files
 from bridged.journal import Journal, Transaction
 from bridged.known import KnownFile
@@ -15,7 +16,6 @@ from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
 from bridged.paths import split
 from bridged.report import clean, date
-from bridged.settings import Client, Settings
 
 MARKER_AT_MOST: Final = 65_536
 _NAMES: Final = {

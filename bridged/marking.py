@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Final
 
 from bridged import __version__, mark
+from bridged.config.settings import Settings
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Away, Shares
@@ -22,7 +23,6 @@ from bridged.logs import say_document
 from bridged.mark import MARKER_FOLLOWS
 from bridged.model import Document, State, by_directory, readable, utc
 from bridged.paths import split
-from bridged.settings import Settings
 
 # What enters an acceptance; returns the document as it is then, or None where it is no longer being sent.
 Acceptance = Callable[[Transaction], Document | None]

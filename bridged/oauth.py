@@ -24,7 +24,7 @@ from bridged.model import UserError
 if TYPE_CHECKING:
     import httpx2
 
-    from bridged.settings import OAuth, Smtp
+    from bridged.config.settings import OAuth, Smtp
 
 MICROSOFT_SCOPE: Final = "https://outlook.office365.com/.default"
 GOOGLE_SCOPE: Final = "https://mail.google.com/"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bridged.collectors import IMAGES, OTHER, WORDS, Limit, Profile
+from bridged.config.collectors import IMAGES, OTHER, WORDS, Limit, Profile
 from bridged.mail import OTHER_TYPE, clean, media_type
 
 HEAD: Final = 1024  # bytes from the start of a file that tell its kind

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final, get_args
 
+from bridged.config.settings import Smtp
 from bridged.credentials import client_secret, password, service_account_key
 from bridged.journal import Journal
 from bridged.line import DAY, Line, LineMatter, Pace
 from bridged.logs import say
 from bridged.model import Instant, UserError
-from bridged.settings import Smtp
 
 ACCOUNTS: Final = "accounts"  # the journal's name for which account was in use since when
 _IN_TRANSIT: Final = 900.0  # seconds after a change, in which an attempt may still be the former account's

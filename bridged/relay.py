@@ -25,7 +25,7 @@ from bridged.outcome import Accepted, AddressRefused, Deferred, Misconfigured, O
 from bridged.wire import Interrupted, Lost, Silent, Wire, connected, why
 
 if TYPE_CHECKING:
-    from bridged.settings import Smtp
+    from bridged.config.settings import Smtp
 
 DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
 IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.settings import Settings, Smtp
 from bridged.journal import Journal
 from bridged.model import Document, State, readable, utc
 from bridged.paths import split
-from bridged.settings import Settings, Smtp
 
 _WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched
 

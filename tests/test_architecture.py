@@ -110,13 +110,13 @@ def test_there_is_a_sample_configuration():
 
 @pytest.mark.parametrize("sample", samples(), ids=lambda path: path.name)
 def test_the_sample_configuration_is_accepted(sample):
-    from bridged import config
+    from bridged.config import load as config
 
     assert config.load(sample).clients
 
 
 def test_the_configuration_in_the_readme_is_accepted(tmp_path):
-    from bridged import config
+    from bridged.config import load as config
 
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     whole = [block for block in blocks if "clients:" in block and "smtp:" in block]

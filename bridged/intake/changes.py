@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from bridged.folders import Place, SwitchedFolders
+from bridged.config.folders import Place, SwitchedFolders
+from bridged.config.settings import Settings
 from bridged.journal import Transaction
 from bridged.known import SPECIAL, KnownFile
 from bridged.mail import frozen_date, new_message_id
@@ -20,7 +21,6 @@ from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, uns
 from bridged.packed import Packed
 from bridged.paths import limbo, split
 from bridged.reasons import ADOPTED, IGNORED_NOW
-from bridged.settings import Settings
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
 TOMBSTONE: Final = 2.0

@@ -11,7 +11,8 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from bridged.folders import Place, SwitchedFolders
+from bridged.config.folders import Place, SwitchedFolders
+from bridged.config.settings import Settings
 from bridged.ged import files
 from bridged.ged.mounts import Away
 from bridged.intake.changes import Changes, Unknown
@@ -25,7 +26,6 @@ from bridged.model import UNSEEN, Stamp
 from bridged.names import is_leftover
 from bridged.packed import Packed
 from bridged.paths import is_in, split
-from bridged.settings import Settings
 
 Difference = Callable[[Changes], None]
 

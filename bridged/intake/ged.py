@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from bridged.config.settings import Client
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
@@ -19,7 +20,6 @@ from bridged.known import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in
-from bridged.settings import Client
 
 
 class Retired(OSError):

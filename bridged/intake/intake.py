@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from bridged.folders import SwitchedFolders, components
+from bridged.config.folders import SwitchedFolders, components
+from bridged.config.settings import Client, Settings
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Away, Shares
@@ -27,7 +28,6 @@ from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
 from bridged.packed import Packed
-from bridged.settings import Client, Settings
 from bridged.watch import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit

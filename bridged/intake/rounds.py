@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.settings import Client, Settings
 from bridged.ged.calls import HANGING, Call, Hanging, Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.intake import Intake, switch_off
@@ -22,7 +23,6 @@ from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable
 from bridged.names import is_leftover
-from bridged.settings import Client, Settings
 from bridged.watch import Hint
 
 HINTS: Final = 500  # in one step

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from bridged import __version__
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.settings import Client, Settings, SwitchedFolder
 from bridged.names import verdict
-from bridged.settings import Client, Settings, SwitchedFolder
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 from bridged import mark
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.settings import Settings
 from bridged.ged import files
 from bridged.ged.mounts import Shares
 from bridged.intake.changes import Effects
@@ -23,7 +24,6 @@ from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split
 from bridged.reasons import ADOPTED, REPLACED
-from bridged.settings import Settings
 
 BATCH: Final = 500
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable

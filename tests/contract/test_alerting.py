@@ -17,11 +17,11 @@ import pytest
 
 from bridged import logs
 from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
+from bridged.config.settings import Rate, Retry, Settings
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
-from bridged.settings import Rate, Retry, Settings
 from tests.relay import Cut, Say, ScriptedRelay, Stall
 
 PARIS = ZoneInfo("Europe/Paris")

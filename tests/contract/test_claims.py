@@ -9,8 +9,8 @@ import pytest
 
 from bridged import logs
 from bridged.claims import Claims, Route, Turns
-from bridged.config import load
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.load import load
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.model import Instant, Stamp, State

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bridged.folders import components
+from bridged.config.folders import components
 from bridged.ged import files
 from bridged.intake import first_look
 from bridged.intake.sweep import Listing, Sweep

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from bridged.config import load
+from bridged.config.load import load
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.ged import Ged, Retired

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from bridged import logs
-from bridged.config import load
-from bridged.folders import SwitchedFolders
+from bridged.config.folders import SwitchedFolders
+from bridged.config.load import load
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares

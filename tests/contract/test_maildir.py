@@ -6,10 +6,10 @@ import mailbox
 
 import pytest
 
+from bridged.config.settings import Smtp
 from bridged.maildir import Maildir
 from bridged.outcome import Accepted, Refused
 from bridged.relay import Relay
-from bridged.settings import Smtp
 
 MAIL = b"Subject: x\r\n\r\ntext\r\n"
 

@@ -29,12 +29,12 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from bridged import oauth
+from bridged.config.settings import OAuth, Smtp
 from bridged.credentials import TokenUnavailable
 from bridged.model import UserError
 from bridged.oauth import Tokens, secret_of
 from bridged.outcome import Accepted, Misconfigured, Outcome, RelayDown
 from bridged.relay import Relay
-from bridged.settings import OAuth, Smtp
 from tests import relay as scripted
 from tests.bridge import COMMAND
 from tests.relay import Say, ScriptedRelay

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from bridged import pace
+from bridged.config.settings import Retry, Smtp
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.model import Instant
 from bridged.outcome import Accepted, Misconfigured
-from bridged.settings import Retry, Smtp
 
 HOUR = 3600.0
 START = 1_000_000.0

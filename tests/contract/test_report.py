@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from bridged import cli, explain, survey
-from bridged.config import load
+from bridged.config.folders import SwitchedFolders
+from bridged.config.load import load
 from bridged.control import ControlServer
-from bridged.folders import SwitchedFolders
 from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.journal import Journal

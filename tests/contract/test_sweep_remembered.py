@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bridged.folders import components
+from bridged.config.folders import components
 from bridged.ged import files
 from bridged.intake.sweep import GoneDirectory, Listing, Sweep, Unreadable
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from bridged import logs
 from bridged.claims import Route, Turns
-from bridged.config import load
+from bridged.config.folders import SwitchedFolders
+from bridged.config.load import load
 from bridged.dispatch import Dispatch
-from bridged.folders import SwitchedFolders
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds

@@ -8,7 +8,8 @@ import sqlite3
 import pytest
 from click.testing import CliRunner
 
-from bridged import __version__, cli, control, daemon, report, schema
+from bridged import __version__, cli, control, daemon, report
+from bridged.config import schema
 from bridged.model import UserError
 
 COMMANDS = ["run", "check", "status", "documents", "explain", "release", "drop", "send", "demo", "reload", "schema"]

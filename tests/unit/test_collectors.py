@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.collectors import IMAGES, KINDS, Limit, Profile, fits
+from bridged.config.collectors import IMAGES, KINDS, Limit, Profile, fits
+from bridged.config.presets import COLLECTORS, collector
 from bridged.objections import HEAD, kind_of, neutral, objections
-from bridged.presets import COLLECTORS, collector
 
 # -- samples: real ones, as programs write them
 

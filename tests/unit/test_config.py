@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bridged import config
-from bridged.config import ConfigError, load
+from bridged.config import load as config
+from bridged.config.load import ConfigError, load
+from bridged.config.schema import json_schema
 from bridged.credentials import password
 from bridged.model import UserError
-from bridged.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
 SMALL = """\

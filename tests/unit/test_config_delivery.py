@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.config import ConfigError, _shared_addresses, load
-from bridged.presets import PROVIDERS, provider
-from bridged.yaml_lines import Lines
+from bridged.config.lines import Lines
+from bridged.config.load import ConfigError, _shared_addresses, load
+from bridged.config.presets import PROVIDERS, provider
 
 CLIENTS = """
 clients:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridged import presets
-from bridged.collectors import KINDS
-from bridged.config import Smtp
-from bridged.presets import COLLECTORS, PROVIDERS, collector, parse_size, provider
+from bridged.config import presets
+from bridged.config.collectors import KINDS
+from bridged.config.load import Smtp
+from bridged.config.presets import COLLECTORS, PROVIDERS, collector, parse_size, provider
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET_KEYS = {"host", "port", "security", "connections", "rate", "daily_quota", "size_limit"}

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal, get_args
 
 import yaml
 
-from bridged.collectors import KINDS, Limit, Profile, Verified
-from bridged.yaml_lines import shown
+from bridged.config.collectors import KINDS, Limit, Profile, Verified
+from bridged.config.lines import shown
 
 # Literals, for the type checker and for pydantic; a test compares them with the files.
 ProviderName = Literal["microsoft365", "google", "google-relay", "ionos", "ovh", "ses", "lan", "custom"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bridged.settings import UNITS, Settings
+from bridged.config.settings import UNITS, Settings
 
 
 def json_schema() -> dict[str, Any]:

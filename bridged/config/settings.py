@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from bridged.config.lines import shown
+from bridged.config.presets import PROVIDERS, CollectorName, ProviderName, parse_size, provider
 from bridged.names import verdict
-from bridged.presets import PROVIDERS, CollectorName, ProviderName, parse_size, provider
-from bridged.yaml_lines import shown
 
 _LONGEST_WAIT: Final = 3650 * 86400.0  # a wait beyond some centuries overflows the C library's
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

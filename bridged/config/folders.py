@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 
-from bridged.collectors import Profile
+from bridged.config.collectors import Profile
+from bridged.config.presets import collector
+from bridged.config.settings import Client, SwitchedFolder
 from bridged.names import ignored_directory
-from bridged.presets import collector
-from bridged.settings import Client, SwitchedFolder
 
 _CACHE_LIMIT = 10_000  # those in which something happens; the sweep asks for the others once
 

@@ -14,10 +14,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from bridged.ged.calls import Patience
-from bridged.model import UserError
-from bridged.presets import COLLECTORS, collector
-from bridged.settings import (
+from bridged.config.lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
+from bridged.config.presets import COLLECTORS, collector
+from bridged.config.settings import (
     Alerts,
     Brake,
     Client,
@@ -33,7 +32,8 @@ from bridged.settings import (
     is_path,
     plain_path,
 )
-from bridged.yaml_lines import MOST_PROBLEMS, Lines, Problem, Where, read, shown
+from bridged.ged.calls import Patience
+from bridged.model import UserError
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
 LARGEST: Final = 1_000_000
