@@ -26,7 +26,7 @@ from bridged.alerts import Ended, Kind, Ledger, Raised
 from bridged.config.lines import read
 from bridged.config.load import as_written
 from bridged.config.settings import Alerts, Settings, Smtp
-from bridged.journal import Journal, Transaction
+from bridged.journal.store import Journal, Transaction
 from bridged.letters import Letter
 from bridged.line import Line
 from bridged.logs import say

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from bridged.config.folders import Place
-from bridged.journal import Transaction
+from bridged.journal.store import Transaction
 from bridged.line import DAY
 from bridged.model import Document, Rule, State, readable
 

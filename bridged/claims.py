@@ -11,7 +11,7 @@ from typing import Final
 from bridged import brakes
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.journal import Journal, Transaction
+from bridged.journal.store import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State

@@ -29,8 +29,8 @@ from bridged.explain import Explainer, locate
 from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.intake.quiet import HEAD
-from bridged.journal import FILE_NAME, Journal, StateConflict, Transaction
-from bridged.known import SPECIAL
+from bridged.journal.files import SPECIAL
+from bridged.journal.store import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
 from bridged.names import looks_like_marker
 from bridged.paths import is_in, split

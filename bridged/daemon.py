@@ -28,7 +28,7 @@ from bridged.dispatch import Dispatch
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
-from bridged.journal import Journal, damaged
+from bridged.journal.store import Journal, damaged
 from bridged.line import Line
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking

@@ -16,7 +16,7 @@ from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Cla
 from bridged.config.folders import Place
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
-from bridged.journal import Journal, Transaction
+from bridged.journal.store import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose

@@ -9,8 +9,8 @@ from typing import Final
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
-from bridged.journal import Journal, Transaction
-from bridged.known import KnownFile
+from bridged.journal.files import KnownFile
+from bridged.journal.store import Journal, Transaction
 from bridged.mark import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory

@@ -18,7 +18,7 @@ from bridged.config.settings import Settings
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Away, Shares
-from bridged.journal import Journal, Ticket, Transaction
+from bridged.journal.store import Journal, Ticket, Transaction
 from bridged.logs import say_document
 from bridged.mark import MARKER_FOLLOWS
 from bridged.model import Document, State, by_directory, readable, utc

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bridged.config.folders import SwitchedFolders
 from bridged.config.settings import Settings, Smtp
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.model import Document, State, readable, utc
 from bridged.paths import split
 

@@ -13,12 +13,12 @@ from typing import Any, Final, Literal
 
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.journal import Transaction
-from bridged.known import SPECIAL, KnownFile
+from bridged.journal.files import SPECIAL, KnownFile
+from bridged.journal.packed import Packed
+from bridged.journal.store import Transaction
 from bridged.mail import frozen_date, new_message_id
 from bridged.mark import MARKER_FOLLOWS, Marker
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
-from bridged.packed import Packed
 from bridged.paths import limbo, split
 from bridged.reasons import ADOPTED, IGNORED_NOW
 

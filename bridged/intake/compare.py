@@ -18,13 +18,13 @@ from bridged.ged.mounts import Away
 from bridged.intake.changes import Changes, Unknown
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Listing, Unreadable
-from bridged.journal import Journal
-from bridged.known import SPECIAL, KnownFile
+from bridged.journal.files import SPECIAL, KnownFile
+from bridged.journal.packed import Packed
+from bridged.journal.store import Journal
 from bridged.logs import say
 from bridged.mark import find
 from bridged.model import UNSEEN, Stamp
 from bridged.names import is_leftover
-from bridged.packed import Packed
 from bridged.paths import is_in, split
 
 Difference = Callable[[Changes], None]

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from bridged import packed
 from bridged.ged import files, kernel
+from bridged.journal import packed
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

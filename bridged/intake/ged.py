@@ -15,8 +15,8 @@ from bridged.ged.mounts import Shares
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
 from bridged.intake.sweep import Found, Sweep
-from bridged.journal import Journal, Steps, Transaction
-from bridged.known import Mounted
+from bridged.journal.files import Mounted
+from bridged.journal.store import Journal, Steps, Transaction
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in

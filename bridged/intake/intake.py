@@ -21,13 +21,13 @@ from bridged.intake.compare import Comparison, Difference
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Sweep, Times
 from bridged.intake.waiting import Waiting
-from bridged.journal import Journal, Steps, Ticket, Transaction
-from bridged.known import KnownFile
+from bridged.journal.files import KnownFile
+from bridged.journal.packed import Packed
+from bridged.journal.store import Journal, Steps, Ticket, Transaction
 from bridged.logs import say, say_document
 from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
-from bridged.packed import Packed
 from bridged.watch import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit

@@ -18,7 +18,7 @@ from bridged.config.settings import Client, Settings
 from bridged.ged.calls import HANGING, Call, Hanging, Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.intake import Intake, switch_off
-from bridged.journal import Journal, Steps
+from bridged.journal.store import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.lookout import Lookout
 from bridged.model import Instant, readable

@@ -19,8 +19,8 @@ from typing import Final, NamedTuple
 from bridged.config.folders import matches
 from bridged.ged import files
 from bridged.intake.first_look import STATUS, Beside, Look, look
+from bridged.journal.packed import Packed
 from bridged.names import is_leftover
-from bridged.packed import Packed
 from bridged.paths import is_in
 
 # A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.

@@ -18,7 +18,7 @@ from bridged.ged import files
 from bridged.ged.mounts import Shares
 from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
-from bridged.journal import Journal, Steps, Transaction
+from bridged.journal.store import Journal, Steps, Transaction
 from bridged.logs import say, say_document, say_unreadable
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker

@@ -18,7 +18,7 @@ import pytest
 from bridged import logs
 from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
 from bridged.config.settings import Rate, Retry, Settings
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.line import Line
 from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State

@@ -11,7 +11,7 @@ from bridged import logs
 from bridged.claims import Claims, Route, Turns
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.line import Line
 from bridged.model import Instant, Stamp, State
 

@@ -13,7 +13,7 @@ from bridged.config.folders import components
 from bridged.ged import files
 from bridged.intake import first_look
 from bridged.intake.sweep import Listing, Sweep
-from bridged.packed import Packed, entries
+from bridged.journal.packed import Packed, entries
 from tests.bridge import until
 
 LATER = 10.0  # seconds from now: no directory is young any more

@@ -12,7 +12,7 @@ from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.ged import Ged, Retired
 from bridged.intake.sweep import Sweep
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from tests.contract.stepping import done
 
 CONFIG = """

@@ -26,7 +26,7 @@ from bridged.intake import first_look, intake
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
 from bridged.intake.sweep import Sweep
-from bridged.journal import Journal, Transaction
+from bridged.journal.store import Journal, Transaction
 from bridged.model import Instant, State
 from bridged.watch import Hint
 from tests.contract.stepping import done

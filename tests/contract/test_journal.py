@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from bridged.journal import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Steps, Transaction
+from bridged.journal.packed import FILE, Packed
+from bridged.journal.store import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Steps, Transaction
 from bridged.model import Rule, Stamp, State
-from bridged.packed import FILE, Packed
 
 STAMP = Stamp(7, 100, 5, 6)
 

@@ -14,7 +14,7 @@ from bridged import marking
 from bridged.ged import calls as patience
 from bridged.ged.calls import Hanging, Patience
 from bridged.ged.mounts import Shares
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.marking import Marking
 from bridged.model import Stamp, State
 

@@ -12,7 +12,7 @@ import pytest
 
 from bridged import pace
 from bridged.config.settings import Retry, Smtp
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.line import Line
 from bridged.model import Instant
 from bridged.outcome import Accepted, Misconfigured

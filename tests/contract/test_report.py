@@ -18,7 +18,7 @@ from bridged.config.load import load
 from bridged.control import ControlServer
 from bridged.ged import files
 from bridged.intake.changes import enter
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.model import State
 
 AS_ROOT = os.geteuid() == 0

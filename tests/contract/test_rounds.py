@@ -16,7 +16,7 @@ from bridged.config.load import load
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.model import Instant, State
 from bridged.watch import Hint
 

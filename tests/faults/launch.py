@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bridged import cli, daemon, dispatch, mark, reading, watch
 from bridged.intake import first_look, rounds, sweep
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 
 TRIGGER = b".fault"
 STALLED = 1.5  # seconds

@@ -24,7 +24,7 @@ from bridged.dispatch import Dispatch
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
-from bridged.journal import Journal
+from bridged.journal.store import Journal
 from bridged.line import Line
 from bridged.marking import Marking
 from bridged.model import Document, Instant, State

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged import packed
 from bridged.ged import kernel
+from bridged.journal import packed
 from bridged.names import ignored_endings, verdict
 
 NAMES = st.one_of(

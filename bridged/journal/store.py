@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from bridged.known import KNOWN_SCHEMA, Known
+from bridged.journal.files import KNOWN_SCHEMA, Known
 from bridged.model import TRANSITIONS, Document, Stamp, State, UserError
 
 FILE_NAME: Final = "journal.sqlite"

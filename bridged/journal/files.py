@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Literal
 
-from bridged import packed
+from bridged.journal import packed
 from bridged.model import INODE_BITS, UNSEEN, Stamp, unseen
 from bridged.paths import below, limbo, split
 
