@@ -25,10 +25,10 @@ from bridged.journal.files import KnownFile
 from bridged.journal.packed import Packed
 from bridged.journal.store import Journal, Steps, Ticket, Transaction
 from bridged.logs import say, say_document
-from bridged.lookout import Lookout
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
-from bridged.watch import Hint
+from bridged.watching.hints import Lookout
+from bridged.watching.inotify import Hint
 
 TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long

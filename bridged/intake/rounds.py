@@ -20,10 +20,10 @@ from bridged.ged.mounts import Shares
 from bridged.intake.intake import Intake, switch_off
 from bridged.journal.store import Journal, Steps
 from bridged.logs import Trouble, say
-from bridged.lookout import Lookout
 from bridged.model import Instant, readable
 from bridged.names import is_leftover
-from bridged.watch import Hint
+from bridged.watching.hints import Lookout
+from bridged.watching.inotify import Hint
 
 HINTS: Final = 500  # in one step
 SLICE: Final = 0.2  # seconds of passes, by those who have their turns side by side, before hints are followed again

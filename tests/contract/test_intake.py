@@ -28,7 +28,7 @@ from bridged.intake.intake import Intake
 from bridged.intake.sweep import Sweep
 from bridged.journal.store import Journal, Transaction
 from bridged.model import Instant, State
-from bridged.watch import Hint
+from bridged.watching.inotify import Hint
 from tests.contract.stepping import done
 from tests.faults.mounts import Mounts, require, run
 

@@ -18,7 +18,7 @@ from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal.store import Journal
 from bridged.model import Instant, State
-from bridged.watch import Hint
+from bridged.watching.inotify import Hint
 
 MANY = 40
 WITHIN = 20.0  # seconds

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridged import watch
-from bridged.watch import GatheringInotify, Hint, Watcher
+from bridged.watching import inotify as watch
+from bridged.watching.inotify import GatheringInotify, Hint, Watcher
 from tests.bridge import until
 
 

@@ -13,9 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, mark, reading, watch
+from bridged import cli, daemon, dispatch, mark, reading
 from bridged.intake import first_look, rounds, sweep
 from bridged.journal.store import Journal
+from bridged.watching import inotify as watch
 
 TRIGGER = b".fault"
 STALLED = 1.5  # seconds

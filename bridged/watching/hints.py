@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from bridged.logs import say
-from bridged.watch import Hint, Watcher
+from bridged.watching.inotify import Hint, Watcher
 
 RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
 
