@@ -31,9 +31,9 @@ from bridged.letters import Letter
 from bridged.line import Line
 from bridged.logs import say
 from bridged.model import Instant
-from bridged.oauth import secret_of
-from bridged.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
-from bridged.relay import Relay
+from bridged.relay.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
+from bridged.relay.relay import Relay
+from bridged.relay.tokens import secret_of
 
 KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
 STEP: Final = 1.0  # seconds between two looks

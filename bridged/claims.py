@@ -16,7 +16,7 @@ from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
-from bridged.relay import Manners
+from bridged.relay.relay import Manners
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again

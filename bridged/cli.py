@@ -177,8 +177,8 @@ def _check_relays(settings: Settings, *, as_json: bool) -> None:
 
 
 def _check_relay(smtp: Smtp) -> list[str]:
-    from bridged.oauth import secret_of  # noqa: PLC0415
-    from bridged.relay import Relay  # noqa: PLC0415
+    from bridged.relay.relay import Relay  # noqa: PLC0415
+    from bridged.relay.tokens import secret_of  # noqa: PLC0415
 
     relay = Relay(smtp, secret_of(smtp))
     try:

@@ -20,15 +20,15 @@ from bridged.journal.store import Journal, Transaction
 from bridged.line import Line
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
-from bridged.maildir import Maildir
 from bridged.marking import Marking
 from bridged.model import Document, Instant, Rule, State
-from bridged.oauth import secret_of
 from bridged.objections import HEAD, neutral, objections
-from bridged.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 from bridged.reading import Changed, Content, Marked, Reading, Whole
 from bridged.reasons import ADOPTED
-from bridged.relay import Envelope, Relay
+from bridged.relay.maildir import Maildir
+from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
+from bridged.relay.relay import Envelope, Relay
+from bridged.relay.tokens import secret_of
 from bridged.retry import next_due, tried_for
 
 SHARE_AWAY: Final = 15.0

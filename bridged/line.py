@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
 from bridged.model import Instant
-from bridged.outcome import (
+from bridged.relay.outcome import (
     Accepted,
     AddressRefused,
     Deferred,

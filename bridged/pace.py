@@ -11,11 +11,11 @@ from dataclasses import asdict
 from typing import Any, Final, get_args
 
 from bridged.config.settings import Smtp
-from bridged.credentials import client_secret, password, service_account_key
 from bridged.journal.store import Journal
 from bridged.line import DAY, Line, LineMatter, Pace
 from bridged.logs import say
 from bridged.model import Instant, UserError
+from bridged.relay.secret_files import client_secret, password, service_account_key
 
 ACCOUNTS: Final = "accounts"  # the journal's name for which account was in use since when
 _IN_TRANSIT: Final = 900.0  # seconds after a change, in which an attempt may still be the former account's

@@ -28,13 +28,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
-from bridged import oauth
 from bridged.config.settings import OAuth, Smtp
-from bridged.credentials import TokenUnavailable
 from bridged.model import UserError
-from bridged.oauth import Tokens, secret_of
-from bridged.outcome import Accepted, Misconfigured, Outcome, RelayDown
-from bridged.relay import Relay
+from bridged.relay import tokens as oauth
+from bridged.relay.outcome import Accepted, Misconfigured, Outcome, RelayDown
+from bridged.relay.relay import Relay
+from bridged.relay.secret_files import TokenUnavailable
+from bridged.relay.tokens import Tokens, secret_of
 from tests import relay as scripted
 from tests.bridge import COMMAND
 from tests.relay import Say, ScriptedRelay

@@ -15,7 +15,7 @@ from bridged.config.settings import Retry, Smtp
 from bridged.journal.store import Journal
 from bridged.line import Line
 from bridged.model import Instant
-from bridged.outcome import Accepted, Misconfigured
+from bridged.relay.outcome import Accepted, Misconfigured
 
 HOUR = 3600.0
 START = 1_000_000.0

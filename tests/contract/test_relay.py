@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bridged import relay as edge
 from bridged.model import UserError
-from bridged.outcome import (
+from bridged.relay import relay as edge
+from bridged.relay.outcome import (
     Accepted,
     AddressRefused,
     Deferred,
@@ -26,7 +26,7 @@ from bridged.outcome import (
     Throttled,
     Uncertain,
 )
-from bridged.relay import Envelope, Manners, Relay
+from bridged.relay.relay import Envelope, Manners, Relay
 from tests import relay as scripted
 from tests.relay import OK, Action, Cut, CutAfter, Late, Say, ScriptedRelay, Stall
 

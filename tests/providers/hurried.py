@@ -15,8 +15,9 @@ import threading
 import time
 from types import SimpleNamespace
 
-from bridged import daemon, relay
+from bridged import daemon
 from bridged.model import Instant
+from bridged.relay import relay
 
 AT_THEIR_OWN_SPEED = ("intake", "marking", "patience")
 SHORTEST = 0.002  # seconds: a loop that looks a little later than it would is never too early

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.answers import Phase, Reply, classify, row_of, sentence, take_reply
-from bridged.outcome import (
+from bridged.relay.outcome import (
     Accepted,
     AddressRefused,
     Deferred,
@@ -23,7 +22,8 @@ from bridged.outcome import (
     Throttled,
     Uncertain,
 )
-from bridged.reactions import ROWS, Row
+from bridged.relay.reactions import ROWS, Row
+from bridged.relay.replies import Phase, Reply, classify, row_of, sentence, take_reply
 
 BANNER, EHLO, STARTTLS, AUTH, RSET = Phase.BANNER, Phase.EHLO, Phase.STARTTLS, Phase.AUTH, Phase.RSET
 MAIL, RCPT, DATA, UPLOAD, DOT = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.UPLOAD, Phase.DOT

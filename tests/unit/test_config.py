@@ -15,8 +15,8 @@ import pytest
 from bridged.config import load as config
 from bridged.config.load import ConfigError, load
 from bridged.config.schema import json_schema
-from bridged.credentials import password
 from bridged.model import UserError
+from bridged.relay.secret_files import password
 
 ROOT = Path(__file__).parents[2]
 SMALL = """\

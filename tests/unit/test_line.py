@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from bridged.line import DAY, Line, LineEvent, Pace
 from bridged.model import Instant
-from bridged.outcome import Accepted, AddressRefused, Deferred, Exhausted, Misconfigured, Refused, RelayDown, Throttled
+from bridged.relay.outcome import (
+    Accepted,
+    AddressRefused,
+    Deferred,
+    Exhausted,
+    Misconfigured,
+    Refused,
+    RelayDown,
+    Throttled,
+)
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)
 A_MINUTE = SimpleNamespace(count=30, seconds=60.0)

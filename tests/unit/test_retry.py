@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.line import Line, LineEvent
-from bridged.outcome import Accepted, Deferred, Misconfigured, Refused, RelayDown, Throttled, Uncertain
+from bridged.relay.outcome import Accepted, Deferred, Misconfigured, Refused, RelayDown, Throttled, Uncertain
 from bridged.retry import next_due, tried_for
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)

@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import partial
 from typing import Final
 
-from bridged.outcome import (
+from bridged.relay.outcome import (
     Accepted,
     AddressRefused,
     Deferred,

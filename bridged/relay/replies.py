@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from bridged.outcome import Outcome
-from bridged.reactions import ROWS, Phase, Row
+from bridged.relay.outcome import Outcome
+from bridged.relay.reactions import ROWS, Phase, Row
 
 __all__ = ["Phase", "Reply", "classify", "row_of", "sentence", "take_reply"]
 

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote, quote_plus, urlsplit
 
-from bridged.answers import sentence
-from bridged.credentials import TokenUnavailable, client_secret, password, service_account_key
 from bridged.model import UserError
+from bridged.relay.replies import sentence
+from bridged.relay.secret_files import TokenUnavailable, client_secret, password, service_account_key
 
 if TYPE_CHECKING:
     import httpx2

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bridged.outcome import Accepted, Outcome, Refused, RelayDown
+from bridged.relay.outcome import Accepted, Outcome, Refused, RelayDown
 
 
 class _Unwritable(Exception):

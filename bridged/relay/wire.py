@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
-from bridged.answers import Reply, sentence, take_reply
+from bridged.relay.replies import Reply, sentence, take_reply
 
 _LONGEST: Final = 64 * 1024  # of what a relay said and nobody has taken yet
 

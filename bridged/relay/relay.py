@@ -18,11 +18,20 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from bridged.answers import Phase, Reply, classify, row_of, sentence
-from bridged.credentials import TokenUnavailable
 from bridged.model import UserError
-from bridged.outcome import Accepted, AddressRefused, Deferred, Misconfigured, Outcome, Refused, RelayDown, Uncertain
-from bridged.wire import Interrupted, Lost, Silent, Wire, connected, why
+from bridged.relay.outcome import (
+    Accepted,
+    AddressRefused,
+    Deferred,
+    Misconfigured,
+    Outcome,
+    Refused,
+    RelayDown,
+    Uncertain,
+)
+from bridged.relay.replies import Phase, Reply, classify, row_of, sentence
+from bridged.relay.secret_files import TokenUnavailable
+from bridged.relay.wire import Interrupted, Lost, Silent, Wire, connected, why
 
 if TYPE_CHECKING:
     from bridged.config.settings import Smtp
