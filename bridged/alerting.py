@@ -28,7 +28,7 @@ from bridged.config.load import as_written
 from bridged.config.settings import Alerts, Settings, Smtp
 from bridged.journal.store import Journal, Transaction
 from bridged.letters import Letter
-from bridged.line import Line
+from bridged.line.line import Line
 from bridged.logs import say
 from bridged.model import Instant
 from bridged.relay.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled

@@ -10,7 +10,7 @@ from typing import Final
 
 from bridged.config.folders import Place
 from bridged.journal.store import Transaction
-from bridged.line import DAY
+from bridged.line.line import DAY
 from bridged.model import Document, Rule, State, readable
 
 UNDER_WAY: Final = 5.0  # seconds until those that may use up a day's cap are likely to have left

@@ -12,7 +12,7 @@ from bridged import brakes
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Settings
 from bridged.journal.store import Journal, Transaction
-from bridged.line import Line
+from bridged.line.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED

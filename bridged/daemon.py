@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bridged import __version__, control, logs, pace, systemd
+from bridged import __version__, control, logs, systemd
 from bridged.alerting import Alerting, refused_at_start
 from bridged.claims import Route, Turns
 from bridged.config.folders import SwitchedFolders
@@ -29,7 +29,8 @@ from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal.store import Journal, damaged
-from bridged.line import Line
+from bridged.line import restart as pace
+from bridged.line.line import Line
 from bridged.logs import Trouble, say, say_document
 from bridged.marking import Marking
 from bridged.model import Instant

@@ -11,13 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bridged import brakes, pace
+from bridged import brakes
 from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
 from bridged.config.folders import Place
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.journal.store import Journal, Transaction
-from bridged.line import Line
+from bridged.line import restart as pace
+from bridged.line.line import Line
+from bridged.line.retry import next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
 from bridged.marking import Marking
@@ -29,7 +31,6 @@ from bridged.relay.maildir import Maildir
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 from bridged.relay.relay import Envelope, Relay
 from bridged.relay.tokens import secret_of
-from bridged.retry import next_due, tried_for
 
 SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again

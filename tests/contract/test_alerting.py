@@ -19,7 +19,7 @@ from bridged import logs
 from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
 from bridged.config.settings import Rate, Retry, Settings
 from bridged.journal.store import Journal
-from bridged.line import Line
+from bridged.line.line import Line
 from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
 from tests.relay import Cut, Say, ScriptedRelay, Stall

@@ -12,7 +12,7 @@ from bridged.claims import Claims, Route, Turns
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
 from bridged.journal.store import Journal
-from bridged.line import Line
+from bridged.line.line import Line
 from bridged.model import Instant, Stamp, State
 
 NOW = Instant(1000.0, 1000.0)

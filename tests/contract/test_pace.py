@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from bridged import pace
 from bridged.config.settings import Retry, Smtp
 from bridged.journal.store import Journal
-from bridged.line import Line
+from bridged.line import restart as pace
+from bridged.line.line import Line
 from bridged.model import Instant
 from bridged.relay.outcome import Accepted, Misconfigured
 

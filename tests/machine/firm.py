@@ -25,7 +25,7 @@ from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal.store import Journal
-from bridged.line import Line
+from bridged.line.line import Line
 from bridged.marking import Marking
 from bridged.model import Document, Instant, State
 from tests.bridge import attachment

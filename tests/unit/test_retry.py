@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.line import Line, LineEvent
+from bridged.line.line import Line, LineEvent
+from bridged.line.retry import next_due, tried_for
 from bridged.relay.outcome import Accepted, Deferred, Misconfigured, Refused, RelayDown, Throttled, Uncertain
-from bridged.retry import next_due, tried_for
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)
 DOWN, HALT, SLOW, OK = RelayDown("gone"), Misconfigured("535 no"), Throttled("451 slow"), Accepted("250 ok")

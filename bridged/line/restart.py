@@ -12,7 +12,7 @@ from typing import Any, Final, get_args
 
 from bridged.config.settings import Smtp
 from bridged.journal.store import Journal
-from bridged.line import DAY, Line, LineMatter, Pace
+from bridged.line.line import DAY, Line, LineMatter, Pace
 from bridged.logs import say
 from bridged.model import Instant, UserError
 from bridged.relay.secret_files import client_secret, password, service_account_key

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
+from bridged.line.retry import Schedule, growing
 from bridged.model import Instant
 from bridged.relay.outcome import (
     Accepted,
@@ -25,7 +26,6 @@ from bridged.relay.outcome import (
     Throttled,
     Uncertain,
 )
-from bridged.retry import Schedule, growing
 
 LineState = Literal["up", "unreachable", "throttled", "misconfigured"]
 LineEventName = Literal["relay_unreachable", "relay_recovered", "relay_misconfigured", "relay_throttled"]
