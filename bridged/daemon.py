@@ -32,7 +32,7 @@ from bridged.journal.store import Journal, damaged
 from bridged.line import restart as pace
 from bridged.line.line import Line
 from bridged.logs import Trouble, say, say_document
-from bridged.marking import Marking
+from bridged.marker.marking import Marking
 from bridged.model import Instant
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once

@@ -22,7 +22,7 @@ from bridged.line.line import Line
 from bridged.line.retry import next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
-from bridged.marking import Marking
+from bridged.marker.marking import Marking
 from bridged.model import Document, Instant, Rule, State
 from bridged.objections import HEAD, neutral, objections
 from bridged.reading import Changed, Content, Marked, Reading, Whole

@@ -11,7 +11,7 @@ from bridged.config.settings import Client, Settings
 from bridged.ged import files
 from bridged.journal.files import KnownFile
 from bridged.journal.store import Journal, Transaction
-from bridged.mark import Marker
+from bridged.marker.mark import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
 from bridged.paths import split

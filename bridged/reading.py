@@ -15,7 +15,7 @@ from bridged.ged import files
 from bridged.ged.calls import Patience, PatientFile
 from bridged.ged.mounts import Shares
 from bridged.mail import BLOCK
-from bridged.marking import Marking
+from bridged.marker.marking import Marking
 from bridged.model import Document, by_directory
 
 

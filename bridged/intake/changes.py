@@ -17,7 +17,7 @@ from bridged.journal.files import SPECIAL, KnownFile
 from bridged.journal.packed import Packed
 from bridged.journal.store import Transaction
 from bridged.mail import frozen_date, new_message_id
-from bridged.mark import MARKER_FOLLOWS, Marker
+from bridged.marker.mark import MARKER_FOLLOWS, Marker
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.paths import limbo, split
 from bridged.reasons import ADOPTED, IGNORED_NOW

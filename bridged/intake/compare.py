@@ -22,7 +22,7 @@ from bridged.journal.files import SPECIAL, KnownFile
 from bridged.journal.packed import Packed
 from bridged.journal.store import Journal
 from bridged.logs import say
-from bridged.mark import find
+from bridged.marker.mark import find
 from bridged.model import UNSEEN, Stamp
 from bridged.names import is_leftover
 from bridged.paths import is_in, split

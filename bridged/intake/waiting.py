@@ -11,7 +11,6 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from bridged import mark
 from bridged.config.folders import SwitchedFolders
 from bridged.config.settings import Settings
 from bridged.ged import files
@@ -20,6 +19,7 @@ from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
 from bridged.journal.store import Journal, Steps, Transaction
 from bridged.logs import say, say_document, say_unreadable
+from bridged.marker import mark
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split

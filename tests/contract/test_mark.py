@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged import mark
+from bridged.marker import mark
 from bridged.model import utc
 from bridged.names import is_leftover
 

@@ -10,12 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridged import marking
 from bridged.ged import calls as patience
 from bridged.ged.calls import Hanging, Patience
 from bridged.ged.mounts import Shares
 from bridged.journal.store import Journal
-from bridged.marking import Marking
+from bridged.marker import marking
+from bridged.marker.marking import Marking
 from bridged.model import Stamp, State
 
 CLIENTS = 120

@@ -13,9 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, mark, reading
+from bridged import cli, daemon, dispatch, reading
 from bridged.intake import first_look, rounds, sweep
 from bridged.journal.store import Journal
+from bridged.marker import mark
 from bridged.watching import inotify as watch
 
 TRIGGER = b".fault"

@@ -26,7 +26,7 @@ from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds
 from bridged.journal.store import Journal
 from bridged.line.line import Line
-from bridged.marking import Marking
+from bridged.marker.marking import Marking
 from bridged.model import Document, Instant, State
 from tests.bridge import attachment
 from tests.relay import Received, ScriptedRelay

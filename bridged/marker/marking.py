@@ -13,14 +13,15 @@ from contextlib import ExitStack
 from itertools import chain
 from typing import Final
 
-from bridged import __version__, mark
+from bridged import __version__
 from bridged.config.settings import Settings
 from bridged.ged import files
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Away, Shares
 from bridged.journal.store import Journal, Ticket, Transaction
 from bridged.logs import say_document
-from bridged.mark import MARKER_FOLLOWS
+from bridged.marker import mark
+from bridged.marker.mark import MARKER_FOLLOWS
 from bridged.model import Document, State, by_directory, readable, utc
 from bridged.paths import split
 
