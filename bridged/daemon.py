@@ -19,12 +19,12 @@ from typing import Any, Final
 
 from bridged import __version__, control, logs, systemd
 from bridged.alerting import Alerting, refused_at_start
-from bridged.claims import Route, Turns
 from bridged.config.folders import SwitchedFolders
 from bridged.config.lines import Problem
 from bridged.config.load import ConfigError, load
 from bridged.config.settings import Settings
-from bridged.dispatch import Dispatch
+from bridged.dispatch.claims import Route, Turns
+from bridged.dispatch.sender import Dispatch
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from bridged import logs
-from bridged.claims import Claims, Route, Turns
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
+from bridged.dispatch.claims import Claims, Route, Turns
 from bridged.journal.store import Journal
 from bridged.line.line import Line
 from bridged.model import Instant, Stamp, State

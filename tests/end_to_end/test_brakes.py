@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged import brakes
+from bridged.dispatch import brakes
 from bridged.journal.store import Journal, Transaction
 from bridged.model import Stamp, State
 from tests.bridge import COMMAND, Bridge, attachment, until

@@ -13,7 +13,9 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon, dispatch, reading
+from bridged import cli, daemon
+from bridged.dispatch import contents as reading
+from bridged.dispatch import sender as dispatch
 from bridged.intake import first_look, rounds, sweep
 from bridged.journal.store import Journal
 from bridged.marker import mark

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from bridged import logs
-from bridged.claims import Route, Turns
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
-from bridged.dispatch import Dispatch
+from bridged.dispatch.claims import Route, Turns
+from bridged.dispatch.sender import Dispatch
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.intake.rounds import Rounds

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridged.config.collectors import IMAGES, KINDS, Limit, Profile, fits
 from bridged.config.presets import COLLECTORS, collector
-from bridged.objections import HEAD, kind_of, neutral, objections
+from bridged.dispatch.objections import HEAD, kind_of, neutral, objections
 
 # -- samples: real ones, as programs write them
 

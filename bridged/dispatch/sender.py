@@ -11,9 +11,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bridged import brakes
-from bridged.claims import FILE_AWAY, MISTAKE, MOST, SMALL, STUCK, TOGETHER, Claims, Route, Turns, address_refused
 from bridged.config.folders import Place
+from bridged.dispatch import brakes
+from bridged.dispatch.claims import (
+    FILE_AWAY,
+    MISTAKE,
+    MOST,
+    SMALL,
+    STUCK,
+    TOGETHER,
+    Claims,
+    Route,
+    Turns,
+    address_refused,
+)
+from bridged.dispatch.contents import Changed, Content, Marked, Reading, Whole
+from bridged.dispatch.objections import HEAD, neutral, objections
 from bridged.ged.calls import Patience
 from bridged.ged.mounts import Shares
 from bridged.journal.store import Journal, Transaction
@@ -24,8 +37,6 @@ from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
 from bridged.marker.marking import Marking
 from bridged.model import Document, Instant, Rule, State
-from bridged.objections import HEAD, neutral, objections
-from bridged.reading import Changed, Content, Marked, Reading, Whole
 from bridged.reasons import ADOPTED
 from bridged.relay.maildir import Maildir
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain

@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from bridged import brakes
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Settings
+from bridged.dispatch import brakes
 from bridged.journal.store import Journal, Transaction
 from bridged.line.line import Line
 from bridged.logs import say_document
