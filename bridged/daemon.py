@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridged import __version__, control, logs, systemd
-from bridged.alerting import Alerting, refused_at_start
+from bridged.alerts.alerting import Alerting, refused_at_start
 from bridged.config.folders import SwitchedFolders
 from bridged.config.lines import Problem
 from bridged.config.load import ConfigError, load

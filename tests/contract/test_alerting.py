@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bridged import logs
-from bridged.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
+from bridged.alerts.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
 from bridged.config.settings import Rate, Retry, Settings
 from bridged.journal.store import Journal
 from bridged.line.line import Line

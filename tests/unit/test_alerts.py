@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged import letters
-from bridged.alerts import (
+from bridged.alerts import letters
+from bridged.alerts.alerts import (
     ACTIVE_DAYS,
     AGAIN,
     CONFIRMED_WITHIN,

@@ -20,14 +20,14 @@ from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
-from bridged import alerts, letters
 from bridged import mail as message
-from bridged.alerts import Ended, Kind, Ledger, Raised
+from bridged.alerts import alerts, letters
+from bridged.alerts.alerts import Ended, Kind, Ledger, Raised
+from bridged.alerts.letters import Letter
 from bridged.config.lines import read
 from bridged.config.load import as_written
 from bridged.config.settings import Alerts, Settings, Smtp
 from bridged.journal.store import Journal, Transaction
-from bridged.letters import Letter
 from bridged.line.line import Line
 from bridged.logs import say
 from bridged.model import Instant

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final, Literal
 
-from bridged.alerts import Condition, Digest, Kind
+from bridged.alerts.alerts import Condition, Digest, Kind
 from bridged.model import readable
 
 Language = Literal["fr", "en"]
