@@ -20,11 +20,12 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from bridged import __version__, control, report
+from bridged import __version__, report
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.load import DRY_RUN, ConfigError, find_config, load
 from bridged.config.schema import json_schema
 from bridged.config.settings import Settings, Smtp
+from bridged.daemon import control
 from bridged.explain import Explainer, locate
 from bridged.ged import files
 from bridged.intake.changes import enter
@@ -104,7 +105,7 @@ def main() -> None:
 @_dry_run
 def run(config: Path | None, dry: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or SIGINT."""
-    from bridged import daemon  # noqa: PLC0415 - the other commands need no observer, and start faster
+    from bridged.daemon import daemon  # noqa: PLC0415 - the other commands need no observer, and start faster
 
     raise SystemExit(daemon.run(find_config(config), dry_run=dry))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged import control
+from bridged.daemon import control
 from bridged.model import UserError
 
 AS_ROOT = os.geteuid() == 0

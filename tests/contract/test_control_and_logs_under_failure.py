@@ -11,8 +11,9 @@ import time
 import pytest
 import structlog
 
-from bridged import control, logs
-from bridged.control import SOCKET, ControlServer, ask
+from bridged import logs
+from bridged.daemon import control
+from bridged.daemon.control import SOCKET, ControlServer, ask
 
 WITHIN = 10.0
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from bridged import cli, explain, survey
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
-from bridged.control import ControlServer
+from bridged.daemon.control import ControlServer
 from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.journal.store import Journal

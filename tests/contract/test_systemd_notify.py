@@ -9,7 +9,7 @@ import uuid
 
 import pytest
 
-from bridged import systemd
+from bridged.daemon import systemd
 
 DEADLINE = 10.0
 

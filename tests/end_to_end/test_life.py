@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridged.daemon import Daemon
+from bridged.daemon.daemon import Daemon
 from tests.bridge import COMMAND, Bridge, until
 from tests.relay import Cut, Say, ScriptedRelay, Stall
 

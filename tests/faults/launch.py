@@ -13,7 +13,8 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli, daemon
+from bridged import cli
+from bridged.daemon import daemon
 from bridged.dispatch import contents as reading
 from bridged.dispatch import sender as dispatch
 from bridged.intake import first_look, rounds, sweep

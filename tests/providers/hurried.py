@@ -15,7 +15,7 @@ import threading
 import time
 from types import SimpleNamespace
 
-from bridged import daemon
+from bridged.daemon import daemon
 from bridged.model import Instant
 from bridged.relay import relay
 

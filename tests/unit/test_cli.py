@@ -8,8 +8,9 @@ import sqlite3
 import pytest
 from click.testing import CliRunner
 
-from bridged import __version__, cli, control, daemon, report
+from bridged import __version__, cli, report
 from bridged.config import schema
+from bridged.daemon import control, daemon
 from bridged.model import UserError
 
 COMMANDS = ["run", "check", "status", "documents", "explain", "release", "drop", "send", "demo", "reload", "schema"]

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bridged import __version__, control, logs, systemd
+from bridged import __version__, logs
 from bridged.alerts.alerting import Alerting, refused_at_start
 from bridged.config.folders import SwitchedFolders
 from bridged.config.lines import Problem
 from bridged.config.load import ConfigError, load
 from bridged.config.settings import Settings
+from bridged.daemon import control, systemd
 from bridged.dispatch.claims import Route, Turns
 from bridged.dispatch.sender import Dispatch
 from bridged.ged.calls import Patience
