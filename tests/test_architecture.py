@@ -130,7 +130,7 @@ def test_the_configuration_in_the_readme_is_accepted(tmp_path):
 def test_the_readme_lists_every_command():
     import click
 
-    from bridged import cli
+    from bridged.commands import cli
 
     group = next(value for value in vars(cli).values() if isinstance(value, click.Group))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

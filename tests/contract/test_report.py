@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bridged import cli, explain, survey
+from bridged.commands import cli, explain, survey
 from bridged.config.folders import SwitchedFolders
 from bridged.config.load import load
 from bridged.daemon.control import ControlServer

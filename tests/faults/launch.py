@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from bridged import cli
+from bridged.commands import cli
 from bridged.daemon import daemon
 from bridged.dispatch import contents as reading
 from bridged.dispatch import sender as dispatch

@@ -8,7 +8,8 @@ import sqlite3
 import pytest
 from click.testing import CliRunner
 
-from bridged import __version__, cli, report
+from bridged import __version__
+from bridged.commands import cli, report
 from bridged.config import schema
 from bridged.daemon import control, daemon
 from bridged.model import UserError

@@ -20,13 +20,16 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from bridged import __version__, report
+from bridged import __version__
+from bridged.commands import report
+from bridged.commands.explain import Explainer, locate
+from bridged.commands.report import clean
+from bridged.commands.survey import Survey, survey
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.load import DRY_RUN, ConfigError, find_config, load
 from bridged.config.schema import json_schema
 from bridged.config.settings import Settings, Smtp
 from bridged.daemon import control
-from bridged.explain import Explainer, locate
 from bridged.ged import files
 from bridged.intake.changes import enter
 from bridged.intake.quiet import HEAD
@@ -35,8 +38,6 @@ from bridged.journal.store import FILE_NAME, Journal, StateConflict, Transaction
 from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
 from bridged.names import looks_like_marker
 from bridged.paths import is_in, split
-from bridged.report import clean
-from bridged.survey import Survey, survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
 ANSWER_WITHIN: Final = 10.0
@@ -559,7 +560,7 @@ def schema(config: Path | None) -> None:  # noqa: ARG001 - every command takes i
 @_config
 def demo(config: Path | None) -> None:  # noqa: ARG001 - every command takes it; the demonstration has its own
     """Show the whole thing on this machine, with an embedded relay: deposits, mails, markers."""
-    from bridged.demo import show  # noqa: PLC0415 - it brings an SMTP server along
+    from bridged.commands.demo import show  # noqa: PLC0415 - it brings an SMTP server along
 
     show(_say)
 

@@ -6,6 +6,7 @@ import os
 import re
 from typing import Final
 
+from bridged.commands.report import clean, date
 from bridged.config.folders import Place, SwitchedFolders
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
@@ -15,7 +16,6 @@ from bridged.marker.mark import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
 from bridged.paths import split
-from bridged.report import clean, date
 
 MARKER_AT_MOST: Final = 65_536
 _NAMES: Final = {
