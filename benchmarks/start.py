@@ -14,10 +14,9 @@ from pathlib import Path
 
 from benchmarks import bench, trees
 from benchmarks.figures import Figure
-from bridged.config.folders import SwitchedFolders, components
-from bridged.config.load import load
+from bridged.config import SwitchedFolders, components, load
 from bridged.ged import files
-from bridged.intake.sweep import Sweep
+from bridged.intake import Sweep
 
 MB = 1e6
 EXTRA = 60.0  # MB that bridged may need more than watchdog alone

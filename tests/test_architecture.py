@@ -34,7 +34,7 @@ def rows(page: str, header: str) -> list[list[str]]:
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(PACKAGE.glob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         yield path, ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
@@ -110,13 +110,13 @@ def test_there_is_a_sample_configuration():
 
 @pytest.mark.parametrize("sample", samples(), ids=lambda path: path.name)
 def test_the_sample_configuration_is_accepted(sample):
-    from bridged.config import load as config
+    from bridged.config import loading as config
 
     assert config.load(sample).clients
 
 
 def test_the_configuration_in_the_readme_is_accepted(tmp_path):
-    from bridged.config import load as config
+    from bridged.config import loading as config
 
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     whole = [block for block in blocks if "clients:" in block and "smtp:" in block]
@@ -151,7 +151,7 @@ def test_the_guarantees_name_tests_that_exist():
 def test_a_daemon_that_needs_no_token_loads_nothing_that_only_tokens_need():
     """Each start pays for it, and the memory all the time."""
     heavy = {"aiosmtpd", "authlib", "httpx2", "cryptography"}
-    code = "import sys; from bridged import cli, daemon, logs; logs.configure('json', 'info'); print(*sys.modules)"
+    code = "import sys; from bridged import commands, daemon, logs; logs.configure('json', 'info'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert heavy & set(done.stdout.split()) == set()
 

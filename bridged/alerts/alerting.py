@@ -20,20 +20,18 @@ from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
-from bridged import mail as message
+from bridged import mail
 from bridged.alerts import alerts, letters
 from bridged.alerts.alerts import Ended, Kind, Ledger, Raised
 from bridged.alerts.letters import Letter
-from bridged.config.lines import read
-from bridged.config.load import as_written
+from bridged.config import as_written, read
 from bridged.config.settings import Alerts, Settings, Smtp
-from bridged.journal.store import Journal, Transaction
-from bridged.line.line import Line
+from bridged.journal import Journal, Transaction
+from bridged.line import Line
 from bridged.logs import say
 from bridged.model import Instant
+from bridged.relay import Relay, secret_of
 from bridged.relay.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
-from bridged.relay.relay import Relay
-from bridged.relay.tokens import secret_of
 
 KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
 STEP: Final = 1.0  # seconds between two looks
@@ -358,13 +356,13 @@ class Alerting:
 
 def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: float) -> bytes:
     """The letter as a mail, ready for the wire."""
-    return message.letter(
+    return mail.letter(
         sender=smtp.sender,
         to=to,
         subject=letter.subject,
         text=letter.text,
-        message_id=message.new_message_id(identity, smtp.sender),
-        date=message.frozen_date(at),
+        message_id=mail.new_message_id(identity, smtp.sender),
+        date=mail.frozen_date(at),
     )
 
 

@@ -16,28 +16,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from bridged import __version__
+from bridged import __version__, daemon
 from bridged.commands import report
 from bridged.commands.explain import Explainer, locate
 from bridged.commands.report import clean
-from bridged.commands.survey import Survey, survey
-from bridged.config.folders import Place, SwitchedFolders
-from bridged.config.load import DRY_RUN, ConfigError, find_config, load
-from bridged.config.schema import json_schema
+from bridged.config import DRY_RUN, ConfigError, Place, SwitchedFolders, find_config, json_schema, load
 from bridged.config.settings import Settings, Smtp
-from bridged.daemon import control
 from bridged.ged import files
-from bridged.intake.changes import enter
-from bridged.intake.quiet import HEAD
-from bridged.journal.files import SPECIAL
-from bridged.journal.store import FILE_NAME, Journal, StateConflict, Transaction
+from bridged.journal import FILE_NAME, SPECIAL, Journal, StateConflict, Transaction
 from bridged.model import ALL_RULES, Document, Stamp, State, UserError, readable, utc
 from bridged.names import looks_like_marker
 from bridged.paths import is_in, split
+
+if TYPE_CHECKING:
+    from bridged.commands.survey import Survey
 
 RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
 ANSWER_WITHIN: Final = 10.0
@@ -106,8 +102,6 @@ def main() -> None:
 @_dry_run
 def run(config: Path | None, dry: bool) -> None:
     """Run the daemon in the foreground, until SIGTERM or SIGINT."""
-    from bridged.daemon import daemon  # noqa: PLC0415 - the other commands need no observer, and start faster
-
     raise SystemExit(daemon.run(find_config(config), dry_run=dry))
 
 
@@ -125,6 +119,8 @@ def run(config: Path | None, dry: bool) -> None:
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     """Validate the configuration, and show client, folder and address with what is there."""
     settings = load(find_config(config))
+    from bridged.commands.survey import survey  # noqa: PLC0415 - intake, and with it the observer
+
     found = survey(settings, time.time())
     summary = {"watches_needed": found.watches_needed, "watches_available": found.watches_available}
     if as_json:
@@ -179,8 +175,7 @@ def _check_relays(settings: Settings, *, as_json: bool) -> None:
 
 
 def _check_relay(smtp: Smtp) -> list[str]:
-    from bridged.relay.relay import Relay  # noqa: PLC0415
-    from bridged.relay.tokens import secret_of  # noqa: PLC0415
+    from bridged.relay import Relay, secret_of  # noqa: PLC0415 - only this command speaks to the relay
 
     relay = Relay(smtp, secret_of(smtp))
     try:
@@ -468,6 +463,8 @@ def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Plac
 
 def _stamp(place: Place, path: bytes) -> Stamp:
     """The identity of the bytes that will be sent; refuses what is never sent, on purpose or not."""
+    from bridged.intake import HEAD  # noqa: PLC0415 - as for `check`
+
     relative = path[len(place.ged) + 1 :]
     name = readable(relative)
     try:
@@ -488,6 +485,8 @@ def _stamp(place: Place, path: bytes) -> Stamp:
 
 
 def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> None:
+    from bridged.intake import enter  # noqa: PLC0415 - as for `check`
+
     known = tx.known(path)
     if known is None or known.stamp == SPECIAL:
         raise NotSendable
@@ -508,7 +507,7 @@ def _wake(settings: Settings, released: list[str], dropped: list[str]) -> None:
     for start in range(0, max(1, len(released), len(dropped)), 1000):
         part = slice(start, start + 1000)
         request = {"command": "wake", "released": released[part], "dropped": dropped[part]}
-        if control.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
+        if daemon.ask(settings.state_dir, request, ANSWER_WITHIN) is None:
             _say("The daemon is stopped: what is queued is sent when it runs.")
             return
 
@@ -570,7 +569,7 @@ def demo(config: Path | None) -> None:  # noqa: ARG001 - every command takes it;
 
 def _ask(state_dir: Path, command: str, timeout: float) -> dict[str, Any] | None:
     """The running daemon's answer; None when no daemon runs there."""
-    return control.ask(state_dir, {"command": command}, timeout=timeout)
+    return daemon.ask(state_dir, {"command": command}, timeout=timeout)
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def _configuration(place: Path, ged: Path, port: int) -> Path:
 @contextmanager
 def _daemon(config: Path, log: Path) -> Iterator[None]:
     """The real daemon in a process of its own, ready; ended with SIGTERM afterwards."""
-    command = [sys.executable, "-m", "bridged.cli", "run", "--config", str(config)]
+    command = [sys.executable, "-m", "bridged", "run", "--config", str(config)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file, env=_environment())  # noqa: S603
     try:

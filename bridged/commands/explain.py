@@ -7,12 +7,11 @@ import re
 from typing import Final
 
 from bridged.commands.report import clean, date
-from bridged.config.folders import Place, SwitchedFolders
+from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
-from bridged.journal.files import KnownFile
-from bridged.journal.store import Journal, Transaction
-from bridged.marker.mark import Marker
+from bridged.journal import Journal, KnownFile, Transaction
+from bridged.marker import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
 from bridged.paths import split

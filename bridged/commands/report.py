@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bridged.config.folders import SwitchedFolders
+from bridged.config import SwitchedFolders
 from bridged.config.settings import Settings, Smtp
-from bridged.journal.store import Journal
+from bridged.journal import Journal
 from bridged.model import Document, State, readable, utc
 from bridged.paths import split
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from bridged.config import SwitchedFolders, collector, components
 from bridged.config.collectors import fits
-from bridged.config.folders import SwitchedFolders, components
-from bridged.config.presets import collector
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
-from bridged.intake.sweep import Listing, Sweep, Unreadable
+from bridged.intake import Listing, Sweep, Unreadable
 from bridged.model import readable
 
 WATCH_LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_watches")

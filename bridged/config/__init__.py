@@ -1,1 +1,23 @@
-""""""
+"""The configuration: YAML to settings, or every problem at once with its line and a remedy."""
+
+from bridged.config.folders import Place, SwitchedFolders, components, matches
+from bridged.config.lines import Problem, read
+from bridged.config.loading import DRY_RUN, ConfigError, as_written, find_config, load
+from bridged.config.presets import collector
+from bridged.config.schema import json_schema
+
+__all__ = [
+    "DRY_RUN",
+    "ConfigError",
+    "Place",
+    "Problem",
+    "SwitchedFolders",
+    "as_written",
+    "collector",
+    "components",
+    "find_config",
+    "json_schema",
+    "load",
+    "matches",
+    "read",
+]

@@ -78,7 +78,7 @@ def parse_size(value: Any) -> int:
 
 @functools.cache
 def _data(file: str) -> dict[str, dict[str, Any]]:
-    text = resources.files("bridged").joinpath("data", file).read_text(encoding="utf-8")
+    text = resources.files("bridged.config").joinpath("data", file).read_text(encoding="utf-8")
     data: dict[str, dict[str, Any]] = yaml.safe_load(text)
     return data
 

@@ -18,22 +18,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from bridged import __version__, logs
-from bridged.alerts.alerting import Alerting, refused_at_start
-from bridged.config.folders import SwitchedFolders
-from bridged.config.lines import Problem
-from bridged.config.load import ConfigError, load
+from bridged.alerts import Alerting, refused_at_start
+from bridged.config import ConfigError, Problem, SwitchedFolders, load
 from bridged.config.settings import Settings
 from bridged.daemon import control, systemd
-from bridged.dispatch.claims import Route, Turns
-from bridged.dispatch.sender import Dispatch
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
-from bridged.intake.rounds import Rounds
-from bridged.journal.store import Journal, damaged
-from bridged.line import restart as pace
-from bridged.line.line import Line
+from bridged.dispatch import Dispatch, Route, Turns
+from bridged.ged import Patience, Shares
+from bridged.intake import Rounds
+from bridged.journal import Journal, damaged
+from bridged.line import Line, resume
 from bridged.logs import Trouble, say, say_document
-from bridged.marker.marking import Marking
+from bridged.marker import Marking
 from bridged.model import Instant
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
@@ -418,7 +413,7 @@ def _new_line(journal: Journal, settings: Settings) -> Line:
     smtp = settings.smtp
     signs_in = smtp.username is not None
     line = Line(settings.retry, smtp.connections, smtp.rate, daily_quota=smtp.daily_quota, careful=signs_in)
-    pace.resume(journal, smtp, line, instant())
+    resume(journal, smtp, line, instant())
     return line
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from bridged.config.folders import Place
-from bridged.journal.store import Transaction
-from bridged.line.line import DAY
+from bridged.config import Place
+from bridged.journal import Transaction
+from bridged.line import DAY
 from bridged.model import Document, Rule, State, readable
 
 UNDER_WAY: Final = 5.0  # seconds until those that may use up a day's cap are likely to have left

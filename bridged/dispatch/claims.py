@@ -8,15 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from bridged.config.folders import Place, SwitchedFolders
+from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Settings
 from bridged.dispatch import brakes
-from bridged.journal.store import Journal, Transaction
-from bridged.line.line import Line
+from bridged.journal import Journal, Transaction
+from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
-from bridged.relay.relay import Manners
+from bridged.relay import Manners
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again

@@ -11,11 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
-from bridged.ged import files
-from bridged.ged.calls import Patience, PatientFile
-from bridged.ged.mounts import Shares
+from bridged.ged import Patience, PatientFile, Shares, files
 from bridged.mail import BLOCK
-from bridged.marker.marking import Marking
+from bridged.marker import Marking
 from bridged.model import Document, by_directory
 
 

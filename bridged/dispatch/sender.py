@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bridged.config.folders import Place
+from bridged.config import Place
 from bridged.dispatch import brakes
 from bridged.dispatch.claims import (
     FILE_AWAY,
@@ -27,21 +27,16 @@ from bridged.dispatch.claims import (
 )
 from bridged.dispatch.contents import Changed, Content, Marked, Reading, Whole
 from bridged.dispatch.objections import HEAD, neutral, objections
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
-from bridged.journal.store import Journal, Transaction
-from bridged.line import restart as pace
-from bridged.line.line import Line
-from bridged.line.retry import next_due, tried_for
+from bridged.ged import Patience, Shares
+from bridged.journal import Journal, Transaction
+from bridged.line import Line, keep, next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
-from bridged.marker.marking import Marking
+from bridged.marker import Marking
 from bridged.model import Document, Instant, Rule, State
 from bridged.reasons import ADOPTED
-from bridged.relay.maildir import Maildir
+from bridged.relay import Envelope, Maildir, Relay, secret_of
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
-from bridged.relay.relay import Envelope, Relay
-from bridged.relay.tokens import secret_of
 
 SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
@@ -423,7 +418,7 @@ class Dispatch:
             event is not None and event.put_back
         ):  # before the breaker is kept: a kill between the two must leave none held
             self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
-        pace.save(self._journal, self._relay_smtp, line, now)
+        keep(self._journal, self._relay_smtp, line, now)
         if event is None:
             return
         more: dict[str, Any] = {"quota": True} if event.quota else {}

@@ -11,13 +11,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from bridged.config.folders import Place, SwitchedFolders
+from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.journal.files import SPECIAL, KnownFile
+from bridged.journal import SPECIAL, KnownFile, Transaction
 from bridged.journal.packed import Packed
-from bridged.journal.store import Transaction
 from bridged.mail import frozen_date, new_message_id
-from bridged.marker.mark import MARKER_FOLLOWS, Marker
+from bridged.marker import MARKER_FOLLOWS, Marker
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.paths import limbo, split
 from bridged.reasons import ADOPTED, IGNORED_NOW

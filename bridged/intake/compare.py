@@ -11,18 +11,16 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from bridged.config.folders import Place, SwitchedFolders
+from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.ged import files
-from bridged.ged.mounts import Away
+from bridged.ged import Away, files
 from bridged.intake.changes import Changes, Unknown
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Listing, Unreadable
-from bridged.journal.files import SPECIAL, KnownFile
+from bridged.journal import SPECIAL, Journal, KnownFile
 from bridged.journal.packed import Packed
-from bridged.journal.store import Journal
 from bridged.logs import say
-from bridged.marker.mark import find
+from bridged.marker import find
 from bridged.model import UNSEEN, Stamp
 from bridged.names import is_leftover
 from bridged.paths import is_in, split

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridged.config.settings import Client
-from bridged.ged import files
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
+from bridged.ged import Patience, Shares, files
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
 from bridged.intake.sweep import Found, Sweep
-from bridged.journal.files import Mounted
-from bridged.journal.store import Journal, Steps, Transaction
+from bridged.journal import Journal, Mounted, Steps, Transaction
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in

@@ -10,25 +10,21 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
 
-from bridged.config.folders import SwitchedFolders, components
+from bridged.config import SwitchedFolders, components
 from bridged.config.settings import Client, Settings
-from bridged.ged import files
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Away, Shares
+from bridged.ged import Away, Patience, Shares, files
 from bridged.intake import rules
 from bridged.intake.changes import Changes, Effects, Memory, Unknown
 from bridged.intake.compare import Comparison, Difference
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Sweep, Times
 from bridged.intake.waiting import Waiting
-from bridged.journal.files import KnownFile
+from bridged.journal import Journal, KnownFile, Steps, Ticket, Transaction
 from bridged.journal.packed import Packed
-from bridged.journal.store import Journal, Steps, Ticket, Transaction
 from bridged.logs import say, say_document
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
-from bridged.watching.hints import Lookout
-from bridged.watching.inotify import Hint
+from bridged.watching import Hint, Lookout
 
 TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long

@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal
 
-from bridged.config.folders import SwitchedFolders
+from bridged.config import SwitchedFolders
 from bridged.config.settings import Client, Settings
-from bridged.ged.calls import HANGING, Call, Hanging, Patience
-from bridged.ged.mounts import Shares
+from bridged.ged import HANGING, Call, Hanging, Patience, Shares
 from bridged.intake.intake import Intake, switch_off
-from bridged.journal.store import Journal, Steps
+from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.model import Instant, readable
 from bridged.names import is_leftover
-from bridged.watching.hints import Lookout
-from bridged.watching.inotify import Hint
+from bridged.watching import Hint, Lookout
 
 HINTS: Final = 500  # in one step
 SLICE: Final = 0.2  # seconds of passes, by those who have their turns side by side, before hints are followed again

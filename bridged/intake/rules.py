@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from bridged import __version__
-from bridged.config.folders import SwitchedFolders
+from bridged.config import SwitchedFolders
 from bridged.config.settings import Client, Settings, SwitchedFolder
 from bridged.names import verdict
 

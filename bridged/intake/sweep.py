@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from bridged.config.folders import matches
+from bridged.config import matches
 from bridged.ged import files
 from bridged.intake.first_look import STATUS, Beside, Look, look
 from bridged.journal.packed import Packed

@@ -11,15 +11,14 @@ from itertools import chain
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from bridged.config.folders import SwitchedFolders
+from bridged.config import SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.ged import files
-from bridged.ged.mounts import Shares
+from bridged.ged import Shares, files
 from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
-from bridged.journal.store import Journal, Steps, Transaction
+from bridged.journal import Journal, Steps, Transaction
 from bridged.logs import say, say_document, say_unreadable
-from bridged.marker import mark
+from bridged.marker import Marker, find
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split
@@ -45,7 +44,7 @@ class _Ready:
     stamp: Stamp
     warning: str = ""
     ignored: str = ""
-    marker: mark.Marker | None = None
+    marker: Marker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,10 +241,10 @@ class Waiting:
                 return _Ready(stamp, ignored="it is a copy of a marker")
             return _Ready(stamp, unfinished, marker=self._own_marker(directory_fd, seq, name, fd, stamp))
 
-    def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> mark.Marker | None:
+    def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> Marker | None:
         """A valid marker beside the very bytes it speaks of, without a row of its own: the journal was lost."""
         options = self._settings.marker
-        marker = mark.find(directory_fd, name, options.suffix, options.hidden)
+        marker = find(directory_fd, name, options.suffix, options.hidden)
         if marker is None or marker.size != stamp.size:
             return None
         if self._journal.read(lambda tx: tx.message_id_known(marker.message_id, but=seq)):
@@ -318,7 +317,7 @@ class Waiting:
         return "overwritten in place; it is not sent again (on_overwrite: send would)"
 
 
-def _adopt(tx: Transaction, document: Document, marker: mark.Marker, now: Instant) -> None:
+def _adopt(tx: Transaction, document: Document, marker: Marker, now: Instant) -> None:
     tx.move(
         document.seq,
         State.WAITING,

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from typing import Any, Final, get_args
 
 from bridged.config.settings import Smtp
-from bridged.journal.store import Journal
+from bridged.journal import Journal
 from bridged.line.line import DAY, Line, LineMatter, Pace
 from bridged.logs import say
 from bridged.model import Instant, UserError
-from bridged.relay.secret_files import client_secret, password, service_account_key
+from bridged.relay import client_secret, password, service_account_key
 
 ACCOUNTS: Final = "accounts"  # the journal's name for which account was in use since when
 _IN_TRANSIT: Final = 900.0  # seconds after a change, in which an attempt may still be the former account's
@@ -25,7 +25,7 @@ _MOST: Final = 100  # changes that are remembered
 _SIGNS_IN: Final = "signs_in"
 
 
-def save(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
+def keep(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
     """Keep the pace where it has changed. Raises sqlite3.Error when the journal cannot be written."""
     pace = line.unsaved_pace(now)
     if pace is not None:

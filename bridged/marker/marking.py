@@ -15,10 +15,8 @@ from typing import Final
 
 from bridged import __version__
 from bridged.config.settings import Settings
-from bridged.ged import files
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Away, Shares
-from bridged.journal.store import Journal, Ticket, Transaction
+from bridged.ged import Away, Patience, Shares, files
+from bridged.journal import Journal, Ticket, Transaction
 from bridged.logs import say_document
 from bridged.marker import mark
 from bridged.marker.mark import MARKER_FOLLOWS

@@ -1,1 +1,6 @@
-""""""
+"""Hints: something may have happened there. They may be late, double or missing."""
+
+from bridged.watching.hints import Lookout
+from bridged.watching.inotify import Hint
+
+__all__ = ["Hint", "Lookout"]

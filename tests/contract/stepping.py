@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from bridged.journal.store import Journal, Steps
+from bridged.journal import Journal, Steps
 
 T = TypeVar("T")
 

@@ -16,10 +16,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bridged import logs
-from bridged.alerts.alerting import HALTED, WORTH, Alerting, refused_at_start, salvaged
+from bridged.alerts import Alerting, refused_at_start
+from bridged.alerts.alerting import HALTED, WORTH, salvaged
 from bridged.config.settings import Rate, Retry, Settings
-from bridged.journal.store import Journal
-from bridged.line.line import Line
+from bridged.journal import Journal
+from bridged.line import Line
 from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
 from tests.relay import Cut, Say, ScriptedRelay, Stall

@@ -8,11 +8,11 @@ import os
 import pytest
 
 from bridged import logs
-from bridged.config.folders import SwitchedFolders
-from bridged.config.load import load
-from bridged.dispatch.claims import Claims, Route, Turns
-from bridged.journal.store import Journal
-from bridged.line.line import Line
+from bridged.config import SwitchedFolders, load
+from bridged.dispatch import Route, Turns
+from bridged.dispatch.claims import Claims
+from bridged.journal import Journal
+from bridged.line import Line
 from bridged.model import Instant, Stamp, State
 
 NOW = Instant(1000.0, 1000.0)

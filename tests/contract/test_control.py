@@ -70,7 +70,8 @@ def test_a_second_instance_is_refused_with_75_and_told_what_to_do(state_dir):
 
 def test_a_process_that_dies_leaves_no_lock_behind(state_dir):
     """A kill -9 needs no cleaning up; while it lives, nobody else gets in."""
-    code = "import sys, pathlib, bridged.control as c; c.lock(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    code = "import sys, pathlib; from bridged.daemon.control import lock; "
+    code += "lock(pathlib.Path(sys.argv[1])); print(flush=True); input()"
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         [sys.executable, "-c", code, str(state_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root

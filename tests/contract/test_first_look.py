@@ -9,10 +9,9 @@ import time
 
 import pytest
 
-from bridged.config.folders import components
+from bridged.config import components
 from bridged.ged import files
-from bridged.intake import first_look
-from bridged.intake.sweep import Listing, Sweep
+from bridged.intake import Listing, Sweep, first_look
 from bridged.journal.packed import Packed, entries
 from tests.bridge import until
 

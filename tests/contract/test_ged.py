@@ -7,12 +7,11 @@ import time
 
 import pytest
 
-from bridged.config.load import load
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
+from bridged.config import load
+from bridged.ged import Patience, Shares
+from bridged.intake import Sweep
 from bridged.intake.ged import Ged, Retired
-from bridged.intake.sweep import Sweep
-from bridged.journal.store import Journal
+from bridged.journal import Journal
 from tests.contract.stepping import done
 
 CONFIG = """

@@ -17,18 +17,14 @@ from typing import Any
 import pytest
 
 from bridged import logs
-from bridged.config.folders import SwitchedFolders
-from bridged.config.load import load
-from bridged.ged import files
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
-from bridged.intake import first_look, intake
+from bridged.config import SwitchedFolders, load
+from bridged.ged import Patience, Shares, files
+from bridged.intake import Sweep, first_look, intake
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
-from bridged.intake.sweep import Sweep
-from bridged.journal.store import Journal, Transaction
+from bridged.journal import Journal, Transaction
 from bridged.model import Instant, State
-from bridged.watching.inotify import Hint
+from bridged.watching import Hint
 from tests.contract.stepping import done
 from tests.faults.mounts import Mounts, require, run
 

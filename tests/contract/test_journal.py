@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from bridged.journal import FILE_NAME, Journal, StateConflict, Steps, Transaction
 from bridged.journal.packed import FILE, Packed
-from bridged.journal.store import _SCHEMAS, FILE_NAME, Journal, JournalError, StateConflict, Steps, Transaction
+from bridged.journal.store import _SCHEMAS, JournalError
 from bridged.model import Rule, Stamp, State
 
 STAMP = Stamp(7, 100, 5, 6)

@@ -7,9 +7,8 @@ import mailbox
 import pytest
 
 from bridged.config.settings import Smtp
-from bridged.relay.maildir import Maildir
+from bridged.relay import Maildir, Relay
 from bridged.relay.outcome import Accepted, Refused
-from bridged.relay.relay import Relay
 
 MAIL = b"Subject: x\r\n\r\ntext\r\n"
 

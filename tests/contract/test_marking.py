@@ -10,12 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridged.ged import calls as patience
-from bridged.ged.calls import Hanging, Patience
-from bridged.ged.mounts import Shares
-from bridged.journal.store import Journal
-from bridged.marker import marking
-from bridged.marker.marking import Marking
+from bridged.ged import Hanging, Patience, Shares
+from bridged.journal import Journal
+from bridged.marker import Marking, marking
 from bridged.model import Stamp, State
 
 CLIENTS = 120
@@ -85,7 +82,7 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     Marking(journal, settings, calm, shares).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
     assert max(silent) < 1.0  # intake has its turns meanwhile
-    assert max(calls) < patience.HANGING  # else all are told to have failed
+    assert max(calls) < calls.HANGING  # else all are told to have failed
     assert max(calls[1:]) <= marking.WITHIN + 0.001
     assert len(calls) < CLIENTS / 2
 

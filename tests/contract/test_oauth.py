@@ -30,11 +30,10 @@ from joserfc.jwk import RSAKey
 
 from bridged.config.settings import OAuth, Smtp
 from bridged.model import UserError
-from bridged.relay import tokens as oauth
+from bridged.relay import Relay, secret_of, tokens
 from bridged.relay.outcome import Accepted, Misconfigured, Outcome, RelayDown
-from bridged.relay.relay import Relay
 from bridged.relay.secret_files import TokenUnavailable
-from bridged.relay.tokens import Tokens, secret_of
+from bridged.relay.tokens import Tokens
 from tests import relay as scripted
 from tests.bridge import COMMAND
 from tests.relay import Say, ScriptedRelay
@@ -280,7 +279,7 @@ def test_microsofts_endpoint_is_the_tenants_own(microsoft):
     auth = microsoft().auth
     assert auth is not None
     own = auth.model_copy(update={"token_url": None, "tenant": "a/../b?c"})
-    assert oauth._microsoft(own).url == "https://login.microsoftonline.com/a%2F..%2Fb%3Fc/oauth2/v2.0/token"
+    assert tokens._microsoft(own).url == "https://login.microsoftonline.com/a%2F..%2Fb%3Fc/oauth2/v2.0/token"
 
 
 @pytest.mark.parametrize("token_url", [True, False])
@@ -391,7 +390,7 @@ def test_without_auth_the_password_is_what_signs_in(tmp_path):
 
 def test_who_signs_in_by_a_password_does_not_pay_for_the_libraries_of_tokens():
     """They are as large as the daemon."""
-    code = "import sys, bridged.cli, bridged.daemon; print({'authlib', 'httpx2', 'joserfc'} & {*sys.modules})"
+    code = "import sys, bridged.commands, bridged.daemon; print({'authlib', 'httpx2', 'joserfc'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
 
@@ -496,7 +495,7 @@ def test_a_relay_that_takes_no_tokens_is_a_misconfiguration_and_none_is_asked_fo
 
 
 def test_a_token_is_not_sent_in_clear_to_another_machine(endpoint, server, microsoft, monkeypatch):
-    monkeypatch.setattr("bridged.relay._loopback", lambda sock: False)
+    monkeypatch.setattr("bridged.relay.relay._loopback", lambda sock: False)
     smtp = microsoft(server)
     outcome = send(Relay(smtp, Tokens(smtp).token))
     assert isinstance(outcome, Misconfigured)

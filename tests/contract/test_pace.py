@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from bridged.config.settings import Retry, Smtp
-from bridged.journal.store import Journal
-from bridged.line import restart as pace
-from bridged.line.line import Line
+from bridged.journal import Journal
+from bridged.line import Line, restart
 from bridged.model import Instant
 from bridged.relay.outcome import Accepted, Misconfigured
 
@@ -41,7 +40,7 @@ def at(seconds: float) -> Instant:
 def line(journal: Journal, relay: Smtp, now: float) -> Line:
     """As the daemon makes one at its start and at a reload."""
     made = Line(Retry(), 2, daily_quota=relay.daily_quota)
-    pace.resume(journal, relay, made, at(now))
+    restart.resume(journal, relay, made, at(now))
     return made
 
 
@@ -115,7 +114,7 @@ def halted(journal: Journal, relay: Smtp) -> None:
     a_line.probe_now()
     assert a_line.may_send(0)
     a_line.report(Misconfigured("535 5.7.3"), 0)
-    pace.save(journal, relay, a_line, at(0))
+    restart.keep(journal, relay, a_line, at(0))
 
 
 def test_a_halt_outlives_a_restart_and_is_tried_at_once_when_the_secret_is_another(journal, monkeypatch):
@@ -128,7 +127,7 @@ def test_a_halt_outlives_a_restart_and_is_tried_at_once_when_the_secret_is_anoth
     assert (again.state, again.wake_in(60)) == ("misconfigured", 0.0)
     assert again.may_send(60)
     again.report(Misconfigured("535 5.7.3"), 60)
-    pace.save(journal, smtp(), again, at(60))
+    restart.keep(journal, smtp(), again, at(60))
     assert line(journal, smtp(), 120).wake_in(120) == 840.0, "once"
 
 
@@ -200,6 +199,6 @@ def test_a_kept_pace_goes_on_whatever_else_a_later_version_has_added(journal, sa
 
 @pytest.mark.parametrize("written", ["", "null", "[1]", "{}", '[["a", "b"]]', '[[1, "a", 2]]'])
 def test_accounts_that_cannot_be_read_let_every_attempt_count(journal, written):
-    journal.write(lambda tx: tx.keep(pace.ACCOUNTS, written))
+    journal.write(lambda tx: tx.keep(restart.ACCOUNTS, written))
     accept(journal, 4, -HOUR)
     assert left(line(journal, smtp(daily_quota=10), 0), 0) == 6

@@ -8,8 +8,7 @@ import time
 
 import pytest
 
-from bridged.ged import calls as patience
-from bridged.ged.calls import Hanging, Patience, PatientFile
+from bridged.ged import Hanging, Patience, PatientFile, calls
 from tests.bridge import until
 
 
@@ -23,7 +22,7 @@ def pipe():
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(patience, "HANGING", 0.2)
+    monkeypatch.setattr(calls, "HANGING", 0.2)
     return Patience(time.monotonic)
 
 

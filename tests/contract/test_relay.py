@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bridged.model import UserError
+from bridged.relay import Envelope, Manners, Relay
 from bridged.relay import relay as edge
 from bridged.relay.outcome import (
     Accepted,
@@ -26,7 +27,6 @@ from bridged.relay.outcome import (
     Throttled,
     Uncertain,
 )
-from bridged.relay.relay import Envelope, Manners, Relay
 from tests import relay as scripted
 from tests.relay import OK, Action, Cut, CutAfter, Late, Say, ScriptedRelay, Stall
 

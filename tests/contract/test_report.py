@@ -13,12 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from bridged.commands import cli, explain, survey
-from bridged.config.folders import SwitchedFolders
-from bridged.config.load import load
+from bridged.config import SwitchedFolders, load
 from bridged.daemon.control import ControlServer
 from bridged.ged import files
-from bridged.intake.changes import enter
-from bridged.journal.store import Journal
+from bridged.intake import enter
+from bridged.journal import Journal
 from bridged.model import State
 
 AS_ROOT = os.geteuid() == 0
@@ -744,7 +743,7 @@ def test_check_smtp_tells_of_either_relay_that_cannot_be_used(firm, relay):
 
 
 def test_the_demonstration_shows_three_deposits_three_mails_and_three_markers(tmp_path):
-    words = [sys.executable, "-m", "bridged.cli", "demo"]
+    words = [sys.executable, "-m", "bridged", "demo"]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert done.returncode == 0, done.stderr
@@ -756,7 +755,7 @@ def test_the_demonstration_shows_three_deposits_three_mails_and_three_markers(tm
 
 
 def test_a_demonstration_that_fails_ends_in_a_sentence_and_leaves_nothing(tmp_path):
-    failing = "import bridged.demo as d; d.WITHIN = 0.01; from bridged.cli import main; main(['demo'])"
+    failing = "import bridged.commands.demo as d; d.WITHIN = 0.01; from bridged.commands import main; main(['demo'])"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     words = [sys.executable, "-c", failing]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, check=False)

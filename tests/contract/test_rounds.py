@@ -12,13 +12,12 @@ import time
 import pytest
 
 from bridged import logs
-from bridged.config.load import load
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
-from bridged.intake.rounds import Rounds
-from bridged.journal.store import Journal
+from bridged.config import load
+from bridged.ged import Patience, Shares
+from bridged.intake import Rounds
+from bridged.journal import Journal
 from bridged.model import Instant, State
-from bridged.watching.inotify import Hint
+from bridged.watching import Hint
 
 MANY = 40
 WITHIN = 20.0  # seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from bridged.ged.mounts import Shares
+from bridged.ged import Shares
 
 
 class Interrupted(dict):

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from bridged.config.folders import components
+from bridged.config import components
 from bridged.ged import files
-from bridged.intake.sweep import GoneDirectory, Listing, Sweep, Unreadable
+from bridged.intake import Listing, Sweep, Unreadable
+from bridged.intake.sweep import GoneDirectory
 
 LATER = 10.0  # seconds from now: no directory is young any more
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridged.watching import inotify as watch
-from bridged.watching.inotify import GatheringInotify, Hint, Watcher
+from bridged.watching import Hint, inotify
+from bridged.watching.inotify import GatheringInotify, Watcher
 from tests.bridge import until
 
 
@@ -118,7 +118,7 @@ def test_what_has_happened_is_told_before_the_fence(watcher, tmp_path):
 
 
 def test_where_there_is_no_watch_to_be_had_there_is_no_fence(watcher, monkeypatch):
-    monkeypatch.setattr(watch, "_NOBODYS", b"/nonexistent")
+    monkeypatch.setattr(inotify, "_NOBODYS", b"/nonexistent")
     with pytest.raises(FileNotFoundError):
         watcher.fence(b"/one", 1)
     watcher.close()

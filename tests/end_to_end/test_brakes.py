@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bridged.dispatch import brakes
-from bridged.journal.store import Journal, Transaction
+from bridged.journal import Journal, Transaction
 from bridged.model import Stamp, State
 from tests.bridge import COMMAND, Bridge, attachment, until
 from tests.relay import Say, ScriptedRelay

@@ -21,6 +21,6 @@ def _time() -> float:
 if __name__ == "__main__":
     time.time = _time
     sys.argv = sys.argv[2:]
-    from bridged.commands.cli import main
+    from bridged.commands import main
 
     main()

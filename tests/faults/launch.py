@@ -18,9 +18,9 @@ from bridged.daemon import daemon
 from bridged.dispatch import contents as reading
 from bridged.dispatch import sender as dispatch
 from bridged.intake import first_look, rounds, sweep
-from bridged.journal.store import Journal
+from bridged.journal import Journal
 from bridged.marker import mark
-from bridged.watching import inotify as watch
+from bridged.watching import inotify
 
 TRIGGER = b".fault"
 STALLED = 1.5  # seconds
@@ -32,7 +32,7 @@ class Fault(Exception):
 
 def reader_dies() -> None:
     """The thread that reads the kernel's queue ends: its callback raises."""
-    usual, struck = watch.DirectoryEmitter.on_event, threading.Event()
+    usual, struck = inotify.DirectoryEmitter.on_event, threading.Event()
 
     def on_event(self, event):
         if event.name == TRIGGER and not struck.is_set():
@@ -40,12 +40,12 @@ def reader_dies() -> None:
             raise Fault
         usual(self, event)
 
-    watch.DirectoryEmitter.on_event = on_event
+    inotify.DirectoryEmitter.on_event = on_event
 
 
 def emitter_dies() -> None:
     """The emitter's own thread ends."""
-    on_event, queue_events, struck = watch.DirectoryEmitter.on_event, watch.DirectoryEmitter.queue_events, []
+    on_event, queue_events, struck = inotify.DirectoryEmitter.on_event, inotify.DirectoryEmitter.queue_events, []
 
     def noticing(self, event):
         on_event(self, event)
@@ -58,12 +58,12 @@ def emitter_dies() -> None:
             raise Fault
         queue_events(self, timeout)
 
-    watch.DirectoryEmitter.on_event, watch.DirectoryEmitter.queue_events = noticing, raising
+    inotify.DirectoryEmitter.on_event, inotify.DirectoryEmitter.queue_events = noticing, raising
 
 
 def observer_dies() -> None:
     """The thread that calls the handlers ends: one of them raises."""
-    usual, struck = watch._ToHints.dispatch, threading.Event()
+    usual, struck = inotify._ToHints.dispatch, threading.Event()
 
     def dispatch(self, event):
         if os.path.basename(os.fsencode(event.src_path)) == TRIGGER and not struck.is_set():
@@ -71,12 +71,12 @@ def observer_dies() -> None:
             raise Fault
         usual(self, event)
 
-    watch._ToHints.dispatch = dispatch
+    inotify._ToHints.dispatch = dispatch
 
 
 def observer_falls_silent() -> None:
     """Every thread lives, and no hint comes out any more. The next observer is well."""
-    usual, deaf = watch.Watcher._put, []
+    usual, deaf = inotify.Watcher._put, []
 
     def put(self, hint):
         if hint.path.endswith(b"/" + TRIGGER) and not deaf:
@@ -84,7 +84,7 @@ def observer_falls_silent() -> None:
         if self not in deaf:
             usual(self, hint)
 
-    watch.Watcher._put = put
+    inotify.Watcher._put = put
 
 
 def intake_stands_still() -> None:
@@ -116,7 +116,7 @@ def looked_at_beside() -> None:
 
 def no_hints() -> None:
     """The kernel's queue says nothing."""
-    watch.DirectoryEmitter.on_event = lambda *_: None
+    inotify.DirectoryEmitter.on_event = lambda *_: None
 
 
 def killed_at_a_commit() -> None:

@@ -361,7 +361,7 @@ def interpreter_for(user: int) -> list[str]:
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, system):
         become = ["setpriv", f"--reuid={user}", f"--regid={GROUP}", f"--groups={GROUP}", "--inh-caps=-all"]
-        command = [*become, "env", f"PYTHONPATH={here}:{packages}", python, "-m", "bridged.cli"]
+        command = [*become, "env", f"PYTHONPATH={here}:{packages}", python, "-m", "bridged"]
         with_path = shutil.which("setpriv") and Path(python).exists()
         if with_path and subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
             return command

@@ -17,16 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from bridged import logs
-from bridged.config.folders import SwitchedFolders
-from bridged.config.load import load
-from bridged.dispatch.claims import Route, Turns
-from bridged.dispatch.sender import Dispatch
-from bridged.ged.calls import Patience
-from bridged.ged.mounts import Shares
-from bridged.intake.rounds import Rounds
-from bridged.journal.store import Journal
-from bridged.line.line import Line
-from bridged.marker.marking import Marking
+from bridged.config import SwitchedFolders, load
+from bridged.dispatch import Dispatch, Route, Turns
+from bridged.ged import Patience, Shares
+from bridged.intake import Rounds
+from bridged.journal import Journal
+from bridged.line import Line
+from bridged.marker import Marking
 from bridged.model import Document, Instant, State
 from tests.bridge import attachment
 from tests.relay import Received, ScriptedRelay

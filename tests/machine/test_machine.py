@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from bridged.intake.sweep import Sweep
+from bridged.intake import Sweep
 from bridged.model import State
 from tests.bridge import attachment
 from tests.machine.firm import CLIENTS, Firm, files_below, header

@@ -63,6 +63,6 @@ def hurry(factor: float, since: float) -> None:
 if __name__ == "__main__":
     hurry(float(sys.argv[1]), float(sys.argv[2]))
     sys.argv = sys.argv[:1] + sys.argv[3:]
-    from bridged.commands.cli import main
+    from bridged.commands import main
 
     main()

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridged.config import collector
 from bridged.config.collectors import IMAGES, KINDS, Limit, Profile, fits
-from bridged.config.presets import COLLECTORS, collector
+from bridged.config.presets import COLLECTORS
 from bridged.dispatch.objections import HEAD, kind_of, neutral, objections
 
 # -- samples: real ones, as programs write them

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bridged.config import load as config
-from bridged.config.load import ConfigError, load
-from bridged.config.schema import json_schema
+from bridged.config import ConfigError, json_schema, load
+from bridged.config import loading as config
 from bridged.model import UserError
-from bridged.relay.secret_files import password
+from bridged.relay import password
 
 ROOT = Path(__file__).parents[2]
 SMALL = """\

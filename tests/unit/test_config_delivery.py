@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridged.config import ConfigError, load
 from bridged.config.lines import Lines
-from bridged.config.load import ConfigError, _shared_addresses, load
+from bridged.config.loading import _shared_addresses
 from bridged.config.presets import PROVIDERS, provider
 
 CLIENTS = """

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.line.line import DAY, Line, LineEvent, Pace
+from bridged.line import DAY, Line
+from bridged.line.line import LineEvent, Pace
 from bridged.model import Instant
 from bridged.relay.outcome import (
     Accepted,

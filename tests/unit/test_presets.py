@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridged.config import presets
+from bridged.config import collector, presets
 from bridged.config.collectors import KINDS
-from bridged.config.load import Smtp
-from bridged.config.presets import COLLECTORS, PROVIDERS, collector, parse_size, provider
+from bridged.config.loading import Smtp
+from bridged.config.presets import COLLECTORS, PROVIDERS, parse_size, provider
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESET_KEYS = {"host", "port", "security", "connections", "rate", "daily_quota", "size_limit"}
@@ -22,11 +22,11 @@ PROMISED_COLLECTORS = (
 
 
 def data(file: str) -> dict[str, dict[str, object]]:
-    return yaml.safe_load((resources.files("bridged") / "data" / file).read_text(encoding="utf-8"))
+    return yaml.safe_load((resources.files("bridged.config") / "data" / file).read_text(encoding="utf-8"))
 
 
 def text(file: str) -> str:
-    return (resources.files("bridged") / "data" / file).read_text(encoding="utf-8")
+    return (resources.files("bridged.config") / "data" / file).read_text(encoding="utf-8")
 
 
 def limits() -> list[tuple[str, str, dict[str, object]]]:

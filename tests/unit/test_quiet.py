@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.intake.quiet import HEAD, TAIL, Calm, looks_whole
+from bridged.intake import HEAD
+from bridged.intake.quiet import TAIL, Calm, looks_whole
 from bridged.model import Stamp
 
 STAMP = Stamp(inode=7, size=100, mtime_ns=5, ctime_ns=5)

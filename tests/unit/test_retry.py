@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridged.line.line import Line, LineEvent
-from bridged.line.retry import next_due, tried_for
+from bridged.line import Line, next_due, tried_for
+from bridged.line.line import LineEvent
 from bridged.relay.outcome import Accepted, Deferred, Misconfigured, Refused, RelayDown, Throttled, Uncertain
 
 RETRY = SimpleNamespace(first=30.0, max=1800.0)

@@ -32,7 +32,7 @@ from bridged.config.settings import (
     is_path,
     plain_path,
 )
-from bridged.ged.calls import Patience
+from bridged.ged import Patience
 from bridged.model import UserError
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")

@@ -1,0 +1,5 @@
+"""`python -m bridged` is the command `bridged`."""
+
+from bridged.commands import main
+
+main()
