@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge
-from tests.relay import ScriptedRelay
+from tests.support.bridge import Bridge
+from tests.support.relay import ScriptedRelay
 
 
 @pytest.fixture

@@ -151,7 +151,8 @@ def test_the_guarantees_name_tests_that_exist():
 def test_a_daemon_that_needs_no_token_loads_nothing_that_only_tokens_need():
     """Each start pays for it, and the memory all the time."""
     heavy = {"aiosmtpd", "authlib", "httpx2", "cryptography"}
-    code = "import sys; from bridged import commands, daemon, logs; logs.configure('json', 'info'); print(*sys.modules)"
+    code = "import sys, bridged.commands, bridged.daemon.daemon, bridged.logs as logs;"
+    code += " logs.configure('json', 'info'); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert heavy & set(done.stdout.split()) == set()
 
@@ -163,9 +164,9 @@ CEILINGS = {
     "fields": (36, 14),
     "methods": (40, 22),
     "class_lines": (488, 250),
-    "fan_out": (20, 12),
-    "files_in_a_package": (61, 17),
-    "names_at_a_door": (0, 5),
+    "fan_out": (16, 12),
+    "files_in_a_package": (10, 17),
+    "names_at_a_door": (13, 5),
     "median_function": (6, 6),
     "longest_function": (39, 40),
     "type_ignores": (13, 3),

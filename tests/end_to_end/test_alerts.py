@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import COMMAND, Bridge, until
-from tests.relay import Received, Say, ScriptedRelay
+from tests.support.bridge import COMMAND, Bridge, until
+from tests.support.relay import Received, Say, ScriptedRelay
 
 OFFICE = "bureau@cabinet.example"
 

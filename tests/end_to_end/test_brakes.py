@@ -14,8 +14,8 @@ import pytest
 from bridged.dispatch import brakes
 from bridged.journal import Journal, Transaction
 from bridged.model import Stamp, State
-from tests.bridge import COMMAND, Bridge, attachment, until
-from tests.relay import Say, ScriptedRelay
+from tests.support.bridge import COMMAND, Bridge, attachment, until
+from tests.support.relay import Say, ScriptedRelay
 
 PDF = b"%PDF-1.4\n%%EOF\n"
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import zipfile
 
-from tests.bridge import Bridge, sha256, until
+from tests.support.bridge import Bridge, sha256, until
 
 PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import attachment, until
-from tests.end_to_end.exim import LIMIT, Exim
-from tests.submission import Credentials, Identity, SubmittingBridge, running
+from tests.support.bridge import attachment, until
+from tests.support.exim import LIMIT, Exim
+from tests.support.submission import Credentials, Identity, SubmittingBridge, running
 
 
 @pytest.fixture

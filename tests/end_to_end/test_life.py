@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from bridged.daemon.daemon import Daemon
-from tests.bridge import COMMAND, Bridge, until
-from tests.relay import Cut, Say, ScriptedRelay, Stall
+from tests.support.bridge import COMMAND, Bridge, until
+from tests.support.relay import Cut, Say, ScriptedRelay, Stall
 
 
 @pytest.fixture(params=["inotify"])

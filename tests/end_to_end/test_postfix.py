@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, attachment, until
-from tests.end_to_end.postfix import Postfix, require
-from tests.submission import Credentials, Identity, SubmittingBridge, running
+from tests.support.bridge import Bridge, attachment, until
+from tests.support.postfix import Postfix, require
+from tests.support.submission import Credentials, Identity, SubmittingBridge, running
 
 NAMES = [
     "Facture été n°12.pdf".encode(),

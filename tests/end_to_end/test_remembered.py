@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.relay import ScriptedRelay
+from tests.support.bridge import Bridge, until
+from tests.support.relay import ScriptedRelay
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, sha256, until
-from tests.relay import Late, Say, Stall
+from tests.support.bridge import Bridge, sha256, until
+from tests.support.relay import Late, Say, Stall
 
 
 def marker_of(document: Path) -> Path:

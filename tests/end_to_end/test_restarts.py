@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from tests.bridge import Bridge, sha256, until
-from tests.relay import Stall
+from tests.support.bridge import Bridge, sha256, until
+from tests.support.relay import Stall
 
 PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import bridge as machine
-from tests.bridge import Bridge, sha256, until
-from tests.relay import Late, ScriptedRelay
+from tests.support import bridge as machine
+from tests.support.bridge import Bridge, sha256, until
+from tests.support.relay import Late, ScriptedRelay
 
 
 def in_place(document: Path, text: str) -> None:

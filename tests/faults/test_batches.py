@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.faults.line import LineBridge, line_bridge, stays, with_login
-from tests.faults.process import ended, journal, launch, leftovers, marker_of, ready_or_ended
-from tests.relay import OK, Action, Cut, Late, Say, ScriptedRelay, Stall
+from tests.support.bridge import Bridge, until
+from tests.support.line import LineBridge, line_bridge, stays, with_login
+from tests.support.process import ended, journal, launch, leftovers, marker_of, ready_or_ended
+from tests.support.relay import OK, Action, Cut, Late, Say, ScriptedRelay, Stall
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.faults.process import (
+from tests.support.bridge import Bridge, until
+from tests.support.process import (
     NAMED,
     descriptors,
     ended,
@@ -39,8 +39,8 @@ from tests.faults.process import (
     states,
     strace,
 )
-from tests.faults.sink import Sink, sinking
-from tests.relay import Late, Say, Stall
+from tests.support.relay import Late, Say, Stall
+from tests.support.sink import Sink, sinking
 
 pytestmark = pytest.mark.timeout(300)
 one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
@@ -433,7 +433,7 @@ def test_of_several_instances_started_while_the_first_is_killed_one_takes_over(b
 # -- 5. the clock jumps
 
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
-CLOCK = str(Path(__file__).with_name("clock.py"))
+CLOCK = str(Path(__file__).resolve().parents[1] / "support" / "clock.py")
 
 
 def _with_clock(bridge: Bridge, offset: Path) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.faults.mounts import Mounts, require, run
-from tests.relay import Late, ScriptedRelay
+from tests.support.bridge import Bridge, until
+from tests.support.mounts import Mounts, require, run
+from tests.support.relay import Late, ScriptedRelay
 
 pytestmark = pytest.mark.timeout(180)
 PROMPT = 8.0  # seconds within which the other client's documents leave, whatever hangs

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import COMMAND, Bridge, until
+from tests.support.bridge import COMMAND, Bridge, until
 
 MEMORY = 700 * 2**20  # of address space: the interpreter and its libraries take about 300 MB of that
 WITHIN = 10.0  # a refusal takes well under one second; the machine may be busy
@@ -309,7 +309,7 @@ def test_a_json_bomb_is_a_document_like_any_other(bridge: Bridge) -> None:
 
 def marker(document: bytes, **changes: object) -> bytes:
     """A marker as anybody may write one who can write into the GED."""
-    from tests.bridge import sha256
+    from tests.support.bridge import sha256
 
     fields = {
         "status": "validated", "document": "a", "client": "Martin", "collection_email": "Martin@collecte.example",

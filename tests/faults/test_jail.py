@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.faults.jail import exchanging, watched
-from tests.faults.line import stays
-from tests.relay import Late, ScriptedRelay
+from tests.support.bridge import Bridge, until
+from tests.support.jail import exchanging, watched
+from tests.support.line import stays
+from tests.support.relay import Late, ScriptedRelay
 
 one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 both_modes = pytest.mark.parametrize("bridge", ["inotify", "polling"], indirect=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import relay as scripted
-from tests.bridge import until
-from tests.faults.line import SECRET, LineBridge, RawRelay, dribble, line_bridge, stays, with_login
-from tests.relay import Cut, CutAfter, Say, ScriptedRelay, Stall
+from tests.support import relay as scripted
+from tests.support.bridge import until
+from tests.support.line import SECRET, LineBridge, RawRelay, dribble, line_bridge, stays, with_login
+from tests.support.relay import Cut, CutAfter, Say, ScriptedRelay, Stall
 
 PHASES = ["CONNECT", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "UPLOAD"]
 BODY = b"the bytes of a document\n" * 4000

@@ -22,8 +22,8 @@ import pytest
 
 from bridged.mail import compose
 from bridged.names import verdict
-from tests.bridge import COMMAND, Bridge, until
-from tests.faults.names import comes_back, names
+from tests.support.bridge import COMMAND, Bridge, until
+from tests.support.hostile_names import comes_back, names
 
 SEED = 20261124
 TO = "Martin@collecte.example"
@@ -187,7 +187,7 @@ def test_five_hundred_files_with_such_names_leave_once_each_and_rearrange_no_ter
         if entry.endswith(b".validated.json") and not entry.startswith(b"probe-"):
             marker = json.loads((bridge.inbox / os.fsdecode(entry)).read_bytes())
             markers[marker["sha256"]] = entry
-    from tests.bridge import sha256
+    from tests.support.bridge import sha256
 
     for name, content in files.items():
         marker_name = markers[sha256(content)]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import Bridge, until
-from tests.faults.process import journal, launch, ready_or_ended, rows
-from tests.relay import ScriptedRelay
+from tests.support.bridge import Bridge, until
+from tests.support.process import journal, launch, ready_or_ended, rows
+from tests.support.relay import ScriptedRelay
 
 OLD = ("one.txt", "two.txt", "three.txt", "sub/four.txt", "sub/deep/five.txt")
 RESTED = 2.2  # seconds after which a directory is no longer read again for its youth alone

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import sha256, until
-from tests.faults.mounts import (
+from tests.support.bridge import sha256, until
+from tests.support.mounts import (
     SELDOM,
     Disk,
     Mounts,
@@ -26,7 +26,7 @@ from tests.faults.mounts import (
     use_up_bytes,
     use_up_inodes,
 )
-from tests.relay import Late, ScriptedRelay, Stall
+from tests.support.relay import Late, ScriptedRelay, Stall
 
 PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 PLAIN_AND_LAZY = pytest.mark.parametrize("how", [(), ("--lazy",)], ids=["umount", "umount-lazy"])
@@ -534,12 +534,12 @@ def ordinary(request: pytest.FixtureRequest, relay: ScriptedRelay, monkeypatch: 
     with tempfile.TemporaryDirectory(prefix="share-") as name:
         base = Path(name)
         script = base / "as-nobody"
-        from tests.bridge import COMMAND
+        from tests.support.bridge import COMMAND
 
         script.write_text(f'#!/bin/sh\nexec setpriv --reuid=65534 --regid=65534 --clear-groups {COMMAND} "$@"\n')
         script.chmod(0o755)
         base.chmod(0o755)
-        monkeypatch.setattr("tests.bridge.COMMAND", str(script))
+        monkeypatch.setattr("tests.support.bridge.COMMAND", str(script))
         share = Share(base, relay, request.param, Mounts(base))
         (base / "state").mkdir(mode=0o700)
         (share.inbox / "sub").mkdir()

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import COMMAND, Bridge, attachment, until
-from tests.faults.images import Disk, disk, needs_images
-from tests.faults.process import (
+from tests.support.bridge import COMMAND, Bridge, attachment, until
+from tests.support.images import Disk, disk, needs_images
+from tests.support.process import (
     ended,
     launch,
     leftovers,
@@ -30,7 +30,7 @@ from tests.faults.process import (
     standing_still,
     states,
 )
-from tests.relay import Late
+from tests.support.relay import Late
 
 pytestmark = [pytest.mark.timeout(200), pytest.mark.parametrize("bridge", ["inotify"], indirect=True)]
 LOST = {"journal.sqlite", "journal.sqlite-wal", "journal.sqlite-shm"}

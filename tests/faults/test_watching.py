@@ -21,10 +21,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.bridge import COMMAND, Bridge, attachment, until
-from tests.relay import Late
+from tests.support.bridge import COMMAND, Bridge, attachment, until
+from tests.support.relay import Late
 
-LAUNCH = [sys.executable, str(Path(__file__).with_name("launch.py"))]
+LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "support" / "launch.py")]
 SWEEP = 2.0
 MANY = 20_000
 QUEUE = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())

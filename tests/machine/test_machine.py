@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 
 from bridged.intake import Sweep
 from bridged.model import State
-from tests.bridge import attachment
-from tests.machine.firm import CLIENTS, Firm, files_below, header
-from tests.relay import Action, Cut, Received, Say, ScriptedRelay
+from tests.support.bridge import attachment
+from tests.support.firm import CLIENTS, Firm, files_below, header
+from tests.support.relay import Action, Cut, Received, Say, ScriptedRelay
 
 FOLDERS = ("Achats", "Achats/sub", "Notes")
 MOODS: dict[str, tuple[str, Action]] = {

@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 
-from tests.bridge import attachment, until
-from tests.providers import look_alike
-from tests.providers.look_alike import Exchange, Microsoft365
-from tests.submission import Credentials, SubmittingBridge, running
+from tests.support import look_alike
+from tests.support.bridge import attachment, until
+from tests.support.look_alike import Exchange, Microsoft365
+from tests.support.submission import Credentials, SubmittingBridge, running
 
-HURRIED = Path(__file__).with_name("hurried.py")
+HURRIED = Path(look_alike.__file__).with_name("hurried.py")
 MAILBOX = "factures@cabinet.example"
 BY_20, BY_900 = 20.0, 900.0  # a minute in 3 s, an hour in 4 s
 MINUTE, QUARTER, HOUR = 60.0, 900.0, 3600.0

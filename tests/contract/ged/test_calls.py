@@ -1,0 +1,140 @@
+"""Calls that do not return: whoever waits gives up in time, and nothing is left open. A full pipe is what hangs."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from bridged.ged import Hanging, Patience, PatientFile, calls
+from tests.support.bridge import until
+
+
+@pytest.fixture
+def pipe():
+    reading, writing = os.pipe()
+    yield reading, writing
+    for fd in (reading, writing):
+        os.close(fd)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(calls, "HANGING", 0.2)
+    return Patience(time.monotonic)
+
+
+def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
+    calls = Patience(time.monotonic)
+    assert calls.call(b"/ged", lambda: 42) == 42
+    with pytest.raises(FileNotFoundError):
+        calls.call(b"/ged", lambda: os.stat("/there/is/nothing"))
+
+
+@pytest.mark.parametrize("at_most", [0.5, 60.0])
+def test_a_call_that_beats_is_waited_for_as_long_as_is_asked_for(impatient, at_most):
+    ended, began = threading.Event(), time.monotonic()
+
+    def beat_on():
+        while not ended.wait(0.05) and time.monotonic() - began < 2.0:
+            impatient.beat()
+        return 42
+
+    if at_most > 2.0:
+        assert impatient.call(b"/ged", beat_on, at_most) == 42
+    else:
+        with pytest.raises(Hanging):
+            impatient.call(b"/ged", beat_on, at_most)
+        assert time.monotonic() - began >= at_most
+        ended.set()
+
+
+def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_it_answers(pipe, impatient):
+    reading, writing = pipe
+    for ged in (b"/share/a", b"/share/b"):
+        impatient.locate(ged, "the share")
+    impatient.locate(b"/disk", "the disk")
+    with pytest.raises(Hanging):
+        impatient.call(b"/share/a", lambda: os.read(reading, 1))
+    begun = []
+    with pytest.raises(Hanging):
+        impatient.call(b"/share/b", lambda: begun.append(1))
+    assert begun == []
+    assert set(impatient.hanging()) == {b"/share/a", b"/share/b"}
+    assert impatient.call(b"/disk", lambda: "well") == "well"
+    os.write(writing, b"x")
+    until(lambda: impatient.hanging() == (), "it answers")
+    assert impatient.call(b"/share/b", lambda: "well") == "well"
+
+
+def test_what_a_call_finds_to_be_on_another_mount_than_it_was_hangs_with_the_call(pipe, impatient):
+    """Several GEDs have their turn in one call, which is that of the first."""
+    reading, writing = pipe
+    for ged in (b"/ged/a", b"/ged/b"):
+        impatient.locate(ged, "the disk")
+    impatient.locate(b"/share/c", "the share")
+
+    def turn():
+        impatient.locate(b"/ged/b", "the share")
+        os.read(reading, 1)
+
+    with pytest.raises(Hanging):
+        impatient.call(b"/ged/a", turn)
+    assert impatient.silent_for(b"/ged/b") >= 0.2
+    assert set(impatient.hanging()) == {b"/ged/a", b"/ged/b", b"/share/c"}
+    os.write(writing, b"x")
+    until(lambda: impatient.hanging() == (), "it answers")
+
+
+def test_a_mount_does_not_hang_because_no_thread_was_to_be_had(monkeypatch, impatient):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(threading.Thread, "start", refuse)
+        impatient.call(b"/ged", lambda: 42)
+    time.sleep(0.25)
+    assert impatient.silent_for(b"/ged") == 0.0
+    assert impatient.call(b"/ged", lambda: 42) == 42
+
+
+def test_a_ged_that_is_nobodys_any_more_is_not_named(pipe, impatient):
+    reading, writing = pipe
+    impatient.locate(b"/share", "the share")
+    with pytest.raises(Hanging):
+        impatient.call(b"/share", lambda: os.read(reading, 1))
+    impatient.forget(b"/share")
+    assert impatient.hanging() == ()
+    os.write(writing, b"x")
+
+
+def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(pipe, impatient, tmp_path):
+    reading, writing = pipe
+    (tmp_path / "document").write_bytes(b"late")
+    opened = []
+
+    def slowly():
+        os.read(reading, 1)
+        opened.append((tmp_path / "document").open("rb"))
+        return opened[-1]
+
+    with pytest.raises(Hanging), PatientFile(impatient, b"/share", slowly):
+        pass
+    os.write(writing, b"x")
+    until(lambda: opened and opened[0].closed, "it was opened after all, and is closed")
+
+
+def test_a_document_read_with_patience_is_read_whole_and_closed(tmp_path):
+    (tmp_path / "document").write_bytes(b"0123456789")
+    calls, opened = Patience(time.monotonic), []
+
+    def plainly():
+        opened.append((tmp_path / "document").open("rb"))
+        return opened[-1]
+
+    with PatientFile(calls, b"/ged", plainly) as file:
+        assert file.read(4) + file.read(100) == b"0123456789"
+        assert file.status().st_size == 10
+    until(lambda: opened[0].closed, "it is closed")

@@ -1,0 +1,141 @@
+"""A firm's machine in small: a GED, a configuration, the installed command in a subprocess, and a scripted relay."""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.relay import ScriptedRelay
+
+COMMAND = str(Path(sys.executable).with_name("bridged"))
+WITHIN = 20.0
+
+
+def until(condition: Callable[[], Any], what: str, within: float = WITHIN) -> Any:
+    """Wait for a condition with a deadline; its truthy value is returned."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {within} s: {what}")
+
+
+class Bridge:
+    """One bridge under test. `settings` and `clients` are YAML lines; GEDs are directories below `base`."""
+
+    def __init__(self, base: Path, relay: ScriptedRelay, mode: str = "inotify") -> None:
+        self.base, self.relay, self.mode = base, relay, mode
+        self.ged = base / "ged"
+        self.inbox = self.ged / "Achats"
+        self.outside = base / "outside"
+        for directory in (self.inbox, self.ged / "Notes", self.ged / "Brouillons", self.outside):
+            directory.mkdir(parents=True)
+        self.config = base / "bridged.yaml"
+        self.log = base / "log"
+        self.extra = ""
+        self.more_clients = ""
+        self.folders = "[Achats, Notes]"
+        self.watch = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._arrived: list[tuple[str, bytes]] = []
+
+    def text(self) -> str:
+        """The configuration as it is to be now."""
+        return (
+            f"smtp: {{host: 127.0.0.1, port: {self.relay.port}, security: plain, sender: factures@cabinet.example}}\n"
+            "retry: {first: 300ms, max: 1s}\n"
+            f"watch: {{mode: {self.mode}, quiet: 250ms, sweep: 1s, poll: 300ms{self.watch}}}\n"
+            f"state_dir: {self.base}/state\n{self.extra}\nclients:\n"
+            f"  - {{name: Martin, ged: {self.ged}, collection_email: Martin@collecte.example,"
+            f" switched_folders: {self.folders}}}\n{self.more_clients}"
+        )
+
+    def start(self) -> Bridge:
+        """Run the daemon and wait until it is ready."""
+        self.config.write_text(self.text())
+        ready = self.count("daemon_ready")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([COMMAND, "run", "--config", self.config], stderr=log)
+        until(lambda: self.count("daemon_ready") > ready, "daemon_ready")
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the daemon and return its exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(12)
+
+    def run(self, *arguments: str | os.PathLike[str]) -> subprocess.CompletedProcess[str]:
+        """Another command on the same configuration."""
+        command = [COMMAND, arguments[0], "--config", self.config, *arguments[1:]]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def lines(self, event: str = "") -> list[dict[str, Any]]:
+        """The log lines, or those of one event."""
+        text = self.log.read_text() if self.log.exists() else ""
+        found = [json.loads(line) for line in text.splitlines()]
+        return [line for line in found if not event or line["event"] == event]
+
+    def count(self, event: str) -> int:
+        """How often an event was logged."""
+        return len(self.lines(event))
+
+    def wait_for(self, event: str, count: int = 1) -> list[dict[str, Any]]:
+        """The lines of an event, once there are so many."""
+        return until(lambda: self.count(event) >= count and self.lines(event), f"{count} {event}")
+
+    def sent(self) -> Counter[str]:
+        """How often each document name has arrived at the relay."""
+        return Counter(name for name, _ in self.arrived())
+
+    def arrived(self) -> list[tuple[str, bytes]]:
+        """The attachments that the relay accepted: name and bytes."""
+        for mail in list(self.relay.mails)[len(self._arrived) :]:
+            self._arrived.append(attachment(mail.data))
+        return list(self._arrived)
+
+    def settle(self) -> None:
+        """Wait until nothing is on its way, then for one more whole sweep of nothing."""
+
+        def still() -> bool:
+            rows = [json.loads(line) for line in self.run("status", "--json").stdout.splitlines()][1:]
+            return bool(rows) and not any(row["waiting"] + row["queued"] for row in rows)
+
+        until(still, "nothing waiting, nothing queued")
+        probe = self.inbox / f"probe-{time.monotonic_ns()}.txt"
+        probe.write_bytes(b"a later deposit")
+        until(lambda: self.sent()[probe.name], "a later deposit is sent")
+        until(still, "nothing waiting, nothing queued")
+
+    def expect(self, *names: str) -> None:
+        """Exactly these documents have left, once each (probes apart)."""
+        until(lambda: self.sent().keys() >= set(names), f"{names} sent, got {self.sent()}")
+        self.settle()
+        left = Counter(n for n in self.sent().elements() if not n.startswith("probe-"))
+        assert left == Counter(names), left
+
+
+def attachment(raw: bytes) -> tuple[str, bytes]:
+    """Name and bytes of a mail's one attachment."""
+    message = email.message_from_bytes(raw, policy=email.policy.default)
+    part = next(message.iter_attachments())
+    return str(part.get_filename()), part.get_payload(decode=True)
+
+
+def sha256(content: bytes) -> str:
+    """As the marker writes it."""
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,210 @@
+"""`bridged`, really run, with some things broken: `python tests/support/launch.py FAULT[,FAULT] run --config FILE`.
+
+A fault that strikes once does so when the kernel tells of a file named `.fault` (a hidden name: never a document).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from bridged.commands import cli
+from bridged.daemon import daemon
+from bridged.dispatch import contents as reading
+from bridged.dispatch import sender as dispatch
+from bridged.intake import first_look, rounds, sweep
+from bridged.journal import Journal
+from bridged.marker import mark
+from bridged.watching import inotify
+
+TRIGGER = b".fault"
+STALLED = 1.5  # seconds
+
+
+class Fault(Exception):
+    """What is thrown where nothing should ever be."""
+
+
+def reader_dies() -> None:
+    """The thread that reads the kernel's queue ends: its callback raises."""
+    usual, struck = inotify.DirectoryEmitter.on_event, threading.Event()
+
+    def on_event(self, event):
+        if event.name == TRIGGER and not struck.is_set():
+            struck.set()
+            raise Fault
+        usual(self, event)
+
+    inotify.DirectoryEmitter.on_event = on_event
+
+
+def emitter_dies() -> None:
+    """The emitter's own thread ends."""
+    on_event, queue_events, struck = inotify.DirectoryEmitter.on_event, inotify.DirectoryEmitter.queue_events, []
+
+    def noticing(self, event):
+        on_event(self, event)
+        if event.name == TRIGGER and not struck:
+            struck.append(self)
+            self._half.set()
+
+    def raising(self, timeout):
+        if self in struck:
+            raise Fault
+        queue_events(self, timeout)
+
+    inotify.DirectoryEmitter.on_event, inotify.DirectoryEmitter.queue_events = noticing, raising
+
+
+def observer_dies() -> None:
+    """The thread that calls the handlers ends: one of them raises."""
+    usual, struck = inotify._ToHints.dispatch, threading.Event()
+
+    def dispatch(self, event):
+        if os.path.basename(os.fsencode(event.src_path)) == TRIGGER and not struck.is_set():
+            struck.set()
+            raise Fault
+        usual(self, event)
+
+    inotify._ToHints.dispatch = dispatch
+
+
+def observer_falls_silent() -> None:
+    """Every thread lives, and no hint comes out any more. The next observer is well."""
+    usual, deaf = inotify.Watcher._put, []
+
+    def put(self, hint):
+        if hint.path.endswith(b"/" + TRIGGER) and not deaf:
+            deaf.append(self)
+        if self not in deaf:
+            usual(self, hint)
+
+    inotify.Watcher._put = put
+
+
+def intake_stands_still() -> None:
+    """Its thread lives, but its step does not return while there is a file named `stall` beside the configuration."""
+    usual = rounds.Rounds.step
+    stall = Path(sys.argv[sys.argv.index("--config") + 1]).with_name("stall")
+
+    def step(self, now):
+        while stall.exists():
+            time.sleep(0.05)
+        return usual(self, now)
+
+    rounds.Rounds.step = step
+    daemon.STALLED = STALLED
+
+
+def names_only() -> None:
+    """After the first look nothing is looked at that is as it was: for long only its name and inode are known."""
+    usual = sweep.Sweep.whole
+    sweep.Sweep.whole = lambda self, fd, patterns, now, full: usual(self, fd, patterns, now, full and bool(self.packs))
+
+
+def looked_at_beside() -> None:
+    """Few directories are enough for a second process at the first look."""
+    first_look.WORTH = first_look._PART = 1
+    first_look._WAITS = 10_000
+    first_look.os.sched_getaffinity = lambda _: {0, 1}
+
+
+def no_hints() -> None:
+    """The kernel's queue says nothing."""
+    inotify.DirectoryEmitter.on_event = lambda *_: None
+
+
+def killed_at_a_commit() -> None:
+    """SIGKILL right before ($KILL_WHEN is `before`) or right after the commit number $KILL_COMMIT of all threads."""
+    usual, number, when = Journal._commit_all, int(os.environ["KILL_COMMIT"]), os.environ["KILL_WHEN"]
+    commits = 0
+
+    def commit_all(self):  # by one thread at a time: whoever calls holds the journal's lock
+        nonlocal commits
+        commits += 1
+        if commits == number and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        usual(self)
+        if commits == number and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal._commit_all = commit_all
+
+
+def one_thread_commits() -> None:
+    """Whoever commits has it done by one and the same thread, for strace, which counts system calls by thread."""
+    usual, wanted = Journal._commit_all, queue.SimpleQueue()
+
+    def commit_for_ever():
+        while True:
+            journal, done = wanted.get()
+            usual(journal)
+            done.set()
+
+    def commit_all(self):
+        done = threading.Event()
+        wanted.put((self, done))
+        done.wait()
+
+    Journal._commit_all = commit_all
+    threading.Thread(target=commit_for_ever, name="commits", daemon=True).start()
+
+
+def temporary_files_have_names() -> None:
+    """As on a file system that knows no O_TMPFILE."""
+    mark._unnamed = lambda _: None
+
+
+def marking_hangs() -> None:
+    """No marker is written: the file system does not answer."""
+    mark.write_all = lambda *_: time.sleep(3600)
+
+
+def reading_fails_once() -> None:
+    """A mistake of ours before the first document is handed over."""
+    usual, struck = reading.Reading.ahead, threading.Event()
+
+    def ahead(self, documents):
+        if not struck.is_set():
+            struck.set()
+            raise Fault
+        return usual(self, documents)
+
+    reading.Reading.ahead = ahead
+
+
+def much_leaves_together() -> None:
+    """However slow the machine is: as many as may be are claimed at once."""
+    dispatch.TOGETHER = 1000.0
+
+
+FAULTS = {
+    f.__name__: f
+    for f in (
+        reader_dies,
+        emitter_dies,
+        observer_dies,
+        observer_falls_silent,
+        intake_stands_still,
+        killed_at_a_commit,
+        one_thread_commits,
+        temporary_files_have_names,
+        marking_hangs,
+        reading_fails_once,
+        much_leaves_together,
+        names_only,
+        looked_at_beside,
+        no_hints,
+    )
+}
+
+if __name__ == "__main__":
+    for name in sys.argv.pop(1).split(","):
+        FAULTS[name]()
+    threading.excepthook = lambda _: None  # a thrown Fault needs no traceback between the log lines
+    cli.main()
