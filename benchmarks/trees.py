@@ -19,11 +19,11 @@ def grow(top: Path, *, directories: int, files: int, seed: int = SEED) -> Path:
     """So many directories and empty files below `top`, which is returned once they are written and have rested."""
     chance = random.Random(seed)
     leaves = _directories(top, directories)
-    shares = [0] * len(leaves)
+    mounts = [0] * len(leaves)
     for leaf in chance.choices(range(len(leaves)), k=files):
-        shares[leaf] += 1
+        mounts[leaf] += 1
     number = 0
-    for leaf, share in zip(leaves, shares, strict=True):
+    for leaf, share in zip(leaves, mounts, strict=True):
         number = _fill(leaf, share, number, chance)
     os.sync()
     time.sleep(RESTED)

@@ -32,7 +32,7 @@ from bridged.config.settings import (
     is_path,
     plain_path,
 )
-from bridged.ged import Patience
+from bridged.ged import Calls
 from bridged.model import UserError
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
@@ -313,11 +313,11 @@ def _overlapping_geds(lines: Lines, entries: Entries) -> None:
 
 def _resolved(geds: Sequence[str]) -> Iterator[str]:
     """Each with its links followed. One on a share that hangs is taken by its name: the others must be reloadable."""
-    patience, hanging = Patience(time.monotonic), 0
+    calls, hanging = Calls(time.monotonic), 0
     for ged in geds:
         real = os.path.normpath(ged)
         if hanging < 3:
-            call = patience.start(os.fsencode(ged), functools.partial(os.path.realpath, ged))
+            call = calls.start(os.fsencode(ged), functools.partial(os.path.realpath, ged))
             if call.wait(1.0):
                 real = call.result()
             else:

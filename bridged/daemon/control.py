@@ -206,10 +206,10 @@ def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, A
         return answer if isinstance(answer, dict) else None
 
 
-def _line(channel: socket.socket, longest: int, patience: float) -> bytes:
-    """Up to the end of the line, or more than `longest` bytes; all within `patience`, however slowly it trickles."""
+def _line(channel: socket.socket, longest: int, calls: float) -> bytes:
+    """Up to the end of the line, or more than `longest` bytes; all within `calls`, however slowly it trickles."""
     line = b""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + calls
     while not line.endswith(b"\n") and len(line) <= longest:
         left = deadline - time.monotonic()
         if left <= 0:

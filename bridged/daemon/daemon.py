@@ -22,8 +22,8 @@ from bridged.alerts import Alerting, refused_at_start
 from bridged.config import ConfigError, Problem, SwitchedFolders, load
 from bridged.config.settings import Settings
 from bridged.daemon import control, systemd
-from bridged.dispatch import Dispatch, Route, Turns
-from bridged.ged import Patience, Shares
+from bridged.dispatch import Route, Sender, Shared
+from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal, damaged
 from bridged.line import Line, resume
@@ -98,26 +98,26 @@ class Daemon:
         self._fed_at = 0.0
         self._file_seen = self._file_identity()
         self._line = _new_line(journal, settings)
-        self._turns = Turns()
-        self._patience = Patience(time.monotonic)
-        self._shares = Shares()
+        self._shared = Shared()
+        self._calls = Calls(time.monotonic)
+        self._mounts = Mounts()
         self._marking = Marking(
             journal,
             settings,
-            self._patience,
-            self._shares,
+            self._calls,
+            self._mounts,
             dry_run=dry_run,
             wake=self._wake_marking,
         )
         self._intake_loop = Loop("intake", self._step_intake, gather=GATHER_HINTS)
         self._rounds = Rounds(
-            journal, self._patience, self._shares, self._intake_loop.wake.set, self._wake_senders, instant
+            journal, self._calls, self._mounts, self._intake_loop.wake.set, self._wake_senders, instant
         )
         self._alerting = Alerting(journal, settings, self._line)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), gather=GATHER, once_more=True)
-        self._senders: list[tuple[Dispatch, Loop]] = []
+        self._senders: list[tuple[Sender, Loop]] = []
         self._server = control.ControlServer(settings.state_dir, self._answer, _tell_mistake)
 
     # -- life
@@ -253,14 +253,14 @@ class Daemon:
             sender.configure(route)
         while len(self._senders) < self._settings.smtp.connections:
             number = len(self._senders)
-            sender = Dispatch(
+            sender = Sender(
                 self._journal,
                 number,
                 route,
-                self._turns,
+                self._shared,
                 self._marking,
-                self._patience,
-                self._shares,
+                self._calls,
+                self._mounts,
                 random.random,
                 instant,
                 self._rounds.again,
@@ -272,7 +272,7 @@ class Daemon:
             sender, loop = self._senders.pop()
             self._dismiss(sender, loop)
 
-    def _dismiss(self, sender: Dispatch, loop: Loop) -> None:
+    def _dismiss(self, sender: Sender, loop: Loop) -> None:
         sender.finish()
         loop.stop()
         loop.join(FINISH_WITHIN)

@@ -1,6 +1,6 @@
 """From a row of the journal to the relay's acceptance."""
 
-from bridged.dispatch.claims import Route, Turns
-from bridged.dispatch.sender import Dispatch
+from bridged.dispatch.claims import Route, Shared
+from bridged.dispatch.sender import Sender
 
-__all__ = ["Dispatch", "Route", "Turns"]
+__all__ = ["Route", "Sender", "Shared"]

@@ -39,7 +39,7 @@ class Route:
     maildir: Path | None = None  # in a dry run: where mails go instead of the relay
 
 
-class Turns:
+class Shared:
     """What all sessions' senders share: whose turn it is, since clients take turns, and what was told already."""
 
     def __init__(self) -> None:
@@ -78,10 +78,10 @@ class _Looked:
 class Claims:
     """One sender's way to its next documents."""
 
-    def __init__(self, journal: Journal, turns: Turns, away: Callable[[], Collection[bytes]]) -> None:
+    def __init__(self, journal: Journal, shared: Shared, away: Callable[[], Collection[bytes]]) -> None:
         """`away`: the GEDs whose documents wait without being tried."""
         self._journal = journal
-        self._turns = turns
+        self._shared = shared
         self._away = away
 
     def waiting(self, route: Route, now: Instant) -> bool:
@@ -120,14 +120,14 @@ class Claims:
         """
         horizon, suspects = _horizon(route, now), route.line.suspects()
         while True:
-            last = self._turns.last
+            last = self._shared.last
             firsts = tx.due_after(last, now.wall, horizon, away, suspects, limit=MOST)
             if not firsts and suspects:
                 firsts = tx.due_after(last, now.wall, horizon, away, limit=1)
             if not firsts:
                 return
             for document in firsts:
-                self._turns.last = document.client
+                self._shared.last = document.client
                 yield document
             if firsts[0].client == last:  # nobody else has any: it need not be asked for each
                 yield from tx.due_of(last, now.wall, horizon, away, suspects, limit=MOST)

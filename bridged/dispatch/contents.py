@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
-from bridged.ged import Patience, PatientFile, Shares, files
+from bridged.ged import CalledFile, Calls, Mounts, files
 from bridged.mail import BLOCK
 from bridged.marker import Marking
 from bridged.model import Document, by_directory
@@ -39,7 +39,7 @@ class Content(Protocol):
         """Raises Changed unless all that was read is the version that was found quiet. OSError, too."""
 
 
-class Whole:
+class InMemory:
     """A document that was read at once, and found to be one version."""
 
     def __init__(self, data: bytes, sha256: str) -> None:
@@ -56,15 +56,15 @@ class Whole:
     def require_unchanged(self) -> None:
         """It cannot have been."""
 
-    def rewind(self) -> Whole:
+    def rewind(self) -> InMemory:
         """The same, to be read from its beginning."""
-        return Whole(self._data, self.sha256)
+        return InMemory(self._data, self.sha256)
 
 
 class _Streamed:
     """A document that is read as it leaves."""
 
-    def __init__(self, file: PatientFile, document: Document) -> None:
+    def __init__(self, file: CalledFile, document: Document) -> None:
         self._file = file
         self._document = document
         self.read = file.read
@@ -74,40 +74,40 @@ class _Streamed:
         _require_same(self._file.status(), self._document)
 
 
-class Reading:
+class Contents:
     """Opens documents. Thread-safe."""
 
-    def __init__(self, patience: Patience, shares: Shares, marking: Marking) -> None:
-        self._patience = patience
-        self._shares = shares
+    def __init__(self, calls: Calls, mounts: Mounts, marking: Marking) -> None:
+        self._calls = calls
+        self._mounts = mounts
         self._marking = marking
 
-    def ahead(self, documents: Iterable[Document]) -> dict[int, Whole | Exception]:
+    def ahead(self, documents: Iterable[Document]) -> dict[int, InMemory | Exception]:
         """Small documents, or what stood in the way of each: one call for all that are on one mount."""
-        read: dict[int, Whole | Exception] = {}
-        for group in self._patience.by_mount(documents):
+        read: dict[int, InMemory | Exception] = {}
+        for group in self._calls.by_mount(documents):
             try:
-                read |= self._patience.call(group[0].ged, lambda g=group: self._read_all(g))  # type: ignore[misc]
+                read |= self._calls.call(group[0].ged, lambda g=group: self._read_all(g))  # type: ignore[misc]
             except OSError as error:
                 read |= dict.fromkeys((document.seq for document in group), error)
         return read
 
     @contextmanager
-    def content(self, document: Document, ahead: Whole | Exception | None) -> Iterator[Content]:
+    def content(self, document: Document, ahead: InMemory | Exception | None) -> Iterator[Content]:
         """What there is of it `ahead`, or the file. Raises Changed, Marked or OSError."""
         if isinstance(ahead, Exception):
             raise ahead
         if ahead is not None:
             yield ahead.rewind()
             return
-        with PatientFile(self._patience, document.ged, lambda: self._opened(document)) as file:
+        with CalledFile(self._calls, document.ged, lambda: self._opened(document)) as file:
             streamed = _Streamed(file, document)
             streamed.require_unchanged()
             yield streamed
 
-    def sha256(self, document: Document, ahead: Whole | Exception | None) -> str:
+    def sha256(self, document: Document, ahead: InMemory | Exception | None) -> str:
         """The digest of its bytes, which may mean to read it once more than to send it. Raises as `content` does."""
-        if isinstance(ahead, Whole):
+        if isinstance(ahead, InMemory):
             return ahead.sha256
         digest = hashlib.sha256()
         with self.content(document, ahead) as content:
@@ -117,7 +117,7 @@ class Reading:
         return digest.hexdigest()
 
     def _opened(self, document: Document) -> BinaryIO:
-        with self._shares.at(document.ged, document.path) as root_fd:
+        with self._mounts.at(document.ged, document.path) as root_fd:
             with files.passage(root_fd, document.relative.rpartition(b"/")[0]) as fd:
                 self._require_unmarked(fd, document)
             return files.open_document(root_fd, document.relative)
@@ -127,11 +127,11 @@ class Reading:
         if marker is not None:
             raise Marked(marker.relay_reply)
 
-    def _read_all(self, documents: list[Document]) -> dict[int, Whole | Exception]:
-        read: dict[int, Whole | Exception] = {}
+    def _read_all(self, documents: list[Document]) -> dict[int, InMemory | Exception]:
+        read: dict[int, InMemory | Exception] = {}
         for here in by_directory(documents).values():
             try:
-                with self._shares.passage(here[0].ged, here[0].path) as fd:
+                with self._mounts.passage(here[0].ged, here[0].path) as fd:
                     for document in here:
                         read[document.seq] = self._read(fd, document)
             except OSError as error:
@@ -139,8 +139,8 @@ class Reading:
                     read.setdefault(document.seq, error)
         return read
 
-    def _read(self, directory_fd: int, document: Document) -> Whole | Exception:
-        self._patience.beat()
+    def _read(self, directory_fd: int, document: Document) -> InMemory | Exception:
+        self._calls.progress()
         try:
             self._require_unmarked(directory_fd, document)
             with files.opened(directory_fd, document.name) as (fd, status):
@@ -151,7 +151,7 @@ class Reading:
             return error
         if len(data) != document.stamp.size:
             return Changed()
-        return Whole(data, hashlib.sha256(data).hexdigest())
+        return InMemory(data, hashlib.sha256(data).hexdigest())
 
 
 def _read_whole(fd: int, size: int) -> bytes:

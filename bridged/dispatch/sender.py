@@ -22,12 +22,12 @@ from bridged.dispatch.claims import (
     TOGETHER,
     Claims,
     Route,
-    Turns,
+    Shared,
     address_refused,
 )
-from bridged.dispatch.contents import Changed, Content, Marked, Reading, Whole
+from bridged.dispatch.contents import Changed, Content, Contents, InMemory, Marked
 from bridged.dispatch.objections import HEAD, neutral, objections
-from bridged.ged import Patience, Shares
+from bridged.ged import Calls, Mounts
 from bridged.journal import Journal, Transaction
 from bridged.line import Line, keep, next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
@@ -67,7 +67,7 @@ class _Stranded:
     tried: bool
 
 
-class Dispatch:
+class Sender:
     """One session's sender. Several share a journal, a line, and the turns."""
 
     def __init__(
@@ -75,10 +75,10 @@ class Dispatch:
         journal: Journal,
         number: int,
         route: Route,
-        turns: Turns,
+        shared: Shared,
         marking: Marking,
-        patience: Patience,
-        shares: Shares,
+        calls: Calls,
+        mounts: Mounts,
         random: Callable[[], float],
         clock: Callable[[], Instant],
         on_overwritten: Callable[[int, bytes], None],
@@ -86,10 +86,10 @@ class Dispatch:
         self._journal = journal
         self._number = number
         self._route = route
-        self._turns = turns
+        self._shared = shared
         self._marking = marking
-        self._claims = Claims(journal, turns, lambda: shares.away() + patience.hanging())
-        self._reading = Reading(patience, shares, marking)
+        self._claims = Claims(journal, shared, lambda: mounts.away() + calls.hanging())
+        self._reading = Contents(calls, mounts, marking)
         self._random = random
         self._clock = clock
         self._mails: dict[int, Mail] = {}  # composed before their turn
@@ -130,7 +130,7 @@ class Dispatch:
         self._mend(now)
         if self._stopping.is_set():
             return 1.0
-        if not self._turns.needs(self._number, now.steady):
+        if not self._shared.needs(self._number, now.steady):
             return STUCK
         wait = self._wait(line, now)
         if wait > 0:
@@ -157,7 +157,7 @@ class Dispatch:
         As many as are likely to leave in a moment are claimed together. What does not leave after all is put back.
         """
         route, claimed = self._route, deque[Document]()
-        together = int(TOGETHER / self._turns.takes)
+        together = int(TOGETHER / self._shared.takes)
         try:
             self._refresh_relay(route)
             claimed.extend(self._claims.take(route, now, self._most(line, together)))
@@ -189,9 +189,9 @@ class Dispatch:
         """How many to claim: as many as leave in a moment, or a few where the next envelope may go ahead."""
         if not line.unhurried:
             return 1
-        return max(1, min(MOST, together), min(AHEAD, int(FAR / self._turns.takes)))
+        return max(1, min(MOST, together), min(AHEAD, int(FAR / self._shared.takes)))
 
-    def _behind(self, route: Route, document: Document, ahead: Whole | Exception | None) -> Envelope | None:
+    def _behind(self, route: Route, document: Document, ahead: InMemory | Exception | None) -> Envelope | None:
         """The envelope of the document whose turn is next, if nothing is known that would keep it from leaving.
 
         Whether it leaves is decided when its turn comes. Where that is a matter of a rate, of a probe or of what the
@@ -199,7 +199,7 @@ class Dispatch:
         """
         place = route.switched.place(document.directory)
         in_force = self._route is route and not self._stopping.is_set() and route.line.unhurried
-        if not in_force or place is None or place.client.duplicates == "hold" or not isinstance(ahead, Whole):
+        if not in_force or place is None or place.client.duplicates == "hold" or not isinstance(ahead, InMemory):
             return None
         try:
             mail = self._mails[document.seq] = _composed(document, place, route)
@@ -217,20 +217,20 @@ class Dispatch:
         in_force = self._route is route and not self._stopping.is_set()
         return in_force and route.line.may_send(self._clock().steady)
 
-    def _announce_dots(self, ahead: Mapping[int, Whole | Exception]) -> None:
+    def _announce_dots(self, ahead: Mapping[int, InMemory | Exception]) -> None:
         """One commit for all that are about to leave: where several leave in a moment, one each takes longer than that.
 
         A crash in that moment makes all of them uncertain, though only one of them can be.
         """
-        sums = {seq: whole.sha256 for seq, whole in ahead.items() if isinstance(whole, Whole)}
+        sums = {seq: whole.sha256 for seq, whole in ahead.items() if isinstance(whole, InMemory)}
         self._journal.write(lambda tx: tx.dot_all(sums))
         self._announced = sums.keys()
 
     def _take_turn(
-        self, route: Route, document: Document, ahead: Whole | Exception | None, behind: Envelope | None
+        self, route: Route, document: Document, ahead: InMemory | Exception | None, behind: Envelope | None
     ) -> None:
         outcome, began = None, self._clock()
-        self._turns.busy[self._number] = began.steady
+        self._shared.busy[self._number] = began.steady
         try:
             outcome = self._send(route, document, ahead, behind, began)
         except Exception as error:
@@ -238,12 +238,12 @@ class Dispatch:
             self._stranded.append(_Stranded(document, wait, tried=True))
             raise
         finally:
-            del self._turns.busy[self._number]
+            del self._shared.busy[self._number]
             if outcome is None:
                 route.line.give_back()
         if outcome is not None:
             now = self._clock()  # the sending may have taken minutes
-            self._turns.takes = max(1e-6, (7 * self._turns.takes + now.steady - began.steady) / 8)
+            self._shared.takes = max(1e-6, (7 * self._shared.takes + now.steady - began.steady) / 8)
             # First of all: the next step enters it, whatever fails in this one.
             self._unrecorded = (document, outcome, route.line)
             self._report(route.line, document, outcome, now)
@@ -260,7 +260,7 @@ class Dispatch:
             if current is not None and current.state is State.SENDING:
                 self._conclude(document._replace(sha256=current.sha256), outcome, line, now)
         if isinstance(outcome, Accepted | Refused | AddressRefused):
-            self._turns.warned.discard(document.seq)
+            self._shared.warned.discard(document.seq)
         self._unrecorded = None
 
     def _rescue(self, now: Instant) -> None:
@@ -289,7 +289,7 @@ class Dispatch:
         smtp = self._relay_smtp = self._route.settings.smtp
         if self._route.maildir is not None:
             return Maildir(self._route.maildir, smtp.size_limit)
-        return Relay(smtp, secret_of(smtp), self._turns.manners)
+        return Relay(smtp, secret_of(smtp), self._shared.manners)
 
     # -- send
 
@@ -297,7 +297,7 @@ class Dispatch:
         self,
         route: Route,
         document: Document,
-        ahead: Whole | Exception | None,
+        ahead: InMemory | Exception | None,
         behind: Envelope | None,
         now: Instant,
     ) -> Outcome | None:
@@ -322,7 +322,7 @@ class Dispatch:
             self._away(document, error, now)
         return None
 
-    def _require_new_bytes(self, document: Document, ahead: Whole | Exception | None) -> None:
+    def _require_new_bytes(self, document: Document, ahead: InMemory | Exception | None) -> None:
         """Raises Held, NotYet, or what stands in the way of reading it."""
         sha256 = self._reading.sha256(document, ahead)
 
@@ -340,7 +340,7 @@ class Dispatch:
     def _deliver(
         self, document: Document, content: Content, place: Place, route: Route, behind: Envelope | None
     ) -> Outcome:
-        self._turns.unreadable.discard(document.seq)
+        self._shared.unreadable.discard(document.seq)
         sender = _sender(place, route)
         mail = self._mails.pop(document.seq, None) or _composed(document, place, route)
         size = mail.size(document.stamp.size)
@@ -348,12 +348,12 @@ class Dispatch:
         if not document.has_passed(Rule.COLLECTOR):
             self._require_accepted(document, place, head, size)
         digest = hashlib.sha256()
-        on_bytes = _unheeded if isinstance(content, Whole) else digest.update
+        on_bytes = _unheeded if isinstance(content, InMemory) else digest.update
         chunks = _whole(mail, _Joined(head, content), content, document, on_bytes)
 
         def before_dot() -> None:
             if document.seq not in self._announced:
-                sha256 = content.sha256 if isinstance(content, Whole) else digest.hexdigest()
+                sha256 = content.sha256 if isinstance(content, InMemory) else digest.hexdigest()
                 self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
 
         at_once = document.seq in self._announced
@@ -366,8 +366,8 @@ class Dispatch:
         found = objections(place.collector, document.name, head, document.stamp.size, mail_size)
         if found.holds:
             raise Held(Rule.COLLECTOR, "; ".join(found.holds))
-        if found.warnings and document.seq not in self._turns.warned:  # once, however often it is tried
-            self._turns.warned.add(document.seq)
+        if found.warnings and document.seq not in self._shared.warned:  # once, however often it is tried
+            self._shared.warned.add(document.seq)
             say_document("document_queued", document, warning="; ".join(found.warnings), level="warning")
 
     def _return(self, document: Document, reason: str) -> None:
@@ -380,8 +380,8 @@ class Dispatch:
         """Gone, renamed, or the share is away: intake finds out which; until then it waits and nothing is counted."""
         missing = isinstance(error, FileNotFoundError)
         wait = FILE_AWAY if missing else SHARE_AWAY
-        if isinstance(error, PermissionError) and document.seq not in self._turns.unreadable:
-            self._turns.unreadable.add(document.seq)
+        if isinstance(error, PermissionError) and document.seq not in self._shared.unreadable:
+            self._shared.unreadable.add(document.seq)
             say_unreadable(document, error)
 
         def put_back(tx: Transaction) -> bool:

@@ -2,7 +2,7 @@
 never return.
 """
 
-from bridged.ged.calls import HANGING, Call, Hanging, Patience, PatientFile
-from bridged.ged.mounts import Away, Shares
+from bridged.ged.calls import HANGING, Call, CalledFile, Calls, Hanging
+from bridged.ged.mounts import Away, Mounts
 
-__all__ = ["HANGING", "Away", "Call", "Hanging", "Patience", "PatientFile", "Shares"]
+__all__ = ["HANGING", "Away", "Call", "CalledFile", "Calls", "Hanging", "Mounts"]

@@ -63,7 +63,7 @@ class Call(Generic[T]):
         return self._result[0]
 
 
-class Patience:
+class Calls:
     """Makes calls into GEDs and knows which file systems have not answered. Thread-safe.
 
     Calls into one mount share its fate: once one hangs, no other is begun there (`call` raises Hanging at once), so
@@ -137,7 +137,7 @@ class Patience:
         queue.put(call)
         return call
 
-    def beat(self) -> None:
+    def progress(self) -> None:
         """Said from within a long call: the file system does answer, there is only much to do."""
         call: Call[Any] | None = getattr(self._current, "call", None)
         if call is not None:
@@ -178,11 +178,11 @@ class Patience:
             del call  # or the result of the last call, a file perhaps, would live until the next one
 
 
-class PatientFile:
+class CalledFile:
     """A document open for reading, whose every touch may raise Hanging."""
 
-    def __init__(self, patience: Patience, ged: bytes, opener: Callable[[], BinaryIO]) -> None:
-        self._patience = patience
+    def __init__(self, calls: Calls, ged: bytes, opener: Callable[[], BinaryIO]) -> None:
+        self._calls = calls
         self._ged = ged
         self._opener = opener
         self._lock = threading.Lock()
@@ -191,7 +191,7 @@ class PatientFile:
 
     def __enter__(self) -> Self:
         try:
-            self._patience.call(self._ged, self._open)
+            self._calls.call(self._ged, self._open)
         except BaseException:
             self.__exit__()
             raise
@@ -202,17 +202,17 @@ class PatientFile:
             self._left = True
             file, self._file = self._file, None
         if file is not None:
-            self._patience.start(self._ged, file.close)  # closing waits for a file system's word, too
+            self._calls.start(self._ged, file.close)  # closing waits for a file system's word, too
 
     def read(self, size: int = -1, /) -> bytes:
         """As of a file."""
         file = self._opened()
-        return self._patience.call(self._ged, lambda: file.read(size))
+        return self._calls.call(self._ged, lambda: file.read(size))
 
     def status(self) -> os.stat_result:
         """What fstat(2) says of it."""
         file = self._opened()
-        return self._patience.call(self._ged, lambda: os.fstat(file.fileno()))
+        return self._calls.call(self._ged, lambda: os.fstat(file.fileno()))
 
     def _open(self) -> None:
         file = self._opener()

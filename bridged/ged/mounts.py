@@ -39,7 +39,7 @@ class _Found:
         return status.st_dev
 
 
-class Shares:
+class Mounts:
     """The mount points of each GED: the GED itself, and what is mounted inside it. Thread-safe."""
 
     def __init__(self) -> None:

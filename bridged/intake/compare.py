@@ -80,7 +80,7 @@ class Comparison:
         """What stands at a path of the GED; None where nothing does. Raises OSError (Away) when that cannot be told."""
         ged = self._ged
         try:
-            with ged.shares.at(ged.path, path, settled=False) as root_fd:
+            with ged.mounts.at(ged.path, path, settled=False) as root_fd:
                 return files.lstat(root_fd, path[len(ged.path) + 1 :])
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -96,7 +96,7 @@ class Comparison:
                 below.setdefault(split(path)[0], []).append(path)
         for here in below.values():
             try:
-                with ged.shares.passage(ged.path, here[0], settled=False) as fd:
+                with ged.mounts.passage(ged.path, here[0], settled=False) as fd:
                     for path in here:
                         found[path] = _attempt(lambda p=path: os.lstat(split(p)[1], dir_fd=fd))  # type: ignore[misc]
             except OSError as error:
@@ -160,7 +160,7 @@ class Comparison:
             if before is None and entry.stamp is not None and not self.ignores(entry.name):
                 self._untold(listing.directory + b"/" + entry.name, entry.stamp)
             if before is None or before.stamp != (entry.stamp or SPECIAL) or before.gone_at is not None:
-                self._ged.patience.beat()
+                self._ged.calls.progress()
                 differences += self._difference(place, listing.directory + b"/" + entry.name, entry)
         for name in gone:
             path = known[name].path
@@ -192,7 +192,7 @@ class Comparison:
 
     def _born(self, path: bytes) -> int | None:
         ged = self._ged
-        with ged.shares.at(ged.path, path, settled=False) as root_fd:
+        with ged.mounts.at(ged.path, path, settled=False) as root_fd:
             return files.born_ns(root_fd, path[len(ged.path) + 1 :])
 
     def _left(self, path: bytes, stamp: Stamp, born: int | None) -> list[bytes]:
@@ -221,7 +221,7 @@ class Comparison:
             return True
         ged = self._ged
         with (
-            ged.shares.at(ged.path, path, settled=False) as root_fd,
+            ged.mounts.at(ged.path, path, settled=False) as root_fd,
             files.open_document(root_fd, path[len(ged.path) + 1 :]) as file,
         ):
             return files.sha256(file) == document.sha256
@@ -252,7 +252,7 @@ class Comparison:
         """As `_file`, where a server is behind it: a name that is gone may answer from a cache, but is not listed."""
         ged, name = self._ged, split(path)[1]
         try:
-            with ged.shares.directory(ged.path, path, settled=False) as fd:
+            with ged.mounts.directory(ged.path, path, settled=False) as fd:
                 return next((e.stamp for e in files.listing(fd) if e.name == name), None)
         except (FileNotFoundError, NotADirectoryError):
             return None

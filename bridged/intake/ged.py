@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridged.config.settings import Client
-from bridged.ged import Patience, Shares, files
+from bridged.ged import Calls, Mounts, files
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
 from bridged.intake.sweep import Found, Sweep
@@ -29,8 +29,8 @@ class Ged:
 
     path: bytes
     sweep: Sweep
-    patience: Patience
-    shares: Shares
+    calls: Calls
+    mounts: Mounts
     journal: Journal
     client: Client = field(init=False)
     polling: bool = True
@@ -111,7 +111,7 @@ class Ged:
             return self._away(_not_mounted(before))
         self.polling = mode == "polling" or (mode == "auto" and not files.is_local(fstype))
         self.fuse, self.tells_names = fstype.startswith("fuse"), files.tells_names(self.root_fd, fstype)
-        self.patience.locate(self.path, here.place)
+        self.calls.locate(self.path, here.place)
         if before is not None and not before.same(here):
             self.sweep.forget()
             self.full, self.remembered = True, False
@@ -185,7 +185,7 @@ class Ged:
         for directory in [directory for directory in self.troubled if not self._is_unread(directory)]:
             say("folder_recovered", client=self.client.name, folder=directory[len(self.path) + 1 :])
             self.troubled.discard(directory)
-        self.shares.settle(self.path)
+        self.mounts.settle(self.path)
         self.former = None
         why = "another file system is there; what it holds is existing"
         for point in [point for point, news in self.other.items() if news]:
@@ -223,7 +223,7 @@ class Ged:
         # Nobody may send before a pass has met everything: on another file system a file of the same name is not the
         # one that was queued, and after a stop it may go by another name.
         same = before is not None and before.same(here)
-        self.shares.found(self.path, point, fd, settled=same and self.in_force)
+        self.mounts.found(self.path, point, fd, settled=same and self.in_force)
         if before != here:
             self.journal.write(lambda tx: self._record(tx, point, here, same=same))
 
@@ -234,17 +234,17 @@ class Ged:
 
     def _expect_inner(self) -> None:
         for point in self.journal.read(lambda tx: tx.mounted_below(self.path)):
-            self.shares.expect(self.path, point)
+            self.mounts.expect(self.path, point)
             self.sweep.points.add(point)
 
     def _forget(self, point: bytes) -> None:
         self.sweep.points.discard(point)
-        self.shares.forget(self.path, point)
+        self.mounts.forget(self.path, point)
         self.journal.write(lambda tx: tx.forget_mounted(point))
 
     def _away(self, why: str) -> bool:
         self.end_pass()
-        self.shares.lost(self.path, self.path)
+        self.mounts.lost(self.path, self.path)
         if self.state != "unreachable":
             say("folder_unreachable", client=self.client.name, ged=readable(self.path), reason=why)
         self.state = "unreachable"

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from bridged.config import SwitchedFolders, components
 from bridged.config.settings import Client, Settings
-from bridged.ged import Away, Patience, Shares, files
+from bridged.ged import Away, Calls, Mounts, files
 from bridged.intake import rules
 from bridged.intake.changes import Changes, Effects, Memory, Unknown
 from bridged.intake.compare import Comparison, Difference
@@ -24,7 +24,7 @@ from bridged.journal.packed import Packed
 from bridged.logs import say, say_document
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
-from bridged.watching import Hint, Lookout
+from bridged.watching import Hint, Hints
 
 TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
@@ -44,13 +44,13 @@ AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
 
 
 @dataclass(slots=True)
-class Fence:
+class Sync:
     """What was asked for at the end of a pass, to know when all is told that happened before it."""
 
     number: int | None = None
     came: bool = False
     quiet: bool = True  # no other hint has been followed since it was asked for
-    heard_at: float = 0.0  # when the last hint was followed, or the fence was asked for
+    heard_at: float = 0.0  # when the last hint was followed, or the sync was asked for
     enough_at: float = float("inf")  # from then on it need not be quiet
 
 
@@ -68,15 +68,15 @@ class Intake:
         self,
         path: bytes,
         journal: Journal,
-        patience: Patience,
-        shares: Shares,
-        lookout: Lookout,
+        calls: Calls,
+        mounts: Mounts,
+        observer: Hints,
         on_queued: Callable[[], None],
         steady: Callable[[], float],
     ) -> None:
         """`steady` measures work. Every decision uses the instant given to `step`, or one so much later."""
         self._journal = journal
-        self._lookout = lookout
+        self._observer = observer
         self._steady = steady
         self._switched = SwitchedFolders(())
         self._memory = Memory()
@@ -87,11 +87,11 @@ class Intake:
         self._rules = ""
         self._looks = 1
         self._blind = self._told_of_directory = False
-        self._fence = Fence()
+        self._sync = Sync()
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
-        self.ged = Ged(path, Sweep(path, self._is_on, self._watch), patience, shares, journal)
-        self.waiting = Waiting(path, journal, shares, on_queued, patience.beat)
+        self.ged = Ged(path, Sweep(path, self._is_on, self._watch), calls, mounts, journal)
+        self.waiting = Waiting(path, journal, mounts, on_queued, calls.progress)
 
     # -- configuration
 
@@ -158,7 +158,7 @@ class Intake:
             for start in range(0, len(settled), TIMES):
                 part = settled[start : start + TIMES]
                 yield ged.configured(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
-                ged.patience.beat()
+                ged.calls.progress()
             yield ged.configured(lambda tx: tx.keep(key, self._rules))
 
     def _recall_former(self) -> None:
@@ -191,7 +191,7 @@ class Intake:
 
     def _watch(self, directory: bytes) -> None:
         if not self.ged.polling:
-            self._lookout.watch(directory)
+            self._observer.watch(directory)
 
     # -- the path of a deposit
 
@@ -221,7 +221,7 @@ class Intake:
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        waits = self._fence.number is not None  # for a hint, which wakes it
+        waits = self._sync.number is not None  # for a hint, which wakes it
         rest, took = REST if waits or self.ged.looks_anew else 0.0, self._steady() - began
         self._memory.prolong(now.steady, took)
         return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
@@ -257,12 +257,12 @@ class Intake:
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
         looked = self._compare.lstats({path for hint in hints for path in (hint.path, hint.dest) if path})
         for hint in hints:
-            self.ged.patience.beat()
-            self._fence.heard_at = now.steady
-            if hint.kind == "fence":
-                self._fence.came = self._fence.came or hint.number == self._fence.number
+            self.ged.calls.progress()
+            self._sync.heard_at = now.steady
+            if hint.kind == "sync":
+                self._sync.came = self._sync.came or hint.number == self._sync.number
                 continue
-            self._fence.quiet = False
+            self._sync.quiet = False
             for path in (hint.path, hint.dest):
                 self._untold.pop(path, None)
             found = self._follow(hint, looked, now)
@@ -346,7 +346,7 @@ class Intake:
         self._choose_to_pack()
         ged.full = not ged.remembered and (ged.full or not ged.in_force or now.steady >= ged.full_due)
         ged.started = now
-        self._fence, self._looks, self._blind, self._told_of_directory = Fence(), 1, False, False
+        self._sync, self._looks, self._blind, self._told_of_directory = Sync(), 1, False, False
         ged.unread.clear()
         ged.failed = False
         ged.took = 0.0
@@ -380,7 +380,7 @@ class Intake:
             sweep.pauses = self._steady() - began >= most or len(differences) >= BATCH
             if sweep.pauses and not sweep.owed:
                 break
-            self.ged.patience.beat()
+            self.ged.calls.progress()
             found = next(self.ged.running, _END)
             ended = found is _END
             if isinstance(found, Packed) and not differences:
@@ -441,34 +441,34 @@ class Intake:
         third at most, where they told of directories: of what is in these, or what they lead to, they say nothing.
         """
         ged = self.ged
-        if not (ged.polling or self._blind or self._fenced(now)):
-            if self._fence.number is not None:
+        if not (ged.polling or self._blind or self._synced(now)):
+            if self._sync.number is not None:
                 ged.running = iter(())  # the next step follows hints, and comes here again
                 return False
             self._blind = True
-        partly = ged.polling or self._blind or self._lookout.limited or bool(ged.sweep.points)
+        partly = ged.polling or self._blind or self._observer.limited or bool(ged.sweep.points)
         if self._looks >= (LOOKS if self._told_of_directory else 2 if partly else 1):
             return True
         self._looks += 1
-        self._fence, self._told_of_directory = Fence(), False
+        self._sync, self._told_of_directory = Sync(), False
         ged.blank = False  # from now on what is read is compared with what was
         ged.running = self._whole(now, full=False)
         return False
 
-    def _fenced(self, now: Instant) -> bool:
+    def _synced(self, now: Instant) -> bool:
         """Whether every hint of what happened before the pass has ended was followed.
 
         One that was followed since may have found nothing, since what it told of was moved once more: then again.
         """
-        fence = self._fence
-        if fence.came and (fence.quiet or now.steady >= fence.enough_at):
+        sync = self._sync
+        if sync.came and (sync.quiet or now.steady >= sync.enough_at):
             return True
-        if fence.came or fence.number is None:
-            enough_at = min(fence.enough_at, now.steady + TOLD_WITHIN) if fence.came else fence.enough_at
-            number = self._lookout.fence(self.ged.path)
-            self._fence = Fence(number, heard_at=now.steady, enough_at=enough_at)
-        elif now.steady >= fence.heard_at + TOLD_WITHIN and not self._lookout.behind:  # the observer is silent
-            self._fence = Fence()
+        if sync.came or sync.number is None:
+            enough_at = min(sync.enough_at, now.steady + TOLD_WITHIN) if sync.came else sync.enough_at
+            number = self._observer.sync(self.ged.path)
+            self._sync = Sync(number, heard_at=now.steady, enough_at=enough_at)
+        elif now.steady >= sync.heard_at + TOLD_WITHIN and not self._observer.behind:  # the observer is silent
+            self._sync = Sync()
         return False
 
     def _tell_missed(self) -> None:
@@ -489,13 +489,13 @@ class Intake:
         """The observer is silent, unless it is only behind: then the hint is still in a queue, and comes soon."""
         if self._untold and not self.hints and now.steady - min(self._untold.values()) > HINT_LATE:
             self._untold.clear()
-            self._lookout.missed_one()
+            self._observer.missed_one()
 
     # -- differences
 
     def _apply(self, differences: list[Difference], now: Instant) -> Steps[None]:
         for start in range(0, len(differences), BATCH):
-            self.ged.patience.beat()
+            self.ged.calls.progress()
             part = differences[start : start + BATCH]
             effects = yield partial(self._decide, part, now)
             self._follow_up(effects, now)
@@ -506,7 +506,7 @@ class Intake:
         The ticket is settled before the step ends: nothing that was read is taken for known before it is.
         """
         ticket = self._journal.post(partial(self._decide, [self._compare.packed(found)], now))
-        self.ged.patience.start(self.ged.path, self._journal.flush)
+        self.ged.calls.start(self.ged.path, self._journal.flush)
         return ticket
 
     def _decide(self, differences: list[Difference], now: Instant, tx: Transaction) -> Effects:

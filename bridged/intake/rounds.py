@@ -15,13 +15,13 @@ from typing import Any, Final, Literal
 
 from bridged.config import SwitchedFolders
 from bridged.config.settings import Client, Settings
-from bridged.ged import HANGING, Call, Hanging, Patience, Shares
+from bridged.ged import HANGING, Call, Calls, Hanging, Mounts
 from bridged.intake.intake import Intake, switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.model import Instant, readable
 from bridged.names import is_leftover
-from bridged.watching import Hint, Lookout
+from bridged.watching import Hint, Hints
 
 HINTS: Final = 500  # in one step
 SLICE: Final = 0.2  # seconds of passes, by those who have their turns side by side, before hints are followed again
@@ -85,20 +85,20 @@ class Rounds:
     def __init__(
         self,
         journal: Journal,
-        patience: Patience,
-        shares: Shares,
+        calls: Calls,
+        mounts: Mounts,
         wake: Callable[[], None],
         on_queued: Callable[[], None],
         clock: Callable[[], Instant],
     ) -> None:
         """`wake` is called when `step` is worth calling earlier than it asked for; turns read the time by `clock`."""
         self._journal = journal
-        self._patience = patience
-        self._shares = shares
+        self._calls = calls
+        self._mounts = mounts
         self._wake = wake
         self._on_queued = on_queued
         self._clock = clock
-        self._lookout = Lookout(wake, self._is_ours)
+        self._observer = Hints(wake, self._is_ours)
         self._switched = SwitchedFolders(())
         self._settings: Settings | None = None
         self._seats: dict[bytes, _Seat] = {}
@@ -119,8 +119,8 @@ class Rounds:
             self._left.append(seat)
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched)
-            self._patience.forget(ged)  # what is left of it in the queue must not wait for a share that is away
-            self._shares.forget(ged, ged)
+            self._calls.forget(ged)  # what is left of it in the queue must not wait for a share that is away
+            self._mounts.forget(ged, ged)
         for ged, client in clients.items():
             seat = self._seats.get(ged) or self._new_seat(ged)
             seat.client = client.name
@@ -134,10 +134,10 @@ class Rounds:
 
     def _new_seat(self, ged: bytes) -> _Seat:
         mounted = self._journal.read(lambda tx: tx.mounted(ged))
-        self._patience.locate(ged, mounted.place if mounted is not None else ged)
-        self._shares.expect(ged, ged)
+        self._calls.locate(ged, mounted.place if mounted is not None else ged)
+        self._mounts.expect(ged, ged)
         steady = lambda: self._clock().steady  # noqa: E731
-        seat = _Seat(Intake(ged, self._journal, self._patience, self._shares, self._lookout, self._on_queued, steady))
+        seat = _Seat(Intake(ged, self._journal, self._calls, self._mounts, self._observer, self._on_queued, steady))
         self._seats[ged] = seat
         return seat
 
@@ -157,7 +157,7 @@ class Rounds:
             {
                 "ged": readable(ged),
                 "folder": pattern,
-                "watch_mode": "polling" if seat.intake.ged.polling or not self._lookout.watching else "inotify",
+                "watch_mode": "polling" if seat.intake.ged.polling or not self._observer.watching else "inotify",
                 "reachable": seat.intake.ged.state == "reachable" and not seat.silent,
             }
             for ged, seat in list(self._seats.items())
@@ -178,20 +178,20 @@ class Rounds:
         for seat in [*self._seats.values(), *self._left]:
             if seat.turn is None or seat.turn.call.wait(max(0.0, deadline - self._clock().steady)):
                 seat.intake.close()
-        self._lookout.close()
+        self._observer.close()
 
     # -- one step
 
     def step(self, now: Instant) -> float:
         """Hand out the hints, give turns to those who have something to do. Returns seconds until the next step."""
-        hints = self._lookout.drain(HINTS)
+        hints = self._observer.drain(HINTS)
         for hint in hints:
             self._hand_out(hint)
-        if self._lookout.renew(now.steady):
+        if self._observer.renew(now.steady):
             for seat in self._seats.values():
                 self._look_anew(seat, "watch")
         self._give_turns(now)
-        silences = self._patience.silences()
+        silences = self._calls.silences()
         self._tell_silences(silences)
         self._dismiss()
         return 0.0 if hints else max(0.0, min(AT_LEAST, self._next_due(silences) - self._clock().steady))
@@ -200,7 +200,7 @@ class Rounds:
         hurried = {mount for mount, silent in silences.items() if silent >= UNHURRIED}
         seats: Iterable[_Seat] = self._seats.values()
         if hurried:
-            seats = [seat for ged, seat in self._seats.items() if self._patience.mount_of(ged) not in hurried]
+            seats = [seat for ged, seat in self._seats.items() if self._calls.mount_of(ged) not in hurried]
         return min([seat.due for seat in seats if seat.turn is None], default=float("inf"))
 
     def _hand_out(self, hint: Hint) -> None:
@@ -233,11 +233,11 @@ class Rounds:
         waiting = [(ged, seat) for ged, seat in self._seats.items() if seat.turn is None and seat.due <= now.steady]
         mounts: dict[Hashable, dict[bytes, _Seat]] = {}
         for ged, seat in sorted(waiting, key=lambda item: item[1].began):
-            group = mounts.setdefault(self._patience.mount_of(ged), {})
+            group = mounts.setdefault(self._calls.mount_of(ged), {})
             if len(group) < TOGETHER:
                 group[ged] = seat
         for seats in mounts.values():
-            if self._patience.silent_for(next(iter(seats))) < UNHURRIED:
+            if self._calls.silent_for(next(iter(seats))) < UNHURRIED:
                 self._give_turn(seats)
                 if self._clock().steady - now.steady > ROUND:
                     return
@@ -248,7 +248,7 @@ class Rounds:
             seat.began = self._clock().steady
             seat.due = float("inf")  # what comes meanwhile sets it back
         try:
-            turn.call = self._patience.start(next(iter(seats)), lambda: self._have(turn))
+            turn.call = self._calls.start(next(iter(seats)), lambda: self._have(turn))
         except BaseException:  # no thread is to be had: nobody else would give them a turn again
             for seat in seats.values():
                 seat.due = seat.began
@@ -276,9 +276,9 @@ class Rounds:
                 seat.order = None
         return (yield from seat.intake.step(self._clock(), most))
 
-    def _take_back(self, turn: _Turn, patience: float) -> None:
+    def _take_back(self, turn: _Turn, calls: float) -> None:
         """The GEDs for which it has ended: one that has much to do keeps no other from its next one."""
-        turn.alone = not turn.call.wait(patience)
+        turn.alone = not turn.call.wait(calls)
         if not turn.alone:
             self._turns.remove(turn)
         now = self._clock().steady
@@ -294,7 +294,7 @@ class Rounds:
         hanging = {mount for mount, silent in silences.items() if silent >= HANGING and not busy}
         for ged, seat in self._seats.items():
             if seat.silent or hanging:
-                self._tell_silence(ged, seat, silent=self._patience.mount_of(ged) in hanging)
+                self._tell_silence(ged, seat, silent=self._calls.mount_of(ged) in hanging)
 
     def _tell_silence(self, ged: bytes, seat: _Seat, *, silent: bool) -> None:
         if silent == seat.silent:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bridged.config import SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.ged import Shares, files
+from bridged.ged import Mounts, files
 from bridged.intake.changes import Effects
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
 from bridged.journal import Journal, Steps, Transaction
@@ -60,13 +60,13 @@ class Waiting:
     """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
 
     def __init__(
-        self, ged: bytes, journal: Journal, shares: Shares, on_queued: Callable[[], None], beat: Callable[[], None]
+        self, ged: bytes, journal: Journal, mounts: Mounts, on_queued: Callable[[], None], progress: Callable[[], None]
     ) -> None:
-        """`beat` is called for each deposit that is looked at: many are no hanging file system."""
-        self._beat = beat
+        """`progress` is called for each deposit that is looked at: many are no hanging file system."""
+        self._beat = progress
         self._ged = ged
         self._journal = journal
-        self._shares = shares
+        self._mounts = mounts
         self._on_queued = on_queued
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
@@ -189,7 +189,7 @@ class Waiting:
         """Look at the deposits of one directory. What stands in the way of one of them must not stop the others."""
         path, left = group[0][1].path, deque(group)
         try:
-            with self._shares.passage(self._ged, path) as fd:
+            with self._mounts.passage(self._ged, path) as fd:
                 while left:
                     self._look(fd, *left.popleft(), now, ready, lost, mistakes)
         except OSError as error:

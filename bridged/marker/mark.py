@@ -104,28 +104,28 @@ def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidde
 
 
 def write_all(
-    markers: Sequence[tuple[int, bytes, Marker]], suffix: str, hidden: bool, beat: Callable[[], None] = lambda: None
+    markers: Sequence[tuple[int, bytes, Marker]], suffix: str, hidden: bool, progress: Callable[[], None] = lambda: None
 ) -> list[Written | OSError]:
     """The same for many: the descriptor of its directory, the document and its marker, for each.
 
     All are brought on one step after the other. A file system with a journal commits what all have written when the
     first of them is synced, and a directory is synced once. One that fails does not stop the others; its OSError stands
-    in its place. `beat` is called before whatever may wait for the disk.
+    in its place. `progress` is called before whatever may wait for the disk.
     """
     with contextlib.ExitStack() as leaving:
         drafts: list[_Draft | Written | OSError] = []
         for one in markers:
-            beat()
+            progress()
             draft = _attempt(_drafted, *one, suffix, hidden)
             drafts.append(draft)
             if isinstance(draft, _Draft):
                 leaving.callback(_attempt, draft.leave)  # whatever is in the way of that, the marker stands
-                leaving.callback(beat)
+                leaving.callback(progress)
         for step in (_Draft.begin_writing, _Draft.sync, lambda draft: _published(draft, suffix, hidden)):
-            drafts = [_further(draft, step, beat) for draft in drafts]
+            drafts = [_further(draft, step, progress) for draft in drafts]
         failures: dict[int, OSError | None] = {}
         for directory_fd in dict.fromkeys(directory_fd for directory_fd, _, _ in markers):
-            beat()  # also where a marker stood already: a crash may have come before this
+            progress()  # also where a marker stood already: a crash may have come before this
             failures[directory_fd] = _attempt(_sync, directory_fd)
     return [
         outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome  # type: ignore[misc]  # no draft
@@ -316,12 +316,12 @@ def _attempt(work: Callable[..., R], *arguments: Any) -> R | OSError:
 
 
 def _further(
-    draft: _Draft | Written | OSError, step: Callable[[_Draft], _Draft | Written], beat: Callable[[], None]
+    draft: _Draft | Written | OSError, step: Callable[[_Draft], _Draft | Written], progress: Callable[[], None]
 ) -> _Draft | Written | OSError:
     """What comes of one more step, if there is one."""
     if not isinstance(draft, _Draft):
         return draft
-    beat()
+    progress()
     return _attempt(step, draft)
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from bridged import __version__
 from bridged.config.settings import Settings
-from bridged.ged import Away, Patience, Shares, files
+from bridged.ged import Away, Calls, Mounts, files
 from bridged.journal import Journal, Ticket, Transaction
 from bridged.logs import say_document
 from bridged.marker import mark
@@ -40,8 +40,8 @@ class Marking:
         self,
         journal: Journal,
         settings: Settings,
-        patience: Patience,
-        shares: Shares,
+        calls: Calls,
+        mounts: Mounts,
         *,
         dry_run: bool = False,
         wake: Callable[[], None] = lambda: None,
@@ -52,8 +52,8 @@ class Marking:
         self._handing_over = threading.Lock()
         self._dry_run = dry_run
         self._journal = journal
-        self._patience = patience
-        self._shares = shares
+        self._calls = calls
+        self._mounts = mounts
         self._settings = settings
         self._told: dict[int, str] = {}
         self._together: dict[Hashable, int] = {}  # markers in the next call, by mount
@@ -98,10 +98,10 @@ class Marking:
         due = self._journal.read(lambda tx: tx.markers_due(now, horizon, BATCH))
         recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
         sent = [document for document in due if document.state is State.SENT]
-        for documents in self._patience.by_mount(sent):
+        for documents in self._calls.by_mount(sent):
             left = deque(chain.from_iterable(by_directory(documents).values()))
             while left:
-                together = self._together.get(self._patience.mount_of(left[0].ged), FIRST)
+                together = self._together.get(self._calls.mount_of(left[0].ged), FIRST)
                 self._validate([left.popleft() for _ in range(min(together, len(left)))], now)
         for document in due:
             if document.state is State.VALIDATED:
@@ -132,10 +132,10 @@ class Marking:
             return dict.fromkeys(seqs, b"")
         written: dict[int, bytes | OSError]
         try:
-            written = self._patience.call(ged, lambda: self._write(documents, now), AT_MOST)
+            written = self._calls.call(ged, lambda: self._write(documents, now), AT_MOST)
         except OSError as error:
             written = dict.fromkeys(seqs, error)
-        self._learn(self._patience.mount_of(ged), written, time.monotonic() - began)
+        self._learn(self._calls.mount_of(ged), written, time.monotonic() - began)
         return written
 
     def _learn(self, mount: Hashable, written: Mapping[int, bytes | OSError], took: float) -> None:
@@ -177,18 +177,18 @@ class Marking:
         """The markers' names."""
         written: dict[int, bytes | OSError] = {}
         reached: list[tuple[int, Document]] = []
-        options, beat = self._settings.marker, self._patience.beat
+        options, progress = self._settings.marker, self._calls.progress
         with ExitStack() as stack:
             for here in by_directory(documents).values():
-                beat()
+                progress()
                 try:
-                    fd = stack.enter_context(self._shares.directory(here[0].ged, here[0].path))
+                    fd = stack.enter_context(self._mounts.directory(here[0].ged, here[0].path))
                 except OSError as error:
                     written |= dict.fromkeys((document.seq for document in here), error)
                 else:
                     reached += [(fd, document) for document in here]
             markers = [(fd, document.name, self._marker(document, now)) for fd, document in reached]
-            outcomes = mark.write_all(markers, options.suffix, options.hidden, beat)
+            outcomes = mark.write_all(markers, options.suffix, options.hidden, progress)
             for (fd, document), outcome in zip(reached, outcomes, strict=True):
                 written[document.seq] = self._outcome(fd, document, outcome)
         return written
@@ -229,7 +229,7 @@ class Marking:
 
     def _follow(self, document: Document, now: float) -> None:
         try:
-            moved = self._patience.call(document.ged, lambda: self._move(document))
+            moved = self._calls.call(document.ged, lambda: self._move(document))
         except FileNotFoundError:
             moved = None  # it went along with its directory, or was deleted
         except OSError as error:
@@ -244,7 +244,7 @@ class Marking:
         options = self._settings.marker
         below = len(document.ged) + 1
         with (
-            self._shares.at(document.ged, document.path) as root_fd,
+            self._mounts.at(document.ged, document.path) as root_fd,
             files.directories(root_fd, directory[below:], document.directory[below:]) as (old_fd, new_fd),
         ):
             return mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)

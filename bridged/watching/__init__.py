@@ -1,6 +1,6 @@
 """Hints: something may have happened there. They may be late, double or missing."""
 
-from bridged.watching.hints import Lookout
+from bridged.watching.hints import Hints
 from bridged.watching.inotify import Hint
 
-__all__ = ["Hint", "Lookout"]
+__all__ = ["Hint", "Hints"]

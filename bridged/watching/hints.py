@@ -14,8 +14,8 @@ from bridged.watching.inotify import Hint, Watcher
 RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
 
 
-class Lookout:
-    """One observer for all GEDs. `watch`, `fence` and `missed_one` may be called from any thread, the rest from one."""
+class Hints:
+    """One observer for all GEDs. `watch`, `sync` and `missed_one` may be called from any thread, the rest from one."""
 
     def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
         self._on_hint = on_hint
@@ -23,7 +23,7 @@ class Lookout:
         self._lock = threading.Lock()
         self._restarted_at = float("-inf")
         self._missed = False
-        self._fences = itertools.count(1)
+        self._syncs = itertools.count(1)
         self.limited = False
         self._watcher = self._observe()
 
@@ -46,13 +46,13 @@ class Lookout:
                     " Raise fs.inotify.max_user_watches."
                 )
 
-    def fence(self, path: bytes) -> int | None:
+    def sync(self, path: bytes) -> int | None:
         """The number of the hint of that kind that will come for that path; None where there can be none."""
-        watcher, number = self._watcher, next(self._fences)
+        watcher, number = self._watcher, next(self._syncs)
         if watcher is None:
             return None
         try:
-            watcher.fence(path, number)
+            watcher.sync(path, number)
         except OSError:
             return None
         return number

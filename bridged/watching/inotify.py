@@ -71,10 +71,10 @@ UNTIL_WOKEN: Final = 3600.0  # seconds an emitter rests: whatever there is for i
 class Hint:
     """Look at `path`. `gone`: it was deleted or moved out. `moved`: it is now at `dest`. `lost`: hints are missing.
 
-    `fence`: what had happened when that `number` was asked for, in whatever directory, was told before it.
+    `sync`: what had happened when that `number` was asked for, in whatever directory, was told before it.
     """
 
-    kind: Literal["look", "gone", "moved", "lost", "fence"]
+    kind: Literal["look", "gone", "moved", "lost", "sync"]
     path: bytes = b""
     dest: bytes = b""
     number: int = 0
@@ -83,7 +83,7 @@ class Hint:
 class _Fence(FileSystemEvent):
     """Told to nobody but ourselves."""
 
-    event_type = "fence"
+    event_type = "sync"
 
 
 class GatheringInotify(InotifyFD):
@@ -100,7 +100,7 @@ class GatheringInotify(InotifyFD):
         with self._lock:
             return self._added(directory)
 
-    def fence(self) -> WatchDescriptor:
+    def sync(self) -> WatchDescriptor:
         """A descriptor of which `on_watch_deleted` is told after all that has happened until now. Raises OSError.
 
         inotify(7): a watch that is removed leaves an IN_IGNORED in the queue, which keeps its order.
@@ -160,7 +160,7 @@ class DirectoryEmitter(EventEmitter):
         self._on_lost = on_lost
         self._lock = threading.Lock()
         self._paths: dict[WatchDescriptor, bytes] = {}
-        self._fences: dict[WatchDescriptor, tuple[bytes, int]] = {}
+        self._syncs: dict[WatchDescriptor, tuple[bytes, int]] = {}
         self._moved_from: tuple[InotifyEvent, bytes, float] | None = None
         self._half = threading.Event()
 
@@ -169,10 +169,10 @@ class DirectoryEmitter(EventEmitter):
         with self._lock:
             self._paths[self._inotify.watch(directory)] = directory
 
-    def fence(self, path: bytes, number: int) -> None:
+    def sync(self, path: bytes, number: int) -> None:
         """A hint of that kind for that path; raises OSError."""
         with self._lock:
-            self._fences[self._inotify.fence()] = path, number
+            self._syncs[self._inotify.sync()] = path, number
 
     def count(self) -> int:
         """How many directories are watched."""
@@ -208,10 +208,10 @@ class DirectoryEmitter(EventEmitter):
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """The directory is gone, or its file system was unmounted."""
         with self._lock:
-            directory, fence = self._paths.pop(wd, None), self._fences.pop(wd, None)
-        if fence is not None:
+            directory, sync = self._paths.pop(wd, None), self._syncs.pop(wd, None)
+        if sync is not None:
             self._flush(self._take_half())
-            path, number = fence
+            path, number = sync
             self.queue_event(_Fence(path, str(number)))
         if directory is not None:
             self.queue_event(DirDeletedEvent(directory))
@@ -275,7 +275,7 @@ class _ToHints(FileSystemEventHandler):
         elif isinstance(event, FileDeletedEvent):
             self._put(Hint("gone", source))
         elif isinstance(event, _Fence):
-            self._put(Hint("fence", source, number=int(event.dest_path)))
+            self._put(Hint("sync", source, number=int(event.dest_path)))
         else:
             self._put(Hint("look", source))
 
@@ -304,9 +304,9 @@ class Watcher:
         """Ask for hints from a directory (not from below it); raises OSError."""
         self._emitter.add(directory)
 
-    def fence(self, path: bytes, number: int) -> None:
+    def sync(self, path: bytes, number: int) -> None:
         """Ask for a hint of that kind; raises OSError."""
-        self._emitter.fence(path, number)
+        self._emitter.sync(path, number)
 
     def drain(self, limit: int) -> list[Hint]:
         """The hints that have come, oldest first."""

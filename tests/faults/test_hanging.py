@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, until
-from tests.support.mounts import Mounts, require, run
+from tests.support.mounts import FuseMounts, require, run
 from tests.support.relay import Late, ScriptedRelay
 
 pytestmark = pytest.mark.timeout(180)
@@ -42,7 +42,7 @@ class Pair(Bridge):
 class Fuse:
     """A bindfs mount whose server can be stopped, so that every call into it waits."""
 
-    def __init__(self, mounts: Mounts, base: Path) -> None:
+    def __init__(self, mounts: FuseMounts, base: Path) -> None:
         self.behind, self.point = base / "behind", base / "share"
         (self.behind / "Achats").mkdir(parents=True)
         self.point.mkdir()
@@ -59,7 +59,7 @@ class Fuse:
 
 @pytest.fixture
 def fuse(tmp_path: Path) -> Iterator[Fuse]:
-    with Mounts(tmp_path) as mounts:
+    with FuseMounts(tmp_path) as mounts:
         fuse = Fuse(mounts, tmp_path)
         try:
             yield fuse
@@ -186,7 +186,7 @@ def test_a_client_whose_share_hangs_can_be_removed(pair: Pair, fuse: Fuse) -> No
 def test_a_frozen_disk_delays_markers_and_nothing_else(tmp_path: Path, relay: ScriptedRelay) -> None:
     """fsfreeze(8): the document can be read and is sent, its marker waits; one mail, and the marker after the thaw."""
     require("fsfreeze")
-    with Mounts(tmp_path) as mounts:
+    with FuseMounts(tmp_path) as mounts:
         point = tmp_path / "share"
         point.mkdir()
         mounts.disk().mount(point)

@@ -17,7 +17,7 @@ from tests.support.bridge import sha256, until
 from tests.support.mounts import (
     SELDOM,
     Disk,
-    Mounts,
+    FuseMounts,
     Share,
     put,
     remains,
@@ -36,13 +36,13 @@ AUTO = pytest.mark.parametrize("share", ["auto"], indirect=True)
 
 
 @pytest.fixture
-def mounts(tmp_path: Path) -> Iterator[Mounts]:
-    with Mounts(tmp_path) as mounts:
+def mounts(tmp_path: Path) -> Iterator[FuseMounts]:
+    with FuseMounts(tmp_path) as mounts:
         yield mounts
 
 
 @pytest.fixture(params=["inotify", "polling"])
-def share(request: pytest.FixtureRequest, tmp_path: Path, relay: ScriptedRelay, mounts: Mounts) -> Iterator[Share]:
+def share(request: pytest.FixtureRequest, tmp_path: Path, relay: ScriptedRelay, mounts: FuseMounts) -> Iterator[Share]:
     """A bridge that is not started yet, its GED still a bare directory. It ends before the mounts do."""
     share = Share(tmp_path, relay, request.param, mounts)
     yield share
@@ -51,7 +51,7 @@ def share(request: pytest.FixtureRequest, tmp_path: Path, relay: ScriptedRelay, 
 
 
 @pytest.fixture
-def disk(mounts: Mounts) -> Disk:
+def disk(mounts: FuseMounts) -> Disk:
     """The share's file system: folders, and one existing file."""
     disk = mounts.disk()
     disk.fill(**{"Achats/existing.txt": "existing", "Achats/sub/deep.txt": "existing, deep"})
@@ -272,7 +272,9 @@ def test_a_start_before_the_mount_waits_for_the_share_that_the_journal_knows(
 
 
 @pytest.mark.parametrize("loop", ["same", "other"])
-def test_another_file_system_at_the_same_place_is_existing(share: Share, disk: Disk, loop: str, mounts: Mounts) -> None:
+def test_another_file_system_at_the_same_place_is_existing(
+    share: Share, disk: Disk, loop: str, mounts: FuseMounts
+) -> None:
     """Rebaselined; its content stays, later deposits leave. On the same loop device, even the root's inode agrees."""
     disk.mount(share.ged)
     share.start()
@@ -297,7 +299,7 @@ def test_another_file_system_at_the_same_place_is_existing(share: Share, disk: D
 @pytest.mark.parametrize("seldom", [False, True], ids=["", "between-two-polls"])
 @POLLING
 def test_a_queued_document_is_not_sent_with_the_bytes_of_another_file_system(
-    share: Share, disk: Disk, mounts: Mounts, seldom: bool
+    share: Share, disk: Disk, mounts: FuseMounts, seldom: bool
 ) -> None:
     """The name is there too, and the sender meets it first: a poll may be far off when the relay comes back."""
     share.poll = SELDOM if seldom else share.poll
@@ -400,7 +402,7 @@ def test_a_marker_on_a_share_gone_read_only_is_told_once_and_written_when_it_may
 @INOTIFY
 @pytest.mark.parametrize(("use_up", "options"), [(use_up_bytes, ()), (use_up_inodes, ("-N", "64"))])
 def test_a_marker_on_a_share_that_is_full_is_told_once_and_written_when_it_fits(
-    share: Share, mounts: Mounts, use_up, options
+    share: Share, mounts: FuseMounts, use_up, options
 ) -> None:
     """Out of blocks, or of inodes: one mail, no half marker, no temporary file left."""
     disk = mounts.disk(*options)
@@ -540,7 +542,7 @@ def ordinary(request: pytest.FixtureRequest, relay: ScriptedRelay, monkeypatch: 
         script.chmod(0o755)
         base.chmod(0o755)
         monkeypatch.setattr("tests.support.bridge.COMMAND", str(script))
-        share = Share(base, relay, request.param, Mounts(base))
+        share = Share(base, relay, request.param, FuseMounts(base))
         (base / "state").mkdir(mode=0o700)
         (share.inbox / "sub").mkdir()
         for directory in (base / "state", share.ged, share.inbox, share.inbox / "sub", share.ged / "Notes"):

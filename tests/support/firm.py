@@ -18,8 +18,8 @@ from typing import Any
 
 from bridged import logs
 from bridged.config import SwitchedFolders, load
-from bridged.dispatch import Dispatch, Route, Turns
-from bridged.ged import Patience, Shares
+from bridged.dispatch import Route, Sender, Shared
+from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal
 from bridged.line import Line
@@ -91,19 +91,19 @@ class Firm:
         settings = load(self.config)
         settings.state_dir.mkdir(mode=0o700, exist_ok=True)
         self.journal = MortalJournal(settings.state_dir)
-        self.patience = Patience(time.monotonic)
-        self.shares = Shares()
-        self.marking = Marking(self.journal, settings, self.patience, self.shares)
+        self.calls = Calls(time.monotonic)
+        self.mounts = Mounts()
+        self.marking = Marking(self.journal, settings, self.calls, self.mounts)
         self.line = Line(settings.retry, 1)
-        self.rounds = Rounds(self.journal, self.patience, self.shares, lambda: None, lambda: None, self.now)
-        self.sender = Dispatch(
+        self.rounds = Rounds(self.journal, self.calls, self.mounts, lambda: None, lambda: None, self.now)
+        self.sender = Sender(
             self.journal,
             0,
             self._route(settings),
-            Turns(),
+            Shared(),
             self.marking,
-            self.patience,
-            self.shares,
+            self.calls,
+            self.mounts,
             lambda: 0.5,
             self.now,
             self.rounds.again,

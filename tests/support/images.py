@@ -77,7 +77,7 @@ class Disk:
 @contextmanager
 def disk(directory: Path, at: Path) -> Iterator[Disk]:
     """A mounted disk whose image is in `directory`; taken apart at the end, when whoever uses it must have ended."""
-    with mounts.Mounts(directory) as all_of_it:
+    with mounts.FuseMounts(directory) as all_of_it:
         made = Disk(all_of_it.disk(), at)
         made.mount()
         yield made

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from bridged.commands import cli
 from bridged.daemon import daemon
-from bridged.dispatch import contents as reading
-from bridged.dispatch import sender as dispatch
+from bridged.dispatch import contents, sender
 from bridged.intake import first_look, rounds, sweep
 from bridged.journal import Journal
 from bridged.marker import mark
@@ -167,7 +166,7 @@ def marking_hangs() -> None:
 
 def reading_fails_once() -> None:
     """A mistake of ours before the first document is handed over."""
-    usual, struck = reading.Reading.ahead, threading.Event()
+    usual, struck = contents.Contents.ahead, threading.Event()
 
     def ahead(self, documents):
         if not struck.is_set():
@@ -175,12 +174,12 @@ def reading_fails_once() -> None:
             raise Fault
         return usual(self, documents)
 
-    reading.Reading.ahead = ahead
+    contents.Contents.ahead = ahead
 
 
 def much_leaves_together() -> None:
     """However slow the machine is: as many as may be are claimed at once."""
-    dispatch.TOGETHER = 1000.0
+    sender.TOGETHER = 1000.0
 
 
 FAULTS = {

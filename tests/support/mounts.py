@@ -1,6 +1,6 @@
 """Real shares for the fault tests: ext4 images on loop devices, bindfs, sshfs; whatever happens, all is undone.
 
-`Mounts` remembers what it has mounted, attached and started, and takes it back in reverse. `Share` is a bridge
+`FuseMounts` remembers what it has mounted, attached and started, and takes it back in reverse. `Share` is a bridge
 whose GED is a mount point; the bare directory below it holds the same folders, as a careless `mkdir -p` leaves them.
 """
 
@@ -46,7 +46,7 @@ def run(*command: str | os.PathLike[str]) -> str:
 class Disk:
     """An ext4 file system on a loop device of its own, mounted where and as often as one likes."""
 
-    def __init__(self, mounts: Mounts, image: Path, options: tuple[str, ...]) -> None:
+    def __init__(self, mounts: FuseMounts, image: Path, options: tuple[str, ...]) -> None:
         self.mounts, self.image, self.options = mounts, image, options
         self.device = ""
         with image.open("wb") as file:
@@ -102,7 +102,7 @@ def put(root: Path, **files: str) -> None:
         (root / name).write_text(content)
 
 
-class Mounts:
+class FuseMounts:
     """All that a test has mounted. Leave it as a context, and nothing of it is left."""
 
     def __init__(self, base: Path) -> None:
@@ -172,7 +172,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class Share(Bridge):
     """A bridge whose GED is, or is to be, a mount point."""
 
-    def __init__(self, base: Path, relay: ScriptedRelay, mode: str, mounts: Mounts) -> None:
+    def __init__(self, base: Path, relay: ScriptedRelay, mode: str, mounts: FuseMounts) -> None:
         super().__init__(base, relay, mode)
         self.mounts = mounts
         self.poll, self.sweep = "300ms", "1s"

@@ -9,7 +9,7 @@ import pytest
 
 from bridged import logs
 from bridged.config import SwitchedFolders, load
-from bridged.dispatch import Route, Turns
+from bridged.dispatch import Route, Shared
 from bridged.dispatch.claims import Claims
 from bridged.journal import Journal
 from bridged.line import Line
@@ -33,11 +33,11 @@ class Queue:
         config.write_text("\n".join([smtp, f"state_dir: {base}/state", "clients:", *clients]))
         settings = load(config)
         settings.state_dir.mkdir()
-        self.base, self.turns, self.away = base, Turns(), ()
+        self.base, self.shared, self.away = base, Shared(), ()
         self.journal = Journal(settings.state_dir)
         switched = SwitchedFolders(settings.clients, settings.ignore)
         self.route = Route(settings, switched, Line(settings.retry, 4))
-        self.claims = Claims(self.journal, self.turns, lambda: self.away)
+        self.claims = Claims(self.journal, self.shared, lambda: self.away)
 
     def add(self, names: str) -> None:
         """`A1 B1`: the first letter is the client's."""

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bridged.ged import Hanging, Patience, PatientFile, calls
+from bridged.ged import CalledFile, Calls, Hanging, calls
 from tests.support.bridge import until
 
 
@@ -23,11 +23,11 @@ def pipe():
 @pytest.fixture
 def impatient(monkeypatch):
     monkeypatch.setattr(calls, "HANGING", 0.2)
-    return Patience(time.monotonic)
+    return Calls(time.monotonic)
 
 
 def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
-    calls = Patience(time.monotonic)
+    calls = Calls(time.monotonic)
     assert calls.call(b"/ged", lambda: 42) == 42
     with pytest.raises(FileNotFoundError):
         calls.call(b"/ged", lambda: os.stat("/there/is/nothing"))
@@ -39,7 +39,7 @@ def test_a_call_that_beats_is_waited_for_as_long_as_is_asked_for(impatient, at_m
 
     def beat_on():
         while not ended.wait(0.05) and time.monotonic() - began < 2.0:
-            impatient.beat()
+            impatient.progress()
         return 42
 
     if at_most > 2.0:
@@ -120,7 +120,7 @@ def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(pipe, impati
         opened.append((tmp_path / "document").open("rb"))
         return opened[-1]
 
-    with pytest.raises(Hanging), PatientFile(impatient, b"/share", slowly):
+    with pytest.raises(Hanging), CalledFile(impatient, b"/share", slowly):
         pass
     os.write(writing, b"x")
     until(lambda: opened and opened[0].closed, "it was opened after all, and is closed")
@@ -128,13 +128,13 @@ def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(pipe, impati
 
 def test_a_document_read_with_patience_is_read_whole_and_closed(tmp_path):
     (tmp_path / "document").write_bytes(b"0123456789")
-    calls, opened = Patience(time.monotonic), []
+    calls, opened = Calls(time.monotonic), []
 
     def plainly():
         opened.append((tmp_path / "document").open("rb"))
         return opened[-1]
 
-    with PatientFile(calls, b"/ged", plainly) as file:
+    with CalledFile(calls, b"/ged", plainly) as file:
         assert file.read(4) + file.read(100) == b"0123456789"
         assert file.status().st_size == 10
     until(lambda: opened[0].closed, "it is closed")

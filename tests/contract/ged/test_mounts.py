@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from bridged.ged import Shares
+from bridged.ged import Mounts
 
 
 class Interrupted(dict):
@@ -25,10 +25,10 @@ class Interrupted(dict):
 
 def test_a_ged_that_is_forgotten_while_it_is_told_to_be_away_is_not_away_for_ever(tmp_path):
     """What is left of it in the queue must be looked at, and be withdrawn."""
-    shares, ged = Shares(), os.fsencode(tmp_path)
-    shares.expect(ged, ged)
-    shares._points[ged] = points = Interrupted(shares._points[ged])
-    points.meanwhile = lambda: shares.forget(ged, ged)
-    shares.lost(ged, ged)
+    mounts, ged = Mounts(), os.fsencode(tmp_path)
+    mounts.expect(ged, ged)
+    mounts._points[ged] = points = Interrupted(mounts._points[ged])
+    points.meanwhile = lambda: mounts.forget(ged, ged)
+    mounts.lost(ged, ged)
     points.other.join()
-    assert shares.away() == ()
+    assert mounts.away() == ()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from bridged.config import load
-from bridged.ged import Patience, Shares
+from bridged.ged import Calls, Mounts
 from bridged.intake import Sweep
 from bridged.intake.ged import Ged, Retired
 from bridged.journal import Journal
@@ -27,7 +27,7 @@ def _ged(top, journal):
     (top / "bridged.yaml").write_text(CONFIG.format(top=top))
     path = os.fsencode(top / "ged")
     sweep = Sweep(path, lambda _: True, lambda _: None)
-    ged = Ged(path, sweep, Patience(time.monotonic), Shares(), journal)
+    ged = Ged(path, sweep, Calls(time.monotonic), Mounts(), journal)
     ged.client = load(top / "bridged.yaml").clients[0]
     return ged
 

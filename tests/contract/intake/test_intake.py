@@ -18,20 +18,20 @@ import pytest
 
 from bridged import logs
 from bridged.config import SwitchedFolders, load
-from bridged.ged import Patience, Shares, files
+from bridged.ged import Calls, Mounts, files
 from bridged.intake import Sweep, first_look, intake
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
 from bridged.journal import Journal, Transaction
 from bridged.model import Instant, State
 from bridged.watching import Hint
-from tests.support.mounts import Mounts, require, run
+from tests.support.mounts import FuseMounts, require, run
 from tests.support.stepping import done
 
 LONG = 100_000.0  # seconds
 
 
-class NoLookout:
+class NoHints:
     """Nobody tells of anything, but of that."""
 
     def __init__(self) -> None:
@@ -44,8 +44,8 @@ class NoLookout:
 
     limited = behind = False
 
-    def fence(self, path: bytes) -> int | None:
-        self.hints.append(Hint("fence", path, number=next(self.numbers)))
+    def sync(self, path: bytes) -> int | None:
+        self.hints.append(Hint("sync", path, number=next(self.numbers)))
         return self.hints[-1].number
 
 
@@ -69,12 +69,12 @@ class Stepped:
         settings = self._load(folders, more)
         settings.state_dir.mkdir(exist_ok=True)
         self.journal = Journal(settings.state_dir)
-        self.shares, ged = Shares(), os.fsencode(self.base / "ged")
-        self.shares.expect(ged, ged)
-        patience = Patience(time.monotonic)
-        lookout = NoLookout()
-        self.intake = Intake(ged, self.journal, patience, self.shares, lookout, lambda: None, time.monotonic)
-        lookout.hints = self.intake.hints
+        self.mounts, ged = Mounts(), os.fsencode(self.base / "ged")
+        self.mounts.expect(ged, ged)
+        calls = Calls(time.monotonic)
+        observer = NoHints()
+        self.intake = Intake(ged, self.journal, calls, self.mounts, observer, lambda: None, time.monotonic)
+        observer.hints = self.intake.hints
         self._configure(settings, start=True)
 
     def stop(self) -> None:
@@ -189,7 +189,7 @@ def test_a_share_that_goes_in_the_middle_of_a_pass_is_told_of_once(stepped, monk
     """Not a line for each of its directories, which nobody can read now."""
     server, ged = stepped.base / "server", stepped.base / "ged"
     server.mkdir()
-    with Mounts(stepped.base) as mounts:
+    with FuseMounts(stepped.base) as mounts:
         process = mounts.fuse(kind, server, ged)
         stepped.make(*(f"A/{number}/x.txt" for number in range(20)))
         stepped.start(["A"])
@@ -523,7 +523,7 @@ def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepp
         return found
 
     monkeypatch.setattr(first_look.Beside, "answer", answer)
-    monkeypatch.setattr(NoLookout, "watch", lambda _, directory: watched.add(directory))
+    monkeypatch.setattr(NoHints, "watch", lambda _, directory: watched.add(directory))
     directories = [f"A/{number:03}" for number in range(300)]
     stepped.make(*(f"{directory}/old.txt" for directory in directories))
     stepped.start(["A"])
@@ -541,15 +541,15 @@ def test_what_a_second_process_has_read_is_in_the_journal_when_a_step_ends(stepp
 
 
 def told_late(stepped, monkeypatch, *late):
-    """What has come when a fence was asked for and has come: so many hints each time, given by a function."""
+    """What has come when a sync was asked for and has come: so many hints each time, given by a function."""
     batches, numbers = list(late), itertools.count(1)
 
-    def fence(_, path):
+    def sync(_, path):
         number, batch = next(numbers), batches.pop(0)() if batches else []
-        stepped.intake.hints.extend([*batch, Hint("fence", path, number=number)])
+        stepped.intake.hints.extend([*batch, Hint("sync", path, number=number)])
         return number
 
-    monkeypatch.setattr(NoLookout, "fence", fence)
+    monkeypatch.setattr(NoHints, "sync", sync)
     return batches
 
 
@@ -589,7 +589,7 @@ def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(
 
 
 def test_what_is_moved_once_more_before_its_hint_is_followed_is_existing(stepped, monkeypatch):
-    """Its first hint finds nothing, and the second one comes behind the fence."""
+    """Its first hint finds nothing, and the second one comes behind the sync."""
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
     unread, read = amid_a_pass(stepped, monkeypatch)
@@ -693,7 +693,7 @@ def test_what_goes_between_two_looks_of_a_first_pass_is_not_known_after_it(stepp
     """Else a new file of its name would be taken for a save of it."""
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"], "watch: {mode: polling}" if polling else "")
-    monkeypatch.setattr(NoLookout, "fence", lambda *_: None)
+    monkeypatch.setattr(NoHints, "sync", lambda *_: None)
     _, read = amid_a_pass(stepped, monkeypatch)
     os.unlink(read + b"/old.txt")
     stepped.ahead += 10.0  # and the directory is no longer young
@@ -705,22 +705,22 @@ def test_what_goes_between_two_looks_of_a_first_pass_is_not_known_after_it(stepp
     assert list(stepped.documents().values()) == ["queued"]
 
 
-@pytest.mark.parametrize("why", ["polling", "no fence", "limited", "silent"])
+@pytest.mark.parametrize("why", ["polling", "no sync", "limited", "silent"])
 def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch, why):
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"], "watch: {mode: polling}" if why == "polling" else "")
-    if why == "no fence":
-        monkeypatch.setattr(NoLookout, "fence", lambda *_: None)
+    if why == "no sync":
+        monkeypatch.setattr(NoHints, "sync", lambda *_: None)
     if why == "limited":
-        monkeypatch.setattr(NoLookout, "limited", True)
+        monkeypatch.setattr(NoHints, "limited", True)
         told_late(stepped, monkeypatch)
     if why == "silent":
 
-        def fence(*_):
+        def sync(*_):
             stepped.ahead += intake.TOLD_WITHIN
             return 1
 
-        monkeypatch.setattr(NoLookout, "fence", fence)
+        monkeypatch.setattr(NoHints, "sync", sync)
     unread, read = amid_a_pass(stepped, monkeypatch)
     os.rename(unread + b"/old.txt", read + b"/moved.txt")
     stepped.until_ready()
@@ -728,15 +728,15 @@ def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(step
 
 
 def test_an_observer_that_says_nothing_is_waited_for_only_as_long_as_it_is_behind(stepped, monkeypatch):
-    monkeypatch.setattr(NoLookout, "fence", lambda *_: 1)
-    monkeypatch.setattr(NoLookout, "behind", True)
+    monkeypatch.setattr(NoHints, "sync", lambda *_: 1)
+    monkeypatch.setattr(NoHints, "behind", True)
     stepped.make("A/old.txt")
     stepped.start(["A"])
     for _ in range(20):
         stepped.ahead += 1.0
         stepped.step()
     assert not stepped.intake.ready
-    monkeypatch.setattr(NoLookout, "behind", False)
+    monkeypatch.setattr(NoHints, "behind", False)
     for _ in range(3):
         stepped.step()
     assert stepped.intake.ready
@@ -756,15 +756,15 @@ def test_hints_that_never_end_keep_nobody_waiting_for_ever(stepped, monkeypatch)
     assert stepped.intake.ready
 
 
-def test_the_fence_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, monkeypatch):
+def test_the_sync_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, monkeypatch):
     """It may come when the next one has begun, or has asked for its own."""
     asked = []
 
-    def fence(_, path):
+    def sync(_, path):
         asked.append(path)
         return len(asked)
 
-    monkeypatch.setattr(NoLookout, "fence", fence)
+    monkeypatch.setattr(NoHints, "sync", sync)
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
     for _ in range(3):
@@ -775,7 +775,7 @@ def test_the_fence_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, 
     assert stepped.intake.ged.running is not None
     assert len(asked) == 1
     for number, ready in ((1, False), (1, False), (2, True)):
-        stepped.intake.hints.append(Hint("fence", asked[0], number=number))
+        stepped.intake.hints.append(Hint("sync", asked[0], number=number))
         for _ in range(20):
             stepped.step()
         assert stepped.intake.ready == ready

@@ -13,7 +13,7 @@ import pytest
 
 from bridged import logs
 from bridged.config import load
-from bridged.ged import Patience, Shares
+from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal
 from bridged.model import Instant, State
@@ -42,9 +42,9 @@ class Firm:
         config.write_text("\n".join([smtp, watch, f"state_dir: {base}/state", "clients:", *lines]))
         settings = load(config)
         settings.state_dir.mkdir()
-        self.journal, self.patience = Journal(settings.state_dir), Patience(time.monotonic)
+        self.journal, self.calls = Journal(settings.state_dir), Calls(time.monotonic)
         self.journal._sql.set_trace_callback(self._count)
-        self.rounds = Rounds(self.journal, self.patience, Shares(), lambda: None, lambda: None, self.now)
+        self.rounds = Rounds(self.journal, self.calls, Mounts(), lambda: None, lambda: None, self.now)
         self.rounds.configure(settings, start=True)
         self.step_until(lambda: self.rounds.ready)
 
@@ -98,11 +98,11 @@ def firm(opened):
     return opened(2)
 
 
-def test_the_fence_of_each_first_pass_has_come_through_when_all_are_ready(opened):
+def test_the_sync_of_each_first_pass_has_come_through_when_all_are_ready(opened):
     """Else each would be waited for in vain, and another look be made in its place."""
     firm = opened(MANY)
     intakes = [firm.seat(ged).intake for ged in firm.geds]
-    assert all(intake._fence.came for intake in intakes)
+    assert all(intake._sync.came for intake in intakes)
     assert not any(intake._blind for intake in intakes)
 
 
@@ -133,14 +133,14 @@ def test_a_ged_whose_turn_raises_is_the_only_one_that_is_late(opened, monkeypatc
 def test_a_turn_for_which_there_is_no_thread_is_given_again(firm, monkeypatch):
     """Else its GEDs would wait for ever: nothing would be due, and no turn would end."""
     tries = itertools.count()
-    start = firm.patience.start
+    start = firm.calls.start
 
     def sometimes(ged, work):
         if next(tries) < 3:
             raise RuntimeError("can't start new thread")
         return start(ged, work)
 
-    monkeypatch.setattr(firm.patience, "start", sometimes)
+    monkeypatch.setattr(firm.calls, "start", sometimes)
     for ged in firm.geds:
         firm.deposit(ged)
     for _ in range(3):
@@ -156,7 +156,7 @@ def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monk
 
     def long(_now, _most):
         while not done.wait(0.01):
-            firm.patience.beat()
+            firm.calls.progress()
             yield lambda tx: None
         return 60.0
 

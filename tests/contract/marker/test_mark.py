@@ -607,7 +607,7 @@ def test_each_step_that_may_wait_for_the_disk_is_told_before(clients, monkeypatc
     for call in ("open", "fsync", "link", "unlink", "close"):
         usual = getattr(os, call)
         monkeypatch.setattr(mark.os, call, lambda *a, u=usual, c=call, **k: asked.append(c) or u(*a, **k))
-    mark.write_all(clients, SUFFIX, hidden=False, beat=lambda: asked.append("beat"))
+    mark.write_all(clients, SUFFIX, hidden=False, progress=lambda: asked.append("beat"))
     assert asked.count("fsync") == 2 * len(CLIENTS)
     rests = "".join("b" if one == "beat" else "." for one in asked).split("b")
     assert max(map(len, rests)) <= 3  # a temporary file may be opened, named and closed in one go

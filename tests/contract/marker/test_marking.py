@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bridged.ged import Hanging, Patience, Shares
+from bridged.ged import HANGING, Calls, Hanging, Mounts
 from bridged.journal import Journal
 from bridged.marker import Marking, marking
 from bridged.model import Stamp, State
@@ -41,27 +41,27 @@ def sent(tx, number, ged):
 
 def many(base, journal, calm, clients):
     """So many clients on one disk, each with a document that was sent: shares, settings, and the last one's GED."""
-    shares = Shares()
+    mounts = Mounts()
     for number in range(clients):
         directory = base / f"ged {number}"
         directory.mkdir()
         (directory / "facture.pdf").write_bytes(b"x" * 100)
         ged = os.fsencode(directory)
         fd = os.open(ged, os.O_RDONLY)
-        shares.found(ged, ged, fd, settled=True)
+        mounts.found(ged, ged, fd, settled=True)
         os.close(fd)
         calm.locate(ged, "the disk")
         journal.write(lambda tx, n=number, g=ged: sent(tx, n, g))
     options = SimpleNamespace(suffix=".validated.json", hidden=False)
-    return shares, SimpleNamespace(marker=options, watch=SimpleNamespace(sweep=60.0)), ged
+    return mounts, SimpleNamespace(marker=options, watch=SimpleNamespace(sweep=60.0)), ged
 
 
 def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes_it_for_one_that_hangs(
     tmp_path, journal, monkeypatch
 ):
-    clock, silent, calls = [0.0], [], []
-    calm = Patience(lambda: clock[0])
-    shares, settings, ged = many(tmp_path, journal, calm, CLIENTS)
+    clock, silent, took = [0.0], [], []
+    calm = Calls(lambda: clock[0])
+    mounts, settings, ged = many(tmp_path, journal, calm, CLIENTS)
     usual_call, usual_fsync = calm.call, os.fsync
 
     def watched(*arguments):
@@ -69,7 +69,7 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
         try:
             return usual_call(*arguments)
         finally:
-            calls.append(clock[0] - began)
+            took.append(clock[0] - began)
 
     def slowly(fd):
         clock[0] += 0.3
@@ -79,12 +79,12 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     monkeypatch.setattr(calm, "call", watched)
     monkeypatch.setattr(marking, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     monkeypatch.setattr(marking.mark.os, "fsync", slowly)
-    Marking(journal, settings, calm, shares).step(100.0)
+    Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
     assert max(silent) < 1.0  # intake has its turns meanwhile
-    assert max(calls) < calls.HANGING  # else all are told to have failed
-    assert max(calls[1:]) <= marking.WITHIN + 0.001
-    assert len(calls) < CLIENTS / 2
+    assert max(took) < HANGING  # else all are told to have failed
+    assert max(took[1:]) <= marking.WITHIN + 0.001
+    assert len(took) < CLIENTS / 2
 
 
 @pytest.fixture
@@ -104,16 +104,16 @@ def counts(monkeypatch):
 
 
 def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, journal, fast, counts):
-    calm = Patience(time.monotonic)
-    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
-    Marking(journal, settings, calm, shares).step(100.0)
+    calm = Calls(time.monotonic)
+    mounts, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    Marking(journal, settings, calm, mounts).step(100.0)
     assert counts == [10, 20, 40, 50]
 
 
 def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, journal, fast):
-    calm = Patience(time.monotonic)
-    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
-    one, limits = Marking(journal, settings, calm, shares), resource.getrlimit(resource.RLIMIT_NOFILE)
+    calm = Calls(time.monotonic)
+    mounts, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    one, limits = Marking(journal, settings, calm, mounts), resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1]))
     try:
         one.step(100.0)
@@ -128,9 +128,9 @@ def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, 
 
 def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal, fast, counts, monkeypatch):
     """That nothing is done at once is no speed."""
-    calm = Patience(time.monotonic)
-    shares, settings, _ = many(tmp_path, journal, calm, CLIENTS)
-    one = Marking(journal, settings, calm, shares)
+    calm = Calls(time.monotonic)
+    mounts, settings, _ = many(tmp_path, journal, calm, CLIENTS)
+    one = Marking(journal, settings, calm, mounts)
 
     def fail(ged, work, at_most):
         raise Hanging
@@ -145,22 +145,22 @@ def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal,
 def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the_first_is_synced(
     tmp_path, journal, monkeypatch
 ):
-    calm = Patience(time.monotonic)
-    shares, settings, _ = many(tmp_path, journal, calm, 4)
+    calm = Calls(time.monotonic)
+    mounts, settings, _ = many(tmp_path, journal, calm, 4)
     asked, usual, link = [], os.fsync, os.link
     monkeypatch.setattr(
         marking.mark.os, "fsync", lambda fd: (asked.append(stat.S_IFMT(os.fstat(fd).st_mode)), usual(fd))
     )
     monkeypatch.setattr(marking.mark.os, "link", lambda *a, **k: (asked.append("name"), link(*a, **k)))
-    Marking(journal, settings, calm, shares).step(100.0)
+    Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * 4
     assert asked == [stat.S_IFREG] * 4 + ["name"] * 4 + [stat.S_IFDIR] * 4
 
 
 def test_a_ged_that_is_away_keeps_no_other_from_its_markers(tmp_path, journal):
-    calm = Patience(time.monotonic)
-    shares, settings, ged = many(tmp_path, journal, calm, 4)
+    calm = Calls(time.monotonic)
+    mounts, settings, ged = many(tmp_path, journal, calm, 4)
     os.rename(ged, ged + b" away")
     os.mkdir(ged)  # another one: its share is away
-    Marking(journal, settings, calm, shares).step(100.0)
+    Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * 3 + [State.SENT]

@@ -90,7 +90,7 @@ def test_what_cannot_be_watched_says_why(watcher, tmp_path, name, error):
     assert watcher.count == 0
 
 
-def test_what_has_happened_is_told_before_the_fence(watcher, tmp_path):
+def test_what_has_happened_is_told_before_the_sync(watcher, tmp_path):
     """In many directories, in a burst, with renames whose halves wait for each other."""
     directories = [tmp_path / str(number) for number in range(50)]
     for directory in directories:
@@ -107,23 +107,23 @@ def test_what_has_happened_is_told_before_the_fence(watcher, tmp_path):
             wanted.add(os.fsencode(other / f"renamed-{turn}"))
         for ged in (b"/one", b"/two"):
             number += 1
-            watcher.fence(ged, number)
+            watcher.sync(ged, number)
         (directories[0] / f"later-{turn}").touch()
-        fences = [Hint("fence", b"/one", number=number - 1), Hint("fence", b"/two", number=number)]
-        until(lambda f=fences: hints.extend(watcher.drain(1000)) or f[1] in hints, "the fences", 5)
-        first = hints.index(fences[0])
-        assert first < hints.index(fences[1])
+        syncs = [Hint("sync", b"/one", number=number - 1), Hint("sync", b"/two", number=number)]
+        until(lambda f=syncs: hints.extend(watcher.drain(1000)) or f[1] in hints, "the syncs", 5)
+        first = hints.index(syncs[0])
+        assert first < hints.index(syncs[1])
         assert {hint.dest for hint in hints[:first] if hint.kind == "moved"} >= wanted
     assert watcher.count == len(directories)
 
 
-def test_where_there_is_no_watch_to_be_had_there_is_no_fence(watcher, monkeypatch):
+def test_where_there_is_no_watch_to_be_had_there_is_no_sync(watcher, monkeypatch):
     monkeypatch.setattr(inotify, "_NOBODYS", b"/nonexistent")
     with pytest.raises(FileNotFoundError):
-        watcher.fence(b"/one", 1)
+        watcher.sync(b"/one", 1)
     watcher.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        watcher.fence(b"/one", 2)
+        watcher.sync(b"/one", 2)
 
 
 def test_a_closed_watcher_has_given_its_queue_back_and_takes_no_directory(tmp_path):
