@@ -16,7 +16,6 @@ from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
-from bridged.relay import Manners
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
@@ -48,7 +47,6 @@ class Shared:
         self.busy: dict[int, float] = {}  # since when which session's sender has been at its document (steady)
         self.unreadable: set[int] = set()
         self.warned: set[int] = set()
-        self.manners = Manners()
 
     def needs(self, number: int, now: float) -> bool:
         """Whether one more sender would help: two keep a relay that answers at once busier than four do.

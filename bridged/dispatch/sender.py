@@ -35,15 +35,13 @@ from bridged.mail import Mail, Readable, compose
 from bridged.marker import Marking
 from bridged.model import Document, Instant, Rule, State
 from bridged.reasons import ADOPTED
-from bridged.relay import Envelope, Maildir, Relay, secret_of
+from bridged.relay import Maildir, Relay, secret_of
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 
 SHARE_AWAY: Final = 15.0
 ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
 STATE_AWAY: Final = 5.0  # seconds until a document that the state disk has stopped is tried again
 LONG_GAP: Final = 3600.0
-AHEAD: Final = 4  # documents claimed together although they take longer than TOGETHER, of which three go ahead;
-FAR: Final = 0.5  # seconds that they may take: one that waits for its turn leaves no sooner by another session
 
 
 class Held(Exception):
@@ -92,7 +90,6 @@ class Sender:
         self._reading = Contents(calls, mounts, marking)
         self._random = random
         self._clock = clock
-        self._mails: dict[int, Mail] = {}  # composed before their turn
         self._announced: Collection[int] = ()  # documents whose dots were announced together
         self._unrecorded: tuple[Document, Outcome, Line] | None = None
         self._stranded: list[_Stranded] = []
@@ -157,10 +154,9 @@ class Sender:
         As many as are likely to leave in a moment are claimed together. What does not leave after all is put back.
         """
         route, claimed = self._route, deque[Document]()
-        together = int(TOGETHER / self._shared.takes)
         try:
             self._refresh_relay(route)
-            claimed.extend(self._claims.take(route, now, self._most(line, together)))
+            claimed.extend(self._claims.take(route, now, self._most(line)))
         finally:
             if not claimed:
                 line.give_back()
@@ -168,49 +164,22 @@ class Sender:
         try:
             self._announced = ()  # what was announced with others before is claimed anew, and its bytes may be others
             ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
-            if 1 < len(claimed) <= together:
+            if len(claimed) > 1:
                 self._announce_dots(ahead)
             while claimed and (given or self._may_go_on(route)):
                 given = False
                 document = claimed.popleft()
-                whole = ahead.pop(document.seq, None)
-                behind = self._behind(route, claimed[0], ahead.get(claimed[0].seq)) if claimed else None
-                self._take_turn(route, document, whole, behind)
+                self._take_turn(route, document, ahead.pop(document.seq, None))
         finally:
-            self._relay.forgo()
-            self._mails.clear()
             if given:
                 line.give_back()
             if claimed:
                 self._stranded += [_Stranded(document, 0.0, tried=False) for document in claimed]
                 self._rescue(self._clock())
 
-    def _most(self, line: Line, together: int) -> int:
-        """How many to claim: as many as leave in a moment, or a few where the next envelope may go ahead."""
-        if not line.unhurried:
-            return 1
-        return max(1, min(MOST, together), min(AHEAD, int(FAR / self._shared.takes)))
-
-    def _behind(self, route: Route, document: Document, ahead: InMemory | Exception | None) -> Envelope | None:
-        """The envelope of the document whose turn is next, if nothing is known that would keep it from leaving.
-
-        Whether it leaves is decided when its turn comes. Where that is a matter of a rate, of a probe or of what the
-        answer before it was, its envelope does not go ahead.
-        """
-        place = route.switched.place(document.directory)
-        in_force = self._route is route and not self._stopping.is_set() and route.line.unhurried
-        if not in_force or place is None or place.client.duplicates == "hold" or not isinstance(ahead, InMemory):
-            return None
-        try:
-            mail = self._mails[document.seq] = _composed(document, place, route)
-            size = mail.size(document.stamp.size)
-            if not document.has_passed(Rule.COLLECTOR):
-                head = ahead.rewind().read(HEAD)
-                if objections(place.collector, document.name, head, document.stamp.size, size).holds:
-                    return None
-            return Envelope(_sender(place, route), document.collection_email, size)
-        except Exception:  # noqa: BLE001 - raised again in its own turn; it must not be the trouble of the one before it
-            return None
+    def _most(self, line: Line) -> int:
+        """How many documents to claim: as many as leave within TOGETHER, at least one; one where turns are rationed."""
+        return max(1, min(MOST, int(TOGETHER / self._shared.takes))) if line.unhurried else 1
 
     def _may_go_on(self, route: Route) -> bool:
         """A turn for the next one of those claimed together; none under a configuration that is no longer in force."""
@@ -226,13 +195,11 @@ class Sender:
         self._journal.write(lambda tx: tx.dot_all(sums))
         self._announced = sums.keys()
 
-    def _take_turn(
-        self, route: Route, document: Document, ahead: InMemory | Exception | None, behind: Envelope | None
-    ) -> None:
+    def _take_turn(self, route: Route, document: Document, ahead: InMemory | Exception | None) -> None:
         outcome, began = None, self._clock()
         self._shared.busy[self._number] = began.steady
         try:
-            outcome = self._send(route, document, ahead, behind, began)
+            outcome = self._send(route, document, ahead, began)
         except Exception as error:
             wait = STATE_AWAY if isinstance(error, sqlite3.OperationalError) else MISTAKE
             self._stranded.append(_Stranded(document, wait, tried=True))
@@ -289,17 +256,12 @@ class Sender:
         smtp = self._relay_smtp = self._route.settings.smtp
         if self._route.maildir is not None:
             return Maildir(self._route.maildir, smtp.size_limit)
-        return Relay(smtp, secret_of(smtp), self._shared.manners)
+        return Relay(smtp, secret_of(smtp))
 
     # -- send
 
     def _send(
-        self,
-        route: Route,
-        document: Document,
-        ahead: InMemory | Exception | None,
-        behind: Envelope | None,
-        now: Instant,
+        self, route: Route, document: Document, ahead: InMemory | Exception | None, now: Instant
     ) -> Outcome | None:
         """The relay's answer, or None where the document itself stood in the way and has been put back."""
         place = route.switched.place(document.directory)
@@ -308,7 +270,7 @@ class Sender:
             if place.client.duplicates == "hold" and not document.has_passed(Rule.DUPLICATES):
                 self._require_new_bytes(document, ahead)
             with self._reading.content(document, ahead) as content:
-                return self._deliver(document, content, place, route, behind)
+                return self._deliver(document, content, place, route)
         except Changed:
             self._return(document, "overwritten before it was sent")
         except Held as held:
@@ -337,12 +299,10 @@ class Sender:
         if another_on_its_way:
             raise NotYet
 
-    def _deliver(
-        self, document: Document, content: Content, place: Place, route: Route, behind: Envelope | None
-    ) -> Outcome:
+    def _deliver(self, document: Document, content: Content, place: Place, route: Route) -> Outcome:
         self._shared.unreadable.discard(document.seq)
         sender = _sender(place, route)
-        mail = self._mails.pop(document.seq, None) or _composed(document, place, route)
+        mail = _composed(document, place, route)
         size = mail.size(document.stamp.size)
         head = content.read(HEAD)
         if not document.has_passed(Rule.COLLECTOR):
@@ -357,9 +317,7 @@ class Sender:
                 self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
 
         at_once = document.seq in self._announced
-        return self._relay.deliver(
-            sender, document.collection_email, size, chunks, before_dot, at_once=at_once, behind=behind
-        )
+        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot, at_once=at_once)
 
     def _require_accepted(self, document: Document, place: Place, head: bytes, mail_size: int) -> None:
         """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""

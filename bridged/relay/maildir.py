@@ -50,7 +50,6 @@ class Maildir:
         before_dot: Callable[[], None],
         *,
         at_once: bool = False,  # noqa: ARG002
-        behind: object = None,  # noqa: ARG002
     ) -> Outcome:
         """Write one mail; RelayDown where that cannot be done. Raises what `chunks` and `before_dot` raise."""
         most = self._size_limit
@@ -86,9 +85,6 @@ class Maildir:
                 _sync_directory(final.parent)
         finally:
             temporary.unlink(missing_ok=True)
-
-    def forgo(self) -> None:
-        """Nothing goes ahead of a mail."""
 
     def abort(self) -> None:
         """Write nothing more, from any thread."""

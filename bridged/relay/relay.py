@@ -31,14 +31,13 @@ from bridged.relay.outcome import (
 )
 from bridged.relay.replies import Phase, Reply, classify, row_of, sentence
 from bridged.relay.secret_files import TokenUnavailable
-from bridged.relay.wire import Interrupted, Lost, Silent, Wire, connected, why
+from bridged.relay.wire import Interrupted, Lost, Wire, connected, why
 
 if TYPE_CHECKING:
     from bridged.config.settings import Smtp
 
 DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
 IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do
-DISTRUST: Final = 3600.0  # seconds without an envelope behind a dot, once something went wrong with one
 _GOODBYE_WAIT: Final = 2.0
 # Refusals of a sign-in that the table explains with the password, where there is a token.
 _OF_PASSWORDS: Final = frozenset({"m365-password", "google-app-password", "google-password", "sign-in-refused"})
@@ -56,32 +55,12 @@ _SIGNED_IN_IN_VAIN: Final = (
 )
 
 
-class Envelope(NamedTuple):
-    """Whose mail it is, whom it is for, and how large it is."""
+class _Envelope(NamedTuple):
+    """The sender, the recipient and the size (bytes) of a mail."""
 
     sender: str
     collection_email: str
     size: int
-
-
-class Manners:
-    """Whether the next envelope may go right behind a dot, as RFC 2920 allows; for all sessions with one relay.
-
-    A relay that only says so would cost a document for each dot: one bad experience is enough for an hour.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._bad_until = float("-inf")
-
-    @property
-    def good(self) -> bool:
-        """Nothing has happened lately."""
-        return self._clock() >= self._bad_until
-
-    def doubt(self) -> None:
-        """Something that may have come of it has happened."""
-        self._bad_until = self._clock() + DISTRUST
 
 
 class _Stale(Exception):
@@ -116,8 +95,6 @@ class _Session:
         self.wire = Wire(sock)
         self.told: list[str] = []
         self.used_at = time.monotonic()
-        self.ahead = b""  # the group of commands that went behind the last dot, and is not answered yet
-        self.proven = False  # one such group was answered as it should be
         self.learn("")
 
     def learn(self, text: str) -> None:
@@ -137,11 +114,10 @@ class Relay:
     Not for two threads at a time, but for `abort`.
     """
 
-    def __init__(self, smtp: Smtp, secret: Callable[[bool], str | None], manners: Manners | None = None) -> None:
+    def __init__(self, smtp: Smtp, secret: Callable[[bool], str | None]) -> None:
         """`secret` gives the password, or the token of smtp.auth; it is told whether the last one was refused."""
         self._smtp = smtp
         self._secret = secret
-        self._manners = manners or Manners()
         self._session: _Session | None = None
         self._socket: socket.socket | None = None
         self._guard = threading.Lock()  # abort() must never shut a descriptor that has become another file
@@ -157,16 +133,12 @@ class Relay:
         before_dot: Callable[[], None],
         *,
         at_once: bool = False,
-        behind: Envelope | None = None,
     ) -> Outcome:
         """Send one mail and say what came of it: Uncertain only if the final dot had left and no answer came.
 
         `before_dot` is called after the last byte of the body was handed over and before the dot; with `at_once`
         before the last of the `chunks`, which the dot goes along with. When it or `chunks` raises, the line is cut
         without a dot (the relay discards the mail) and the exception rises.
-
-        `behind`: the envelope of the mail that is most likely the next one. It may go behind the dot, which saves a
-        round trip; the next call takes it up, or cuts the line. It is no promise: `forgo` where no call follows.
         """
         most = self._smtp.size_limit
         if most is not None and size > most:  # known without asking, so no session is opened or touched for it
@@ -174,8 +146,7 @@ class Relay:
             return Refused(words, certain=True)
         try:
             session = self._envelope(sender, collection_email, size)
-            ahead = b"" if behind is None else self._group_behind(session, behind)
-            outcome = self._body(session, _with_dot(chunks, before_dot, at_once=at_once), ahead)
+            outcome = self._body(session, _with_dot(chunks, before_dot, at_once=at_once))
             reusable = _in_step(outcome)
         except _Ended as ended:
             outcome, reusable = ended.outcome, ended.reusable
@@ -203,14 +174,8 @@ class Relay:
         finally:
             self.close()
 
-    def forgo(self) -> None:
-        """The mail whose envelope went ahead does not go now: the line is cut, since only a dot would end it."""
-        if self._session is not None and self._session.ahead:
-            self._drop()
-
     def close(self) -> None:
         """Say goodbye and close the session, if there is one."""
-        self.forgo()  # a goodbye would be a line of that mail
         if self._session is not None and not self._aborted:
             with contextlib.suppress(Lost):  # a relay that is gone needs no goodbye
                 self._session.wire.send(b"QUIT\r\n", _GOODBYE_WAIT)
@@ -233,13 +198,10 @@ class Relay:
 
     def _envelope(self, sender: str, collection_email: str, size: int) -> _Session:
         """A session that waits for the mail: the kept one, or where that has died a new one, once."""
-        envelope = Envelope(sender, collection_email, size)
+        envelope = _Envelope(sender, collection_email, size)
         if self._session is not None and time.monotonic() - self._session.used_at > IDLE_LIMIT:
             self.close()
         session, fresh = self._session, False
-        if session is not None and session.ahead and session.ahead != _group(session, envelope, reset=True):
-            self.forgo()  # no body may go behind another mail's envelope
-            session = None
         if session is not None:
             try:
                 self._announce(session, envelope, reset=True)
@@ -251,23 +213,21 @@ class Relay:
         self._announce(session, envelope, reset=False)
         return session
 
-    def _announce(self, session: _Session, envelope: Envelope, *, reset: bool) -> None:
+    def _announce(self, session: _Session, envelope: _Envelope, *, reset: bool) -> None:
         if 0 < session.limit < envelope.size:
             words = f"The mail would be {envelope.size} bytes, more than the relay's SIZE of {session.limit} bytes"
             raise _Ended(Refused(words, certain=True), reusable=True)
-        shared, ahead = envelope.sender == self._smtp.sender, bool(session.ahead)
-        group = b"" if ahead else _group(session, envelope, reset=reset)
-        kept, begun, phase = reset, False, Phase.RSET
+        shared = envelope.sender == self._smtp.sender
+        commands = _commands(session, envelope, reset=reset)
+        kept, begun = reset, False
         try:
             if session.pipelining:  # RFC 2920 3.1: DATA may be the last command of a group
-                session.wire.send(group, self._smtp.timeout)
-                group = b""
-            phases = _PHASES if reset else _PHASES[1:]
-            for phase, command in zip(phases, group.splitlines(keepends=True) or [b""] * len(phases), strict=True):
+                session.wire.send(b"".join(commands.values()), self._smtp.timeout)
+                commands = dict.fromkeys(commands, b"")
+            for phase, command in commands.items():
                 self._begin(session, phase, command, shared=shared)
                 reset = reset and phase is Phase.RSET
                 begun = begun or phase is Phase.MAIL
-            session.ahead, session.proven = b"", session.proven or ahead
         except (Lost, _Ended) as error:
             closed = isinstance(error, Lost) or _words(error.outcome).startswith("421")
             died = closed or (isinstance(error, _Ended) and isinstance(error.outcome, RelayDown))
@@ -275,20 +235,9 @@ class Relay:
             if kept and not begun and ended and self._smtp.auth is not None:
                 # Tokens end in the middle of a session, which is nothing that a person must see to.
                 raise _Stale(token=True) from error
-            # Nobody refuses a RSET but who minds where it stands.
-            died = died or (ahead and phase is Phase.RSET)
             if reset and died and not self._aborted:
-                if ahead and (not session.proven or isinstance(error, Silent)):
-                    self._manners.doubt()
                 raise _Stale from error
-            session.ahead = b""  # answered: what is left of it `_in_step_after` has seen to
             raise
-
-    def _group_behind(self, session: _Session, envelope: Envelope) -> bytes:
-        """What is to go right behind the dot, before which nothing of it can fail any more; RFC 2920 3.1 names it."""
-        most = self._smtp.size_limit
-        fits = (most is None or envelope.size <= most) and not 0 < session.limit < envelope.size
-        return _group(session, envelope, reset=True) if session.pipelining and fits and self._manners.good else b""
 
     def _begin(self, session: _Session, phase: Phase, command: bytes, *, shared: bool) -> None:
         reply = self._asked(session, command)
@@ -308,33 +257,21 @@ class Relay:
                 return False
         return refused in (Phase.RCPT, Phase.DATA)
 
-    def _body(self, session: _Session, pieces: Iterator[tuple[bytes, bytes]], ahead: bytes) -> Outcome:
+    def _body(self, session: _Session, pieces: Iterator[tuple[bytes, bytes]]) -> Outcome:
         for text, dot in pieces:
-            if dot:
-                session.ahead = ahead
-            self._upload(session, text, dot, ahead if dot else b"")
-        outcome = self._answer_to_dot(session)
-        if ahead and not session.proven and not isinstance(outcome, Accepted):
-            self._manners.doubt()
-        return outcome
+            self._upload(session.wire, text, dot)
+        return self._answer_to_dot(session)
 
-    def _upload(self, session: _Session, text: bytes, dot: bytes, ahead: bytes) -> None:
-        """Hand over a piece. Once the whole dot has left nothing raises: its answer tells what came of all."""
-        wire, timeout, data = session.wire, self._smtp.timeout, b"".join((text, dot, ahead))
+    def _upload(self, wire: Wire, text: bytes, dot: bytes) -> None:
         began = wire.sent
-        with_dot = began + len(text) + len(dot)
         try:
-            wire.send(data, timeout, heed=True)
+            wire.send(text + dot, self._smtp.timeout, heed=True)
         except Lost as lost:
             if not dot or wire.sent <= began + len(text):
                 raise  # not a byte of the dot has left
-            if wire.sent < with_dot:
-                raise _Ended(Uncertain(self._line(f"was lost in the final dot: {lost}"))) from lost
+            raise _Ended(Uncertain(self._line(f"was lost in the final dot: {lost}"))) from lost
         except Interrupted:
-            if not dot or wire.sent < with_dot:
-                raise _Ended(self._classified(Phase.UPLOAD, wire.reply(timeout))) from None
-            with contextlib.suppress(Lost):  # the dot is answered, and the rest of the envelope is still here
-                wire.send(data[wire.sent - began :], timeout)
+            raise _Ended(self._classified(Phase.UPLOAD, wire.reply(self._smtp.timeout))) from None
 
     def _answer_to_dot(self, session: _Session) -> Outcome:
         try:
@@ -544,14 +481,14 @@ def _path(command: str, address: str) -> bytes:
     return f"{command}<{address}>".encode("ascii")
 
 
-_PHASES: Final = (Phase.RSET, Phase.MAIL, Phase.RCPT, Phase.DATA)
-
-
-def _group(session: _Session, envelope: Envelope, *, reset: bool) -> bytes:
-    """The commands that begin a mail; `reset` where one may have been left in the session before."""
+def _commands(session: _Session, envelope: _Envelope, *, reset: bool) -> dict[Phase, bytes]:
+    """The commands that begin a mail, in their order. `reset` puts RSET first, for a session that was used before."""
     size = b" SIZE=%d" % envelope.size if session.sizes else b""
-    mail, rcpt = _path("MAIL FROM:", envelope.sender), _path("RCPT TO:", envelope.collection_email)
-    return b"%b%b%b\r\n%b\r\nDATA\r\n" % (b"RSET\r\n" if reset else b"", mail, size, rcpt)
+    return ({Phase.RSET: b"RSET\r\n"} if reset else {}) | {
+        Phase.MAIL: _path("MAIL FROM:", envelope.sender) + size + b"\r\n",
+        Phase.RCPT: _path("RCPT TO:", envelope.collection_email) + b"\r\n",
+        Phase.DATA: b"DATA\r\n",
+    }
 
 
 def _with_dot(

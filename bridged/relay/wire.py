@@ -19,10 +19,6 @@ class Lost(Exception):
     """The line broke or fell silent. Not an OSError: those of the document's file must pass through."""
 
 
-class Silent(Lost):
-    """Nothing was heard in time."""
-
-
 class Interrupted(Exception):
     """The relay began to answer while we were still uploading."""
 
@@ -79,7 +75,7 @@ class Wire:
     def _more(self, deadline: float) -> None:
         """Read what comes before the deadline, which holds for a line that is never silent as well."""
         if time.monotonic() > deadline:
-            raise Silent("no answer in time")
+            raise Lost("no answer in time")
         # Of what TLS has read already poll(2) knows nothing; else what was just asked for is hardly here yet.
         if not (isinstance(self._sock, ssl.SSLSocket) and self._read()):
             self._wait(select.POLLIN, deadline)
@@ -107,7 +103,7 @@ class Wire:
     def _wait(self, events: int, deadline: float) -> None:
         self._poll.register(self._sock, events)
         if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            raise Silent("no answer in time")
+            raise Lost("no answer in time")
 
     def _broken(self, error: OSError, *, heed: bool) -> NoReturn:
         """The line broke while writing: what the relay said before (a 550 in mid-upload) still counts."""

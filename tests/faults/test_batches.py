@@ -250,13 +250,13 @@ def test_what_was_announced_and_put_back_is_announced_anew(bridge: LineBridge, p
         assert len(set(sent)) == 1
 
 
-# -- the next envelope is out already
+# -- a dot in the middle of a batch is not answered yet
 
 
 def dot_under_way(bridge: LineBridge, action: Action) -> list[Path]:
-    """A burst by one session, in the middle of which a dot is not answered yet; the next envelope is behind it."""
+    """A burst by one session. A dot in the middle of a batch gets this answer."""
     bridge.smtp = "timeout: 5s, connections: 1"
-    [documents] = burst(bridge, "ahead")
+    [documents] = burst(bridge, "under-way")
     queue(bridge, documents)
     bridge.relay.script("DOT", *[OK] * MID_BATCH, action)
     launch(bridge, (), ["much_leaves_together"])
@@ -280,7 +280,7 @@ def told(bridge: LineBridge, verb: str) -> int:
 def test_what_a_dot_is_answered_holds_for_its_own_document_and_the_line(
     bridge: LineBridge, action: Action, event: str
 ) -> None:
-    """The next one, whose envelope is out, is neither in doubt nor counted."""
+    """The documents after it in the batch are neither in doubt nor counted."""
     documents = dot_under_way(bridge, action)
     bridge.wait_for(event)
     if event == "document_held":
@@ -293,45 +293,20 @@ def test_what_a_dot_is_answered_holds_for_its_own_document_and_the_line(
     assert attempts == ({1: MANY - 1, 2: 1} if event.startswith("document") else {1: MANY})
 
 
-def test_a_throttling_gets_no_dot_of_the_mail_whose_envelope_is_out(bridge: LineBridge) -> None:
-    """The pause that it asks for has begun: the line is cut, and all wait uncounted."""
+def test_a_throttling_in_the_middle_of_a_batch_puts_the_rest_back_uncounted(bridge: LineBridge) -> None:
+    """The session is closed at once, because the relay has asked for a pause."""
     documents = dot_under_way(bridge, Say("432 4.3.2 concurrent"))
     bridge.wait_for("relay_throttled")
     until(lambda: not journal(bridge, "SELECT 1 FROM documents WHERE state = 'sending'"), "all are put back")
     bridge.relay.wait_for(lambda: bridge.relay.open_sessions == 0)
-    assert (len(bridge.relay.mails), told(bridge, "RSET")) == (MID_BATCH, MID_BATCH + 1)
+    assert (len(bridge.relay.mails), told(bridge, "RSET")) == (MID_BATCH, MID_BATCH)
     stays(lambda: (len(bridge.relay.mails), bridge.relay.sessions), (MID_BATCH, 1), 0.3)
     waiting = journal(bridge, "SELECT attempts, dotted, uncertain FROM documents WHERE state = 'queued'")
     assert waiting == [(0, 0, 0)] * (len(documents) - MID_BATCH)
 
 
-def stop_while_the_relay_thinks(bridge: LineBridge) -> None:
-    """SIGTERM in the middle of a batch; the answer to the mail in transit comes then, and no other mail."""
-    assert bridge.process is not None
-    bridge.process.send_signal(signal.SIGTERM)
-    bridge.wait_for("daemon_stopping", 2)
-    bridge.relay.go_on()
-    assert bridge.process.wait(12) == 0
-    assert len(bridge.relay.mails) == MID_BATCH + 1
-
-
-def test_a_stop_while_the_next_envelope_is_out_cuts_the_line_without_its_dot(bridge: LineBridge) -> None:
-    """The document whose dot had left is accepted, the next one not begun."""
-    documents = dot_under_way(bridge, Late())
-    until(lambda: bridge.relay.stalled, "a dot is not answered")
-    stop_while_the_relay_thinks(bridge)
-    assert len(validated(bridge)) == MID_BATCH + 1
-    assert announced(bridge) == 0
-    bridge.relay.wait_for(lambda: bridge.relay.open_sessions == 0)
-    assert told(bridge, "RSET") == MID_BATCH + 1, "the next envelope was out"
-    bridge.start()
-    all_validated(bridge, documents)
-    assert uncertain(bridge) == {}
-    assert len(bridge.relay.mails) == MANY
-
-
-def test_a_reload_while_the_next_envelope_is_out_sends_nothing_more_to_the_address_before(bridge: LineBridge) -> None:
-    """The envelope is the old address's: no bytes follow it."""
+def test_a_reload_in_the_middle_of_a_batch_sends_nothing_more_to_the_address_before(bridge: LineBridge) -> None:
+    """Only the document whose dot has left goes to the old address."""
     documents = dot_under_way(bridge, Late())
     until(lambda: bridge.relay.stalled, "a dot is not answered")
     right = "collection_email: right@collecte.example"
@@ -345,8 +320,8 @@ def test_a_reload_while_the_next_envelope_is_out_sends_nothing_more_to_the_addre
     assert uncertain(bridge) == {}
 
 
-def test_what_was_saved_over_while_its_envelope_was_out_leaves_once_and_whole(bridge: LineBridge) -> None:
-    """What was read before is what leaves, or nothing: its marker speaks of the same bytes as its mail."""
+def test_a_document_saved_over_in_the_middle_of_its_batch_leaves_once_and_whole(bridge: LineBridge) -> None:
+    """Its mail has the bytes that were read with the batch, or none. Its marker tells the same bytes."""
     documents = dot_under_way(bridge, Late())
     until(lambda: bridge.relay.stalled, "a dot is not answered")
     for document in documents:
@@ -359,35 +334,17 @@ def test_what_was_saved_over_while_its_envelope_was_out_leaves_once_and_whole(br
     assert uncertain(bridge) == {}
 
 
-def test_a_kill_where_documents_take_long_leaves_one_in_doubt_though_several_are_claimed(bridge: LineBridge) -> None:
-    """A relay that is far away: the envelope of the next goes ahead, its dot is announced in its own turn."""
-    bridge.smtp = "timeout: 5s, connections: 1"
-    [documents] = burst(bridge, "far")
-    queue(bridge, documents)
-    bridge.relay.script("DOT", Stall(keep=True))
-    bridge.start()
-    until(lambda: bridge.relay.stalled, "a dot is not answered")
-    assert journal(bridge, "SELECT count(*) FROM documents WHERE state = 'sending'")[0][0] >= SEVERAL
-    assert announced(bridge) == 1
-    bridge.stop(signal.SIGKILL)
-    bridge.start()
-    all_validated(bridge, documents)
-    [(name, count)] = uncertain(bridge).items()
-    assert count == 1
-    assert [n for n, sent in mails(bridge).items() if len(sent) > 1] == [name]
-
-
-def test_a_relay_without_pipelining_gets_each_envelope_when_its_turn_has_come(tmp_path: Path) -> None:
-    with ScriptedRelay(extensions=["8BITMIME"]) as relay, line_bridge(tmp_path, relay) as bridge:
-        documents = dot_under_way(bridge, Late())
-        until(lambda: bridge.relay.stalled, "a dot is not answered")
-        stays(lambda: told(bridge, "RSET"), MID_BATCH, 0.2)
-        bridge.relay.go_on()
-        all_validated(bridge, documents)
-        assert (len(relay.mails), relay.sessions) == (MANY, 1)
-
-
 # -- our own end, and our own mistakes
+
+
+def stop_while_the_relay_thinks(bridge: LineBridge) -> None:
+    """SIGTERM in the middle of a batch; the answer to the mail in transit comes then, and no other mail."""
+    assert bridge.process is not None
+    bridge.process.send_signal(signal.SIGTERM)
+    bridge.wait_for("daemon_stopping", 2)
+    bridge.relay.go_on()
+    assert bridge.process.wait(12) == 0
+    assert len(bridge.relay.mails) == MID_BATCH + 1
 
 
 def test_a_stop_in_the_middle_of_a_batch_ends_with_the_document_in_transit(bridge: LineBridge) -> None:

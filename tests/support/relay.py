@@ -464,18 +464,13 @@ class _Session:
             if not isinstance(action, Ok) and arrived >= getattr(action, "after", 0) and arrived:
                 action = self.interrupt(action)
             if data.startswith(b".\r\n"):
-                self.behind(data[3:])
+                self.buffer += data[3:]
                 return b""
             if found >= 0:
-                self.behind(data[found + 5 :])
+                self.buffer += data[found + 5 :]
                 return re.sub(rb"(?m)^\.", b"", bytes(data[: found + 2]))
             start = len(data)
             data += self.more()
-
-    def behind(self, commands: bytes) -> None:
-        """What came along with the dot is no part of the body."""
-        self.buffer += commands
-        self.relay._note(lambda: setattr(self.relay, "uploaded", self.relay.uploaded - len(commands)))
 
     def interrupt(self, action: Action) -> Action:
         match action:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridged.model import UserError
-from bridged.relay import Envelope, Manners, Relay
+from bridged.relay import Relay
 from bridged.relay import relay as edge
 from bridged.relay.outcome import (
     Accepted,
@@ -803,287 +803,25 @@ def test_abort_breaks_off_a_connection_that_is_still_being_made(make):
                 one.close()
 
 
-# -- the next envelope, right behind a dot
+# -- two mails by one session
 
 
-NEXT, OTHER = "next@collect.example", "other@collect.example"
-BEHIND = Envelope(SENDER, NEXT, len(BODY))
-ONE = len(BODY + b".\r\n")  # what is uploaded for one mail
-
-
-def begun(server: ScriptedRelay, count: int) -> bool:
-    """Whether so many mails were begun."""
-    return len([line for _, line in server.commands if line == "DATA"]) >= count
-
-
-def sending_with_an_envelope_behind(relay: Relay, server: ScriptedRelay, outcomes: list[Outcome]) -> threading.Thread:
-    """A mail is on its way, its dot is not answered, and the next envelope has left."""
-    away = threading.Thread(target=lambda: outcomes.append(send(relay, behind=BEHIND)), daemon=True)
-    away.start()
-    server.wait_for(lambda: server.stalled == 1)
-    until_written(relay)
-    return away
-
-
-def to(server: ScriptedRelay) -> list[str]:
-    """Whom the mails have gone to."""
-    return [recipient for mail in server.mails for recipient in mail.recipients]
-
-
-@pytest.mark.parametrize("tls", ["none", "implicit"])
-def test_the_next_envelope_goes_right_behind_a_dot_and_its_mail_needs_no_other(make, tls):
-    with ScriptedRelay(tls=tls, size=10**6) as server:
-        server.script("DOT", Late())
-        relay, outcomes = make(server), []
-        away = sending_with_an_envelope_behind(relay, server, outcomes)
-        server.go_on()
-        away.join(10)
-        assert outcomes == [Accepted("250 2.0.0 Ok: queued as 0001")]
-        server.wait_for(lambda: begun(server, 2))
-        assert server.uploaded == ONE, "no body before its turn"
-        assert isinstance(send(relay, collection_email=NEXT), Accepted)
-        relay.close()
-        verbs = [line.partition(" ")[0].upper() for _, line in server.commands]
-        assert verbs == ["EHLO", "MAIL", "RCPT", "DATA", "RSET", "MAIL", "RCPT", "DATA", "QUIT"]
-        assert (server.sessions, to(server)) == (1, [TO, NEXT])
-        assert [mail.data for mail in server.mails] == [BODY, BODY]
-
-
-def until_written(relay: Relay) -> None:
-    """The group is on its way although no answer has come."""
-    for _ in range(500):
-        session = relay._session
-        if session is not None and session.ahead:
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("no envelope went behind the dot")
-
-
-def test_a_relay_that_does_not_offer_pipelining_gets_no_envelope_behind_a_dot(make):
-    with ScriptedRelay(extensions=[]) as server:
-        relay = make(server)
-        assert isinstance(send(relay, behind=BEHIND), Accepted)
-        assert relay._session is not None
-        assert relay._session.ahead == b""
-        assert isinstance(send(relay, collection_email=NEXT), Accepted)
-        assert (server.sessions, to(server)) == (1, [TO, NEXT])
-
-
-@pytest.mark.parametrize("limits", [{"size_limit": 100}, {}])
-def test_an_envelope_of_a_mail_that_is_too_large_does_not_go_ahead(make, limits):
-    with ScriptedRelay(size=200) as server:
-        relay = make(server, **limits)
-        assert isinstance(send(relay, behind=Envelope(SENDER, NEXT, 201)), Accepted)
-        assert isinstance(send(relay, collection_email=NEXT, size=201), Refused)
-        assert isinstance(send(relay), Accepted)
-        assert (server.sessions, to(server)) == (1, [TO, TO])
-
-
-@pytest.mark.parametrize("changes", [{"collection_email": OTHER}, {"sender": OTHER}, {"size": 999}, {}], ids=str)
-def test_another_mail_than_the_one_whose_envelope_is_out_gets_a_session_of_its_own(make, changes):
-    """Its bytes would go to the address of the other."""
-    with ScriptedRelay(size=10**6) as server:
-        relay = make(server)
-        assert isinstance(send(relay, behind=BEHIND), Accepted)
-        assert isinstance(send(relay, **changes), Accepted)
-        server.wait_for(lambda: server.open_sessions == 1)
-        assert server.sessions == 2
-        assert to(server) == [TO, changes.get("collection_email", TO)]
-
-
-@pytest.mark.parametrize("end", [Relay.forgo, Relay.close])
-def test_a_mail_that_does_not_go_after_all_gets_neither_a_dot_nor_a_goodbye(make, server, end):
-    relay = make(server)
-    assert isinstance(send(relay, behind=BEHIND), Accepted)
-    server.wait_for(lambda: begun(server, 2))
-    end(relay)
-    server.wait_for(lambda: server.open_sessions == 0)
-    assert (server.uploaded, len(server.mails)) == (ONE, 1)
-    relay.forgo()  # nothing is out
-    assert isinstance(send(relay), Accepted)
-    relay.forgo()
-    assert isinstance(send(relay), Accepted)
-    assert server.sessions == 2
-
-
-@pytest.mark.parametrize(
-    ("action", "kind", "sessions"),
-    [
-        (Say("451 4.3.0 later"), Deferred, 1),
-        (Say("554 5.7.1 content refused"), Refused, 1),
-        (Say("421 4.3.2 shutting down", then="cut"), RelayDown, 2),
-        (Say("421 4.3.2 shutting down"), RelayDown, 2),
-        (Say("432 4.3.2 concurrent"), Throttled, 2),
-        (Say("garbage"), Uncertain, 2),
-        (Cut(), Uncertain, 2),
-        (Cut(reset=True), Uncertain, 2),
-        (Cut(raw=b"25"), Uncertain, 2),
-        (Cut(keep=True), Uncertain, 2),
-        (CutAfter(), Accepted, 2),
-        (CutAfter(reset=True), Accepted, 2),
-    ],
-    ids=str,
-)
-def test_whatever_the_dot_is_answered_the_mail_whose_envelope_is_out_goes_once(make, server, action, kind, sessions):
-    """And the answer is that of the mail before it."""
-    server.script("DOT", action)
-    relay = make(server)
-    outcome = send(relay, behind=BEHIND)
-    lost_with_its_answer = isinstance(action, CutAfter) and action.reset and isinstance(outcome, Uncertain)
-    assert type(outcome) is kind or lost_with_its_answer
-    first = [TO] if kind is Accepted or getattr(action, "keep", False) else []
-    assert to(server) == first
-    assert isinstance(send(relay, collection_email=NEXT), Accepted)
-    assert to(server) == [*first, NEXT]
-    assert server.sessions == sessions
-
-
-@pytest.mark.parametrize(
-    ("phase", "action", "kind", "sessions"),
-    [
-        ("MAIL", Say("553 5.7.1 not yours"), Misconfigured, 2),
-        ("MAIL", Say("451 4.7.0 slow down"), Throttled, 2),
-        ("RCPT", Say("550 5.1.1 nobody"), AddressRefused, 1),
-        ("RCPT", Say("450 4.2.0 later"), Deferred, 1),
-        ("RCPT", CutAfter(), RelayDown, 2),
-        ("DATA", Say("554 5.5.1 no"), Refused, 1),
-        ("DATA", Say("451 4.3.0 later"), Deferred, 1),
-        ("DATA", Cut(), RelayDown, 2),
-    ],
-    ids=str,
-)
-def test_an_envelope_that_is_refused_behind_a_dot_is_its_own_mails_trouble(make, server, phase, action, kind, sessions):
-    server.script(phase, OK, action)
-    relay = make(server)
-    assert isinstance(send(relay, behind=BEHIND), Accepted)
-    outcome = send(relay, collection_email=NEXT)
-    assert type(outcome) is kind, outcome
-    assert (to(server), server.uploaded) == ([TO], ONE)
-    assert isinstance(send(relay, collection_email=OTHER), Accepted)
-    assert (to(server), server.sessions) == ([TO, OTHER], sessions)
-
-
-class Deaf(scripted._Session):
-    """Takes what follows a dot for no command, though it offers PIPELINING: it forgets it, or minds."""
-
-    minds = ""
-
-    def answer(self, phase: str, usual: str) -> bool:
-        if phase == "DOT":
-            threading.Event().wait(0.1)
-            self.sock.settimeout(0.1)
-            try:
-                early = bool(self.buffer) or bool(self.sock.recv(65536))
-            except TimeoutError:
-                early = False
-            self.sock.settimeout(None)
-            self.buffer.clear()
-            if early and self.minds:
-                self.say(self.minds)
-                raise scripted._Hangup
-        return super().answer(phase, usual)
-
-
-@pytest.mark.parametrize(
-    ("minds", "kind"), [("", Accepted), ("554 5.5.0 out of turn", Refused), ("421 4.5.0 out of turn", RelayDown)]
-)
-def test_a_relay_that_bears_nothing_behind_a_dot_gets_it_once_in_an_hour(make, server, monkeypatch, minds, kind):
-    """Whatever it offers: else each mail would cost a time-out, or be taken for refused."""
-    monkeypatch.setattr(scripted, "_Session", Deaf)
-    monkeypatch.setattr(Deaf, "minds", minds)
-    now = [1000.0]
-    manners = Manners(lambda: now[0])
-    relay = make(server, timeout=0.5)
-    relay._manners = manners
-    assert type(send(relay, behind=BEHIND)) is kind
-    assert isinstance(send(relay, collection_email=NEXT, behind=BEHIND), Accepted)
-    sessions = server.sessions
-    assert isinstance(send(relay, collection_email=NEXT, behind=BEHIND), Accepted)
-    assert server.sessions == sessions, "the third went without an envelope behind the dot before it"
-    assert to(server)[-2:] == [NEXT, NEXT]
-    assert not manners.good
-    now[0] += edge.DISTRUST
-    assert manners.good
-
-
-@pytest.mark.parametrize("action", [Say("503 5.5.1 not now"), Cut(), Stall()], ids=str)
-def test_a_reset_that_fails_behind_a_dot_is_no_trouble_of_its_mail_and_is_not_tried_again_soon(make, server, action):
-    server.script("RSET", action)
-    relay = make(server, timeout=0.5)
-    assert isinstance(send(relay, behind=BEHIND), Accepted)
-    assert isinstance(send(relay, collection_email=NEXT, behind=BEHIND), Accepted)
-    assert relay._session is not None
-    assert relay._session.ahead == b""
-    assert (to(server), server.sessions) == ([TO, NEXT], 2)
-
-
-@pytest.mark.parametrize("tls", ["none", "implicit"])
-@pytest.mark.parametrize(("answer", "kind"), [(OK, Accepted), (Say("554 5.7.1 content refused"), Refused)], ids=str)
-def test_an_answer_to_the_dot_that_comes_while_the_next_envelope_is_still_here_is_the_dots(
-    make, monkeypatch, tls, answer, kind
-):
-    """The kernel takes a few bytes at a time: the rest of the envelope follows, and both mails stay in step."""
-    usual = edge.Wire._write
-
-    def little(self, view, deadline, *, heed):
-        threading.Event().wait(0.005)
-        return usual(self, view[:7], deadline, heed=heed)
-
-    with ScriptedRelay(tls=tls) as server:
-        relay = make(server)
-        assert isinstance(send(relay), Accepted)
-        server.script("DOT", answer)
-        monkeypatch.setattr(edge.Wire, "_write", little)
-        assert type(send(relay, behind=BEHIND)) is kind
-        assert isinstance(send(relay, collection_email=NEXT), Accepted)
-        assert (server.sessions, to(server)[-1]) == (1, NEXT)
-        assert len(server.mails) == (3 if kind is Accepted else 2)
-
-
-def test_a_line_that_breaks_where_it_has_gone_well_before_is_no_bad_manners(make, server):
-    server.script("RSET", OK, Cut())
-    relay = make(server)
-    assert isinstance(send(relay, behind=BEHIND), Accepted)
-    assert isinstance(send(relay, collection_email=NEXT, behind=BEHIND), Accepted)
-    assert isinstance(send(relay, collection_email=NEXT, behind=BEHIND), Accepted)
-    assert relay._session is not None
-    assert relay._session.ahead
-
-
-@pytest.mark.parametrize("tls", ["none", "implicit"])
-def test_abort_while_the_next_envelope_is_out_leaves_the_next_mail_certain(make, tls):
-    with ScriptedRelay(tls=tls) as server:
-        server.script("DOT", Stall())
-        relay, outcomes = make(server, timeout=60.0), []
-        away = sending_with_an_envelope_behind(relay, server, outcomes)
-        relay.abort()
-        away.join(10)
-        assert [type(outcome) for outcome in outcomes] == [Uncertain]
-        assert isinstance(send(relay, collection_email=NEXT), RelayDown)
-        assert (server.sessions, server.mails) == (1, [])
-
-
-def test_an_address_that_is_none_raises_before_the_dot_of_the_mail_before_it(make, server):
-    """After the dot it would make that mail uncertain."""
-    with pytest.raises(ValueError, match="address"):
-        send(make(server), behind=Envelope(SENDER, "a@b.example>\r\nRCPT TO:<evil@c.example", 10))
-    server.wait_for(lambda: server.open_sessions == 0)
-    assert server.mails == []
+NEXT = "next@collect.example"
 
 
 @pytest.mark.parametrize("tls", ["none", "implicit"])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_wherever_the_line_breaks_among_two_mails_none_that_arrived_is_called_lost(make, direction, tls):
-    """Nor is one repeated that was accepted, or has one the other's address."""
+    """No mail is repeated that was accepted. None goes to the address of the other."""
     possible = {("RelayDown", 0), ("Uncertain", 0), ("Uncertain", 1), ("Accepted", 1)}
 
     def two(at_most: int) -> tuple[list[tuple[str, int]], int]:
-        """What came of both, how often each arrived, and how many bytes passed."""
+        """The outcome of both mails, how often each arrived, and how many bytes passed."""
         before, line = len(server.mails), CuttingLine(server)
         with line.listener:
             line.carry_all(direction, at_most)
             relay = make(server, port=line.port)
-            outcomes = [type(send(relay, behind=BEHIND)).__name__, type(send(relay, collection_email=NEXT)).__name__]
+            outcomes = [type(send(relay)).__name__, type(send(relay, collection_email=NEXT)).__name__]
             relay.close()
             line.listener.shutdown(socket.SHUT_RDWR)
         server.wait_for(lambda: server.open_sessions == 0)
