@@ -118,7 +118,7 @@ class Intake:
         if ged.state == "new":
             ged.blank = not self._journal.read(lambda tx: tx.knows_any(ged.path))
         patterns = [folder.path for folder in client.switched_folders]
-        switch_off(self._journal, ged.path, [p for p in recorded if p not in patterns], switched)
+        switch_off(self._journal, ged.path, [p for p in recorded if p not in patterns], switched, client.name)
         ged.unknown = {pattern: kind for pattern, kind in ged.unknown.items() if pattern in patterns}
         for pattern in patterns:
             self._switch_on(pattern, pattern not in recorded, start, now)
@@ -560,12 +560,18 @@ def _status(looked: Looked, path: bytes) -> os.stat_result | None:
     return status
 
 
-def switch_off(journal: Journal, ged: bytes, patterns: Collection[str], switched: SwitchedFolders) -> None:
-    """The bridge is off for these folders: what had not left is withdrawn."""
+def switch_off(
+    journal: Journal, ged: bytes, patterns: Collection[str], switched: SwitchedFolders, client: str = ""
+) -> None:
+    """Switch these folders off and withdraw their documents that have not left.
+
+    `client` is the client's name, empty where no configuration of this run names it.
+    """
+    whose = {"client": client} if client else {}
     for pattern in patterns:
         for document in journal.write(lambda tx, p=pattern: _switched_off(tx, ged, p, switched)):  # type: ignore[misc]
             say_document("document_withdrawn", document, reason="switched_off")
-        say("folder_switched_off", ged=readable(ged), folder=pattern)
+        say("folder_switched_off", **whose, ged=readable(ged), folder=pattern)
 
 
 def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedFolders) -> list[Document]:

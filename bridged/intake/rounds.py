@@ -113,12 +113,14 @@ class Rounds:
         for ged, pattern in self._journal.read(lambda tx: tx.folders()):
             recorded.setdefault(ged, set()).add(pattern)
         clients = {os.fsencode(client.ged): client for client in settings.clients if client.switched_folders}
+        removed: dict[bytes, str] = {}
         for ged in self._seats.keys() - clients.keys():
             seat = self._seats.pop(ged)
+            removed[ged] = seat.client
             seat.intake.ged.retired = True  # before it is switched off: a turn under way must not undo that
             self._left.append(seat)
         for ged in recorded.keys() - clients.keys():
-            switch_off(self._journal, ged, recorded[ged], self._switched)
+            switch_off(self._journal, ged, recorded[ged], self._switched, removed.get(ged, ""))
             self._calls.forget(ged)  # what is left of it in the queue must not wait for a share that is away
             self._mounts.forget(ged, ged)
         for ged, client in clients.items():

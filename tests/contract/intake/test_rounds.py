@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import os
 import sqlite3
 import threading
@@ -27,26 +28,36 @@ class Firm:
     """Clients whose GEDs are on one mount, and the rounds of these, stepped by hand."""
 
     def __init__(self, base, clients):
-        logs.configure("json", "info", io.StringIO())
+        self.log = io.StringIO()
+        logs.configure("json", "info", self.log)
         self.base, self.ahead, self.commits = base, 0.0, 0
         self.geds = [os.fsencode(base / str(n)) for n in range(clients)]
-        lines = [
-            f"  - {{name: C{n}, ged: {base}/{n}, collection_email: c{n}@collecte.example, switched_folders: [Achats]}}"
-            for n in range(clients)
-        ]
         for n in range(clients):
             (base / str(n) / "Achats").mkdir(parents=True)
-        config = base / "bridged.yaml"
-        smtp = "smtp: {host: localhost, security: plain, sender: factures@cabinet.example}"
-        watch = "watch: {quiet: 2s, sweep: 1h}"
-        config.write_text("\n".join([smtp, watch, f"state_dir: {base}/state", "clients:", *lines]))
-        settings = load(config)
+        settings = self.settings(dict.fromkeys(range(clients), "Achats"))
         settings.state_dir.mkdir()
         self.journal, self.calls = Journal(settings.state_dir), Calls(time.monotonic)
         self.journal._sql.set_trace_callback(self._count)
         self.rounds = Rounds(self.journal, self.calls, Mounts(), lambda: None, lambda: None, self.now)
         self.rounds.configure(settings, start=True)
         self.step_until(lambda: self.rounds.ready)
+
+    def settings(self, folders):
+        """The configuration that switches one folder on for each of these clients, told by number."""
+        lines = [
+            f"  - {{name: C{n}, ged: {self.base}/{n}, collection_email: c{n}@collecte.example,"
+            f" switched_folders: [{folder}]}}"
+            for n, folder in folders.items()
+        ]
+        config = self.base / "bridged.yaml"
+        smtp = "smtp: {host: localhost, security: plain, sender: factures@cabinet.example}"
+        watch = "watch: {quiet: 2s, sweep: 1h}"
+        config.write_text("\n".join([smtp, watch, f"state_dir: {self.base}/state", "clients:", *lines]))
+        return load(config)
+
+    def said(self, event):
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [line for line in lines if line["event"] == event]
 
     def _count(self, sql):
         self.commits += sql == "COMMIT"
@@ -194,3 +205,21 @@ def test_all_have_their_turns_again_when_the_disk_was_full(firm, monkeypatch):
         patch.setattr(firm.journal, "_grant_all", full)
         firm.step_until(lambda: all(firm.seat(ged).failing_since < float("inf") for ged in firm.geds))
     firm.step_until(lambda: set(firm.documents()) == paths)
+
+
+def test_folder_switched_off_names_its_client_also_where_that_is_removed(opened):
+    firm = opened(3)
+    firm.rounds.configure(firm.settings({0: "Achats", 1: "Notes"}), start=False)
+    firm.step_until(lambda: len(firm.said("folder_switched_off")) == 2)
+    told = {(line["client"], line["folder"]) for line in firm.said("folder_switched_off")}
+    assert told == {("C1", "Achats"), ("C2", "Achats")}
+
+
+def test_folder_switched_off_after_a_stop_has_no_client_where_that_was_removed(opened):
+    firm = opened(2)
+    rounds = Rounds(firm.journal, firm.calls, Mounts(), lambda: None, lambda: None, firm.now)
+    rounds.configure(firm.settings({0: "Achats"}), start=True)
+    rounds.close()
+    (line,) = firm.said("folder_switched_off")
+    assert "client" not in line
+    assert line["ged"] == os.fsdecode(firm.geds[1])
