@@ -14,7 +14,7 @@ from bridged.config.presets import collector
 from bridged.config.settings import Client, SwitchedFolder
 from bridged.names import ignored_directory
 
-_CACHE_LIMIT = 10_000  # those in which something happens; the sweep asks for the others once
+_REMEMBERED = 10_000  # directories whose place is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,13 @@ class SwitchedFolders:
 
     def place(self, directory: bytes) -> Place | None:
         """Where documents of a directory go; None where the bridge is off, excluded, or the system's own."""
-        if directory not in self._cache:
-            if len(self._cache) >= _CACHE_LIMIT:
-                self._cache.clear()
-            self._cache[directory] = self._as_above(directory) or self._find(directory)
-        return self._cache[directory]
+        cache = self._cache
+        if directory not in cache:
+            found = self._as_above(directory) or self._find(directory)
+            if len(cache) >= _REMEMBERED:
+                cache = self._cache = {}  # replaced and not cleared, because other threads read the full one
+            cache[directory] = found
+        return cache[directory]
 
     def _as_above(self, directory: bytes) -> Place | None:
         """The place of the directory above, where that is known and nothing else can be: so it is for most of them."""
