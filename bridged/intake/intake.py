@@ -375,11 +375,7 @@ class Intake:
         entering: list[Ticket[Effects]] = []
         ended = False
         most = min(most, REST) if self.ged.looks_anew else most
-        sweep = self.ged.sweep
-        while not ended:
-            sweep.pauses = self._steady() - began >= most or len(differences) >= BATCH
-            if sweep.pauses and not sweep.owed:
-                break
+        while not ended and self._steady() - began < most and len(differences) < BATCH:
             self.ged.calls.progress()
             found = next(self.ged.running, _END)
             ended = found is _END

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from bridged.config import matches
 from bridged.ged import files
-from bridged.intake.first_look import STATUS, Beside, Look, look
+from bridged.intake.first_look import STATUS, Look, look
 from bridged.journal.packed import Packed
 from bridged.names import is_leftover
 from bridged.paths import is_in
@@ -101,13 +101,11 @@ class Sweep:
         `arrived` is called for each directory that is on another file system than the one above it, or was; with its
         descriptor, or -1 when there is no such directory. It says why nothing may be concluded (or nothing).
         `packs` tells of a directory that was not read before whether names are enough; `endings` is for
-        `packed.only_documents`. Whoever wants to do something else between two steps of a pass that packs sets `pauses`
-        and goes on until nothing is `owed`: what was read must be told before anything else is heard of it.
+        `packed.only_documents`.
         """
         self.arrived: Callable[[bytes, int], str] = lambda *_: ""
         self.packs: Callable[[bytes], bool] | None = None
         self.endings: tuple[bytes, ...] = ()
-        self.pauses = False
         self.ged = ged
         self.points: set[bytes] = set()
         self._in_force = in_force
@@ -115,7 +113,6 @@ class Sweep:
         self._seen: dict[bytes, _Seen] = {}
         self._roots: set[bytes] = set()
         self._root_device = -1
-        self._beside: Beside | None = None
         self._blocked: list[Unreadable] = []
         self._read_since: set[bytes] = set()
 
@@ -203,20 +200,10 @@ class Sweep:
         """One pass over the switched folders; `full` reads unchanged directories too. None: nothing was found yet."""
         closed: list[bytes] = []
         self._root_device = os.fstat(root_fd).st_dev
-        beside = self._beside = None if self.packs is None else Beside(root_fd, self._root_device, self.endings)
-        try:
-            for found in self._pass(root_fd, patterns, now, full, closed):
-                if isinstance(found, Unreadable) and found not in self._blocked:
-                    closed.append(found.directory)
-                yield found
-        finally:
-            if beside is not None:
-                beside.close()
-
-    @property
-    def owed(self) -> bool:
-        """Whether directories were looked at beside, or are being, that nobody was told of yet."""
-        return self._beside is not None and self._beside.asked
+        for found in self._pass(root_fd, patterns, now, full, closed):
+            if isinstance(found, Unreadable) and found not in self._blocked:
+                closed.append(found.directory)
+            yield found
 
     def _pass(
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool, closed: list[bytes]
@@ -283,33 +270,21 @@ class Sweep:
         return self._walk(root_fd, top, now, full=False, everything=False)
 
     def _walk(self, root_fd: int, top: bytes, now: float, *, full: bool, everything: bool) -> Iterator[Found]:
-        stack, beside = [top], self._beside if everything else None
-        while stack or (beside is not None and beside.asked):
-            directory, found = self._next(root_fd, stack, beside)
+        stack = [top]
+        while stack:
+            directory = stack.pop()
+            found = self._first_look(root_fd, directory)
             if found is not None or self._in_force(directory):
                 inner = yield from self._tell(root_fd, directory, found, now, full)
                 stack.extend(inner if everything else (child for child in inner if child not in self._seen))
 
-    def _next(self, root_fd: int, stack: list[bytes], beside: Beside | None) -> tuple[bytes, Look | None]:
-        """A directory, with a first look at it where names are enough."""
-        if beside is not None:
-            if not self.pauses:
-                beside.ask(stack, self.ged, self._begin_first_look)
-            answer = beside.answer(wait=self.pauses or not stack)
-            if answer is not None:
-                return answer
-        directory = stack.pop()
-        names = self._begin_first_look(directory)
-        found = look(root_fd, self._relative(directory), self._root_device, self.endings) if names else None
-        return directory, found
-
-    def _begin_first_look(self, directory: bytes) -> bool:
-        """Whether names are enough. If so, it is watched first: what comes while it is read is told by a hint."""
+    def _first_look(self, root_fd: int, directory: bytes) -> Look | None:
+        """The names in a directory that was not read before. None where names are not enough."""
         known = directory in self._seen or directory in self.points
         if known or self.packs is None or not self.packs(directory):
-            return False
-        self._watch(directory)
-        return True
+            return None
+        self._watch(directory)  # before it is read, because a hint tells of a file that comes in between
+        return look(root_fd, self._relative(directory), self._root_device, self.endings)
 
     def _tell(
         self, root_fd: int, directory: bytes, found: Look | None, now: float, full: bool

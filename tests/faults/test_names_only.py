@@ -20,7 +20,7 @@ from tests.support.relay import ScriptedRelay
 
 OLD = ("one.txt", "two.txt", "three.txt", "sub/four.txt", "sub/deep/five.txt")
 RESTED = 2.2  # seconds after which a directory is no longer read again for its youth alone
-HINTS = {"hints": ["names_only", "looked_at_beside"], "sweeps": ["names_only", "no_hints"]}
+HINTS = {"hints": ["names_only"], "sweeps": ["names_only", "no_hints"]}
 
 
 @pytest.fixture

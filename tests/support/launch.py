@@ -16,7 +16,7 @@ from pathlib import Path
 from bridged.commands import cli
 from bridged.daemon import daemon
 from bridged.dispatch import contents, sender
-from bridged.intake import first_look, rounds, sweep
+from bridged.intake import rounds, sweep
 from bridged.journal import Journal
 from bridged.marker import mark
 from bridged.watching import inotify
@@ -106,13 +106,6 @@ def names_only() -> None:
     sweep.Sweep.whole = lambda self, fd, patterns, now, full: usual(self, fd, patterns, now, full and bool(self.packs))
 
 
-def looked_at_beside() -> None:
-    """Few directories are enough for a second process at the first look."""
-    first_look.WORTH = first_look._PART = 1
-    first_look._WAITS = 10_000
-    first_look.os.sched_getaffinity = lambda _: {0, 1}
-
-
 def no_hints() -> None:
     """The kernel's queue says nothing."""
     inotify.DirectoryEmitter.on_event = lambda *_: None
@@ -197,7 +190,6 @@ FAULTS = {
         reading_fails_once,
         much_leaves_together,
         names_only,
-        looked_at_beside,
         no_hints,
     )
 }
