@@ -1,11 +1,13 @@
-"""What the pages of the repository say is what the package does."""
+"""The pages of the repository agree with the package, and the package keeps to its ceilings."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +18,21 @@ from tests.support.house import House
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "bridged"
-# What writes a log line, and what collects one for the moment when its commit is on the disk.
+# Functions that write a log line, or collect one until its commit is on the disk.
 SAYS = {"debug", "info", "warning", "error", "critical", "exception", "log", "say", "say_document", "_say"}
 NO_ROW = "\N{EN DASH}"
+PACKAGE_TABLE = "| package | its question | its door | its modules |"
+STEP_TABLE = "| module | function | it |"
+WORD_GROUPS = (
+    "folders and files",
+    "a document",
+    "watching",
+    "the journal",
+    "the relay",
+    "the way to the relay",
+    "the daemon",
+)
+WORD_TABLES = [f"| {group} | means | owner | not |" for group in WORD_GROUPS]
 
 
 def rows(page: str, header: str) -> list[list[str]]:
@@ -64,6 +78,32 @@ def logged() -> dict[str, str]:
 def literals() -> set[str]:
     """Every string constant outside the catalogue itself: an event may reach its log call as a value."""
     return {text for path, tree in trees() if path.name != "logs.py" for text in strings(tree)}
+
+
+def marked(cell: str) -> list[str]:
+    """The names in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def is_package(path: Path) -> bool:
+    return (path / "__init__.py").exists()
+
+
+def folder(package: str) -> Path:
+    return PACKAGE if package == "bridged" else PACKAGE / package
+
+
+def defined(tree: ast.AST, prefix: str = "") -> set[str]:
+    """Every function and class, a method by the name of its class, a nested function by its own."""
+    names = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.ClassDef):
+            names |= {prefix + node.name} | defined(node, f"{prefix}{node.name}.")
+        elif isinstance(node, ast.FunctionDef):
+            names |= {prefix + node.name} | {name.rpartition(".")[2] for name in defined(node)}
+        else:
+            names |= defined(node, prefix)
+    return names
 
 
 def samples() -> list[Path]:
@@ -136,6 +176,60 @@ def test_the_readme_lists_every_command():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert group.commands
     assert sorted(name for name in group.commands if f"| `{name}" not in readme) == []
+
+
+PACKAGES = {row[0].strip("`"): row[2:] for row in rows("architecture.md", PACKAGE_TABLE)}
+STEPS = [(row[0].strip("`"), name) for row in rows("architecture.md", STEP_TABLE) for name in marked(row[1])]
+WORDS = [(word, cells) for header in WORD_TABLES for word, *cells in rows("words.md", header)]
+
+
+def test_the_architecture_page_has_a_row_for_each_package():
+    assert sorted(PACKAGES) == sorted(["bridged", *(path.name for path in PACKAGE.iterdir() if is_package(path))])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_architecture_page_names_every_module_of_a_package(package):
+    _door, modules = PACKAGES[package]
+    written = [path.stem for path in folder(package).glob("*.py") if not path.stem.startswith("__")]
+    assert sorted(marked(modules)) == sorted(written)
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "bridged"])
+def test_the_architecture_page_names_the_door_of_a_package(package):
+    """A door is the names of `__all__`, and the modules that the imports contract leaves public."""
+    door, modules = PACKAGES[package]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    protected = next(one["protected_modules"] for one in contracts if one["id"] == f"door-{package}")
+    public = [f"{name}.py" for name in marked(modules) if f"bridged.{package}.{name}" not in protected]
+    assert sorted(marked(door)) == sorted([*importlib.import_module(f"bridged.{package}").__all__, *public])
+
+
+@pytest.mark.parametrize(("module", "name"), STEPS)
+def test_each_step_of_a_documents_path_is_a_function_of_the_source(module, name):
+    tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
+    assert name in defined(tree)
+
+
+def test_a_documents_path_takes_forty_lines_at_most():
+    assert 0 < len(rows("architecture.md", STEP_TABLE)) <= 40
+
+
+def test_each_word_of_the_glossary_stands_once_and_in_alphabetical_order():
+    words = [word.strip("*").lower() for word, _ in WORDS]
+    assert sorted(word for word in words if words.count(word) > 1) == []
+    for header in WORD_TABLES:
+        group = [row[0].strip("*").lower() for row in rows("words.md", header)]
+        assert group == sorted(group)
+
+
+@pytest.mark.parametrize(("word", "cells"), WORDS, ids=[word.strip("*") for word, _ in WORDS])
+def test_each_word_of_the_glossary_is_used_by_the_package_that_owns_it(word, cells):
+    owner = cells[1].strip("`")
+    place = folder(owner) if is_package(folder(owner)) else folder(owner).with_suffix(".py")
+    files = place.glob("*.py") if place.is_dir() else [place]
+    wanted = re.compile(word.strip("*").replace(" ", "[ _-]?"), re.IGNORECASE)
+    assert any(wanted.search(path.read_text(encoding="utf-8")) for path in files), f"{word} is nowhere in {owner}"
 
 
 def test_the_guarantees_name_tests_that_exist():
