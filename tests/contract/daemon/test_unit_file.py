@@ -97,6 +97,10 @@ def test_nobody_else_reads_the_journal():
     assert unit["UMask"] == ["0077"]
 
 
+def test_a_crash_leaves_no_core_dump_with_documents_and_the_password():
+    assert settings()["LimitCORE"] == ["0"]
+
+
 def test_a_missing_password_does_not_keep_the_unit_from_starting():
     """An absolute path in LoadCredential= is fatal when its file is missing; a name is not."""
     assert all("/" not in value for value in settings()["LoadCredential"])
