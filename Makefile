@@ -1,22 +1,34 @@
-# `make demo` shows it, `make test` proves it. Both make .venv first, from requirements.lock and nothing else.
+# `make demo` shows it, `make test` proves it in five minutes, `make test-all` proves all of it (tests/README.md).
+# Each makes .venv first, from requirements.lock and nothing else.
 
 PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
-# The tests wait more than they compute. For one of them: make test PYTEST_ARGS="-k name"
-PYTEST_ARGS ?= --numprocesses=3 --dist=worksteal
+# One test of all: make test PYTEST_ARGS="-k name"
+PYTEST_ARGS ?= --numprocesses=3 --dist=worksteal -m "not rest"
+# These tests wait more than they compute, and the longest begin first.
+REST_ARGS ?= --numprocesses=4 --dist=load --maxschedchunk=1 -m rest
 CODE := bridged tests benchmarks
 # Some of them only: make bench BENCH_ARGS="throughput rest". To see that all work: BENCH_ARGS=--small
 BENCH_ARGS ?=
 
-.PHONY: demo test bench lint types imports check lock clean
+.PHONY: demo test test-rest test-all packages bench lint types imports check lock clean
 
 demo: $(READY)
 	$(BIN)/bridged demo
 
 test: $(READY)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-rest: $(READY)
+	$(BIN)/python -m pytest $(REST_ARGS)
+
+test-all: packages
+	@$(MAKE) --no-print-directory test test-rest
+
+packages:
+	@$(PYTHON) -m tests.support.packages
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

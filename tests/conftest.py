@@ -1,4 +1,4 @@
-"""The fixtures of the tests that run the whole bridge."""
+"""The choice of tests for `make test`, and the fixtures of the tests that run the whole bridge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ import pytest
 
 from tests.support.bridge import Bridge
 from tests.support.relay import ScriptedRelay
+
+HERE = Path(__file__).parent
+SMALL = (HERE / "unit", HERE / "contract", HERE / "test_architecture.py")  # all of these tests are in `make test`
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make test` leaves out, and put the longest first: otherwise one worker ends late."""
+    for item in items:
+        if not any(item.path.is_relative_to(small) for small in SMALL) and not item.get_closest_marker("promise"):
+            item.add_marker("rest")
+    items.sort(key=_longest_time, reverse=True)
+
+
+def _longest_time(item: pytest.Item) -> float:
+    """Seconds that a test may take, as its `timeout` says."""
+    timeout = item.get_closest_marker("timeout")
+    return float(timeout.args[0]) if timeout else 0.0
 
 
 @pytest.fixture

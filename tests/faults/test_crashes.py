@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import Bridge, until
+from tests.support.packages import require
 from tests.support.process import (
     NAMED,
     descriptors,
@@ -518,6 +519,7 @@ def test_a_marker_that_could_not_be_written_is_tried_again_after_a_jump_back(bri
 @contextlib.contextmanager
 def immutable(directory: Path) -> Iterator[None]:
     """Nothing can be created in a directory for a while, not by root either."""
+    require("chattr")
     done = subprocess.run(["chattr", "+i", directory], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"chattr +i does not work here: {done.stderr.strip()}")

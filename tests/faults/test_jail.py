@@ -20,6 +20,7 @@ import pytest
 from tests.support.bridge import Bridge, until
 from tests.support.jail import exchanging, watched
 from tests.support.line import stays
+from tests.support.packages import require
 from tests.support.relay import Late, ScriptedRelay
 
 one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
@@ -356,16 +357,17 @@ USER, GROUP, OWNER = 64001, 64002, 64003
 
 def interpreter_for(user: int) -> list[str]:
     """A Python that this user may execute and that finds bridged; this one, or the system's of the same version."""
+    require("setpriv")
     here = Path(__file__).resolve().parents[2]
     packages = next(p for p in sys.path if p.endswith("site-packages"))
     system = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, system):
         become = ["setpriv", f"--reuid={user}", f"--regid={GROUP}", f"--groups={GROUP}", "--inh-caps=-all"]
         command = [*become, "env", f"PYTHONPATH={here}:{packages}", python, "-m", "bridged"]
-        with_path = shutil.which("setpriv") and Path(python).exists()
-        if with_path and subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
+        tried = Path(python).exists() and subprocess.run([*command, "--version"], capture_output=True, check=False)
+        if tried and tried.returncode == 0:
             return command
-    pytest.skip("no Python that an ordinary user may execute, or no setpriv")
+    pytest.skip("an ordinary user may execute neither this Python nor the system's of the same version")
 
 
 class UserBridge(Bridge):

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.bridge import COMMAND, Bridge, attachment, until
+from tests.support.packages import require
 from tests.support.relay import Late
 
 LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "support" / "launch.py")]
@@ -54,11 +55,9 @@ def sweeping(bridge: Bridge, interval: str) -> None:
 def limited(limit: str, number: int) -> list[str]:
     """The installed command in a user namespace where the kernel grants only so much of inotify."""
     path = f"/proc/sys/user/{limit}"
+    require("unshare")
     probe = ["unshare", "-Ur", "sh", "-c", f"echo {number} > {path} && cat {path}"]
-    try:
-        seen = subprocess.run(probe, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("unshare is missing")
+    seen = subprocess.run(probe, capture_output=True, text=True, check=False)
     if seen.stdout.strip() != str(number):
         pytest.skip(f"no user namespace with a limit of its own: {seen.stderr.strip()}")
     return ["unshare", "-Ur", "sh", "-c", f'echo {number} > {path}; exec "$@"', "sh", COMMAND]
@@ -66,8 +65,7 @@ def limited(limit: str, number: int) -> list[str]:
 
 def unprivileged() -> list[str]:
     """The installed command without root's right to read whatever it likes."""
-    if shutil.which("setpriv") is None:
-        pytest.skip("setpriv is missing")
+    require("setpriv")
     rights = "-dac_override,-dac_read_search"
     return ["setpriv", "--bounding-set", rights, "--inh-caps", rights, COMMAND]
 

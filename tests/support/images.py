@@ -5,25 +5,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.support import mounts
+from tests.support import mounts, packages
 
 SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2  # EXT4_IOC_SHUTDOWN, EXT4_GOING_FLAGS_NOLOGFLUSH
 
-needs_images = pytest.mark.skipif(
-    os.geteuid() != 0
-    or not os.path.exists("/dev/loop-control")
-    or any(shutil.which(tool) is None for tool in ("e2fsck", *mounts.LOOPS)),
-    reason="needs root, loop devices and e2fsprogs",
-)
+
+def needs_images(test: Callable[..., None]) -> Callable[..., None]:
+    """Skip the test where this machine has no loop devices, no root or no e2fsprogs."""
+    able = os.geteuid() == 0 and os.path.exists("/dev/loop-control")
+    test = pytest.mark.skipif(not able, reason="needs root and loop devices")(test)
+    return packages.needs("e2fsck", *mounts.LOOPS)(test)
 
 
 class Disk:

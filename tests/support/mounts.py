@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 import pytest
 
+from tests.support import packages
 from tests.support.bridge import Bridge, until
 from tests.support.relay import ScriptedRelay
 
@@ -27,13 +27,11 @@ LOOPS = ("mkfs.ext4", "losetup", "mount", "umount")
 SELDOM = "4s"
 
 
-def require(*tools: str) -> None:
-    """Skip, saying why, where this machine cannot mount."""
+def require(*programs: str) -> None:
+    """Skip the test where this machine cannot mount, or where one of these programs is not installed."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount")
-    for tool in tools:
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
+    packages.require(*programs)
 
 
 def run(*command: str | os.PathLike[str]) -> str:
@@ -147,8 +145,7 @@ class FuseMounts:
         if kind == "bindfs":
             command = ["bindfs", "-f", "-o", "nonempty", source, point]  # its own times are 1 s
         else:
-            if not os.access(SFTP_SERVER, os.X_OK):
-                pytest.skip(f"{SFTP_SERVER} is not installed")
+            packages.require(SFTP_SERVER)
             script = self.base / "no-ssh"
             script.write_text(f"#!/bin/sh\nexec {SFTP_SERVER}\n")
             script.chmod(0o755)

@@ -5,26 +5,27 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support import packages
 from tests.support.submission import Credentials, Identity
 
-POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin")
-SASLPASSWD = shutil.which("saslpasswd2", path="/usr/sbin:/usr/bin")
+POSTFIX = packages.found("postfix")
+SASLPASSWD = packages.found("saslpasswd2")
 HOST = "relay.cabinet.example"
 
 
 def require(*, sasl: bool = False) -> None:
-    """Skip, saying why, where no instance of Postfix can be started."""
-    if POSTFIX is None or os.geteuid() != 0:
-        pytest.skip("needs Debian's postfix, and root to start an instance of it")
-    if sasl and (SASLPASSWD is None or not list(Path("/usr/lib").glob("*/sasl2/libplain.so"))):
-        pytest.skip("needs saslpasswd2 (sasl2-bin) and libsasl2-modules for Postfix's logins")
+    """Skip the test where no instance of Postfix can be started. `sasl`: nor one with logins."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may start an instance of Postfix")
+    packages.require("postfix")
+    if sasl:
+        packages.require("saslpasswd2", "/usr/lib/*/sasl2/libplain.so")
 
 
 class Postfix:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,12 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.support import packages
 from tests.support.bridge import COMMAND, Bridge, attachment, sha256, until
 
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
 NAMED = "temporary_files_have_names"
 
-needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+needs_strace = packages.needs("strace")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this to a file system")
 
 

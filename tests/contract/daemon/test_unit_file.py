@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import configparser
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from tests.support.packages import needs
 
 ROOT = Path(__file__).resolve().parents[3]
 UNIT = ROOT / "systemd" / "bridged.service"
 SITE = ROOT / "systemd" / "bridged.service.d" / "site.conf.example"
 
-needs_systemd_analyze = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
-)
+needs_systemd_analyze = needs("systemd-analyze")
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
