@@ -21,9 +21,6 @@ FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be o
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
 SMALL: Final = 256 * 1024  # bytes: what is larger is the last of what is claimed together, and is streamed
 TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together may take, as far as can be told
-ENOUGH: Final = 2  # senders at a time, where a document takes less than
-SLOW: Final = 0.01  # seconds; and unless all of them have been at it for
-STUCK: Final = 0.05
 MOST: Final = 40  # documents claimed together
 LOOKS: Final = 100  # documents looked at in one commit, so that the others' commits need not wait long
 
@@ -44,18 +41,8 @@ class Shared:
     def __init__(self) -> None:
         self.last = ""
         self.takes = TOGETHER  # seconds for one document, lately
-        self.busy: dict[int, float] = {}  # since when which session's sender has been at its document (steady)
         self.unreadable: set[int] = set()
         self.warned: set[int] = set()
-
-    def needs(self, number: int, now: float) -> bool:
-        """Whether one more sender would help: two keep a relay that answers at once busier than four do.
-
-        Python runs one of them at a time, and they only wait for each other. Where the relay makes them wait, they all
-        work; so they do when those who work have got stuck.
-        """
-        began = [at for other, at in list(self.busy.items()) if other != number]
-        return len(began) < ENOUGH or self.takes > SLOW or now - max(began) > STUCK
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +18,6 @@ from bridged.dispatch.claims import (
     MISTAKE,
     MOST,
     SMALL,
-    STUCK,
     TOGETHER,
     Claims,
     Route,
@@ -90,7 +89,6 @@ class Sender:
         self._reading = Contents(calls, mounts, marking)
         self._random = random
         self._clock = clock
-        self._announced: Collection[int] = ()  # documents whose dots were announced together
         self._unrecorded: tuple[Document, Outcome, Line] | None = None
         self._stranded: list[_Stranded] = []
         self._on_overwritten = on_overwritten
@@ -127,8 +125,6 @@ class Sender:
         self._mend(now)
         if self._stopping.is_set():
             return 1.0
-        if not self._shared.needs(self._number, now.steady):
-            return STUCK
         wait = self._wait(line, now)
         if wait > 0:
             self._journal.flush()  # what was accepted must not wait for the marking, which a share may keep from it
@@ -162,10 +158,7 @@ class Sender:
                 line.give_back()
         given = bool(claimed)
         try:
-            self._announced = ()  # what was announced with others before is claimed anew, and its bytes may be others
             ahead = self._reading.ahead(document for document in claimed if document.stamp.size <= SMALL)
-            if len(claimed) > 1:
-                self._announce_dots(ahead)
             while claimed and (given or self._may_go_on(route)):
                 given = False
                 document = claimed.popleft()
@@ -186,18 +179,8 @@ class Sender:
         in_force = self._route is route and not self._stopping.is_set()
         return in_force and route.line.may_send(self._clock().steady)
 
-    def _announce_dots(self, ahead: Mapping[int, InMemory | Exception]) -> None:
-        """One commit for all that are about to leave: where several leave in a moment, one each takes longer than that.
-
-        A crash in that moment makes all of them uncertain, though only one of them can be.
-        """
-        sums = {seq: whole.sha256 for seq, whole in ahead.items() if isinstance(whole, InMemory)}
-        self._journal.write(lambda tx: tx.dot_all(sums))
-        self._announced = sums.keys()
-
     def _take_turn(self, route: Route, document: Document, ahead: InMemory | Exception | None) -> None:
         outcome, began = None, self._clock()
-        self._shared.busy[self._number] = began.steady
         try:
             outcome = self._send(route, document, ahead, began)
         except Exception as error:
@@ -205,7 +188,6 @@ class Sender:
             self._stranded.append(_Stranded(document, wait, tried=True))
             raise
         finally:
-            del self._shared.busy[self._number]
             if outcome is None:
                 route.line.give_back()
         if outcome is not None:
@@ -312,12 +294,10 @@ class Sender:
         chunks = _whole(mail, _Joined(head, content), content, document, on_bytes)
 
         def before_dot() -> None:
-            if document.seq not in self._announced:
-                sha256 = content.sha256 if isinstance(content, InMemory) else digest.hexdigest()
-                self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
+            sha256 = content.sha256 if isinstance(content, InMemory) else digest.hexdigest()
+            self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
 
-        at_once = document.seq in self._announced
-        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot, at_once=at_once)
+        return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
 
     def _require_accepted(self, document: Document, place: Place, head: bytes, mail_size: int) -> None:
         """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""

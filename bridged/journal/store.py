@@ -297,13 +297,6 @@ class Transaction(Known):
         if not self._update(seq, state, columns):
             raise StateConflict(f"document {seq} is no longer {state}")
 
-    def dot_all(self, sums: Mapping[int, str]) -> None:
-        """The final dots of documents that are being sent are about to go out: their numbers, and their digests."""
-        rows = [(sha256, seq, State.SENDING.value) for seq, sha256 in sums.items()]
-        dot = "UPDATE documents SET dotted = 1, sha256 = ? WHERE seq = ? AND state = ?"
-        if self.sql.executemany(dot, rows).rowcount != len(rows):
-            raise StateConflict("one of the documents is no longer being sent")
-
     def repath(self, seq: int, path: bytes, marker_due: float | None) -> None:
         """The document was renamed. A marker that exists follows at `marker_due`."""
         self.sql.execute(

@@ -48,8 +48,6 @@ class Maildir:
         size: int,
         chunks: Iterator[bytes],
         before_dot: Callable[[], None],
-        *,
-        at_once: bool = False,  # noqa: ARG002
     ) -> Outcome:
         """Write one mail; RelayDown where that cannot be done. Raises what `chunks` and `before_dot` raise."""
         most = self._size_limit

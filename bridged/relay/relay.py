@@ -131,14 +131,11 @@ class Relay:
         size: int,
         chunks: Iterator[bytes],
         before_dot: Callable[[], None],
-        *,
-        at_once: bool = False,
     ) -> Outcome:
         """Send one mail and say what came of it: Uncertain only if the final dot had left and no answer came.
 
-        `before_dot` is called after the last byte of the body was handed over and before the dot; with `at_once`
-        before the last of the `chunks`, which the dot goes along with. When it or `chunks` raises, the line is cut
-        without a dot (the relay discards the mail) and the exception rises.
+        `before_dot` is called after the last byte of the body and before the dot. When `before_dot` or `chunks`
+        raises, the line is cut without a dot (the relay discards the mail) and the exception rises.
         """
         most = self._smtp.size_limit
         if most is not None and size > most:  # known without asking, so no session is opened or touched for it
@@ -146,7 +143,7 @@ class Relay:
             return Refused(words, certain=True)
         try:
             session = self._envelope(sender, collection_email, size)
-            outcome = self._body(session, _with_dot(chunks, before_dot, at_once=at_once))
+            outcome = self._body(session, chunks, before_dot)
             reusable = _in_step(outcome)
         except _Ended as ended:
             outcome, reusable = ended.outcome, ended.reusable
@@ -257,21 +254,29 @@ class Relay:
                 return False
         return refused in (Phase.RCPT, Phase.DATA)
 
-    def _body(self, session: _Session, pieces: Iterator[tuple[bytes, bytes]]) -> Outcome:
-        for text, dot in pieces:
-            self._upload(session.wire, text, dot)
+    def _body(self, session: _Session, chunks: Iterator[bytes], before_dot: Callable[[], None]) -> Outcome:
+        last = b"\r\n"
+        for chunk in chunks:
+            self._upload(session.wire, _stuffed(chunk, last))
+            last = (last + chunk[-2:])[-2:]
+        before_dot()
+        self._finish(session.wire, b".\r\n" if last == b"\r\n" else b"\r\n.\r\n")
         return self._answer_to_dot(session)
 
-    def _upload(self, wire: Wire, text: bytes, dot: bytes) -> None:
-        began = wire.sent
+    def _upload(self, wire: Wire, text: bytes) -> None:
         try:
-            wire.send(text + dot, self._smtp.timeout, heed=True)
-        except Lost as lost:
-            if not dot or wire.sent <= began + len(text):
-                raise  # not a byte of the dot has left
-            raise _Ended(Uncertain(self._line(f"was lost in the final dot: {lost}"))) from lost
+            wire.send(text, self._smtp.timeout, heed=True)
         except Interrupted:
             raise _Ended(self._classified(Phase.UPLOAD, wire.reply(self._smtp.timeout))) from None
+
+    def _finish(self, wire: Wire, dot: bytes) -> None:
+        began = wire.sent
+        try:
+            self._upload(wire, dot)
+        except Lost as lost:
+            if wire.sent == began:
+                raise  # not a byte of the dot has left
+            raise _Ended(Uncertain(self._line(f"was lost in the final dot: {lost}"))) from lost
 
     def _answer_to_dot(self, session: _Session) -> Outcome:
         try:
@@ -489,22 +494,6 @@ def _commands(session: _Session, envelope: _Envelope, *, reset: bool) -> dict[Ph
         Phase.RCPT: _path("RCPT TO:", envelope.collection_email) + b"\r\n",
         Phase.DATA: b"DATA\r\n",
     }
-
-
-def _with_dot(
-    chunks: Iterator[bytes], before_dot: Callable[[], None], *, at_once: bool
-) -> Iterator[tuple[bytes, bytes]]:
-    """What is to be sent: pieces of the text, the last of them with the final dot."""
-    kept, last = b"", b"\r\n"
-    for chunk in chunks:
-        if kept:
-            yield kept, b""
-        kept, last = _stuffed(chunk, last), (last + chunk[-2:])[-2:]
-        if not at_once:
-            yield kept, b""
-            kept = b""
-    before_dot()
-    yield kept, b".\r\n" if last == b"\r\n" else b"\r\n.\r\n"
 
 
 def _stuffed(chunk: bytes, before: bytes) -> bytes:

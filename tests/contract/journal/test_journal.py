@@ -151,22 +151,6 @@ def test_a_lone_wish_that_raises_leaves_nothing_behind(journal: Journal) -> None
     journal.write(lambda tx: tx.move(seq, State.WAITING, State.QUEUED))
 
 
-def test_dots_that_are_announced_together_are_all_or_none(journal: Journal) -> None:
-    """One that is no longer being sent must not leave, nor the others with its announcement."""
-    seqs = [journal.write(lambda tx, n=n: add(tx, b"%d" % n)) for n in range(3)]  # type: ignore[misc]
-    for seq in seqs:
-        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED))  # type: ignore[misc]
-    for seq in seqs[:2]:
-        journal.write(lambda tx, s=seq: tx.move(s, State.QUEUED, State.SENDING))  # type: ignore[misc]
-    with pytest.raises(StateConflict):
-        journal.write(lambda tx: tx.dot_all(dict.fromkeys(seqs, "digest")))
-    assert not any(d.dotted for d in journal.read(lambda tx: list(tx.documents())))
-    journal.write(lambda tx: tx.dot_all({}))
-    journal.write(lambda tx: tx.dot_all({seqs[0]: "one", seqs[1]: "two"}))
-    found = journal.read(lambda tx: [(d.dotted, d.sha256) for d in tx.documents()])
-    assert found == [(True, "one"), (True, "two"), (False, "")]
-
-
 def test_many_threads_write_without_losing_one(journal: Journal) -> None:
     """Group commits answer every thread with its own result."""
     numbers: list[int] = []
