@@ -262,7 +262,7 @@ CEILINGS = {
     "files_in_a_package": (10, 17),
     "names_at_a_door": (13, 5),
     "median_function": (6, 6),
-    "longest_function": (39, 40),
+    "longest_function": (37, 40),
     "type_ignores": (13, 3),
     "sql_outside_the_journal": (10, 0),
 }

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
+from itertools import groupby
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final, get_args
@@ -27,11 +28,10 @@ from bridged.alerts.letters import Letter
 from bridged.config import as_written, read
 from bridged.config.settings import Alerts, Settings, Smtp
 from bridged.journal import Journal, Transaction
-from bridged.line import Line
 from bridged.logs import say
 from bridged.model import Instant
-from bridged.relay import Relay, secret_of
-from bridged.relay.outcome import Accepted, Exhausted, Misconfigured, Outcome, RelayDown, Throttled
+from bridged.relay import Outbox, Outgoing, Relay, secret_of
+from bridged.relay.outcome import Accepted, Misconfigured, Outcome, RelayDown, is_relays
 
 KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
 STEP: Final = 1.0  # seconds between two looks
@@ -44,7 +44,7 @@ MOST: Final = 30  # mails that are kept
 REFUSED_WITHIN: Final = 20.0  # seconds for the one alert of a start that is refused
 _LARGEST: Final = 1_000_000  # bytes of a configuration
 
-Deliver = Callable[[Smtp, Sequence[str], bytes], Mapping[str, Outcome]]
+Deliver = Callable[[Smtp, Sequence[str], bytes], Mapping[str, Outcome | Exception]]
 
 
 class Post:
@@ -54,16 +54,16 @@ class Post:
         self._relay: Relay | None = None
         self._aborted = False
 
-    def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome]:
+    def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome | Exception]:
         """What came of each address; those that are missing were not tried, as the relay is in trouble."""
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, Outcome | Exception] = {}
         relay = self._relay = Relay(smtp, secret_of(smtp))
         try:
             if self._aborted:  # between the two lines above, or before them
                 relay.abort()
             for address in to:
                 outcomes[address] = relay.deliver(smtp.sender, address, len(mail), iter([mail]), lambda: None)
-                if _is_relays(outcomes[address]):
+                if is_relays(outcomes[address]):
                     break
         finally:
             relay.close()
@@ -96,15 +96,18 @@ class Alerting:
         self,
         journal: Journal,
         settings: Settings,
-        line: Line | None = None,
+        outbox: Outbox | None = None,
         deliver: Deliver | None = None,
         zone: tzinfo | None = None,
     ) -> None:
-        """`line` is that of the documents, whose relay alerts may have to share; `zone` None is the machine's own."""
+        """`outbox` takes what goes by the relay of the documents. Without one, all goes by `deliver`.
+
+        `deliver` None opens a session for each letter. `zone` None is the machine's own.
+        """
         self._journal = journal
         self._settings = settings
-        self._line = line
-        self._wanted: tuple[Settings, Line | None] | None = None
+        self._outbox = outbox
+        self._wanted: Settings | None = None
         self._post = Post()
         self._deliver: Deliver = deliver or self._post
         self._zone = zone
@@ -121,16 +124,23 @@ class Alerting:
         if news or event in _RELAY_WELL:
             self._heard.put((event, news))
 
-    def configure(self, settings: Settings, line: Line | None = None) -> None:
-        """Put a configuration and its line in force with the next step; from any thread."""
-        self._wanted = (settings, line)
+    def configure(self, settings: Settings) -> None:
+        """Put a configuration in force with the next step; from any thread."""
+        self._wanted = settings
 
     def abort(self) -> None:
         """Break a mail that is under way, from any thread: the daemon stops. It is sent after the next start."""
         self._post.abort()
 
+    def close(self, now: Instant) -> None:
+        """Keep what became of the last mails, after the last step. Otherwise the next start would send them again."""
+        self._collect(now)
+        if self._settings.alerts is not None:
+            self._guarded(self._remember)
+
     def step(self, now: Instant) -> float:
         """Hear, write, mail, remember. Returns the seconds until it is to be called again; raises for no failure."""
+        self._collect(now)
         self._reconfigured()
         self._listen(now)
         wanted = self._settings.alerts
@@ -139,17 +149,15 @@ class Alerting:
             self._mail(wanted, now)
             self._guarded(lambda: self._write_digest(wanted, now))
             self._guarded(self._remember)
-        elif self._line is not None:
-            self._line.forgo()
         return STEP
 
     # -- what is heard
 
     def _reconfigured(self) -> None:
         if self._wanted is not None:
-            if self._line is not None:
-                self._line.forgo()
-            (self._settings, self._line), self._wanted = self._wanted, None
+            self._settings, self._wanted = self._wanted, None
+            if self._outbox is not None:
+                self._outbox.offer(())
             self._ledger.keep_clients(client.name for client in self._settings.clients)
             self._mailings = [replace(mailing, due=float("-inf")) for mailing in self._mailings]
             self._try_at = float("-inf")
@@ -217,75 +225,85 @@ class Alerting:
     # -- what is mailed
 
     def _mail(self, wanted: Alerts, now: Instant) -> None:
-        """What is due. Through the relay of the documents a mail waits until it has the place of one of their sessions.
+        """Hand over what is due, for the documents' sessions to send; or send it, where alerts have another relay."""
+        still = [(one, tuple(address for address in one.left if address in wanted.to)) for one in self._mailings]
+        self._mailings = [replace(mailing, left=left) for mailing, left in still if left]
+        if wanted.smtp is None and self._outbox is not None:
+            self._outbox.offer(list(self._due(wanted, now)))
+            return
+        for letter, mails in groupby(self._due(wanted, now), lambda mail: mail.letter):
+            outcomes = self._delivered(list(mails))
+            self._conclude(letter, outcomes, now)
+            if any(map(is_relays, outcomes.values())):
+                return
 
-        A session beside theirs would be one more than the relay bears, and the relay would refuse it, or theirs.
-        """
-        shared = self._line if wanted.smtp is None else None
+    def _due(self, wanted: Alerts, now: Instant) -> Iterator[Outgoing]:
+        """What is to be sent now, one mail for each address. While the relay is in trouble, one letter and no more."""
         for mailing in list(self._mailings):
             if mailing.due > now.steady or not self._may_try(wanted, now):
                 continue
-            left = tuple(address for address in mailing.left if address in wanted.to)
-            turns = len(left) if shared is None or not left else shared.borrow(now.steady, len(left))
-            if left and not turns:
-                return  # and asks again with the next step
-            self._mailings.remove(mailing)
-            if self._troubled:
-                self._try_at = now.steady + HALTED
-            accepted = 0
+            smtp = wanted.smtp or self._settings.smtp
             try:
-                rest, relays = self._tried(replace(mailing, left=left), turns, wanted, now)
-                accepted = len(left) - (0 if rest is None else len(rest.left))
-            finally:
-                if shared is not None and left:
-                    self._give_back(shared, accepted, now)
-            if rest is not None and now.wall - rest.written < WORTH:
-                self._mailings.append(rest)
-            if relays:
-                self._put_off(now)
-                break
-        if shared is not None:
-            shared.forgo()
+                data = self._composed(mailing, smtp, wanted, now)
+            except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
+                self._conclude(mailing.id, dict.fromkeys(mailing.left, error), now)
+                continue
+            yield from (Outgoing(mailing.id, smtp, address, data) for address in mailing.left)
+            if self._troubled and wanted.smtp is None:
+                return
+
+    def _composed(self, mailing: Mailing, smtp: Smtp, wanted: Alerts, now: Instant) -> bytes:
+        letter = mailing.letter
+        if mailing.tries or now.wall - mailing.written > FRESH:
+            letter = letters.late(letter, mailing.written, wanted.language, self._zone)
+        return composed(letter, smtp, wanted.to, mailing.id, now.wall)
 
     def _may_try(self, wanted: Alerts, now: Instant) -> bool:
         """The relay of the documents is spared while it is in trouble: each try may be one more failed login."""
         return wanted.smtp is not None or not self._troubled or self._try_at is None or now.steady >= self._try_at
 
-    def _give_back(self, line: Line, accepted: int, now: Instant) -> None:
-        event = line.give_place_back(now.steady, accepted)
-        if event is not None:
-            say(event.name, reason=event.detail, relay=self._settings.smtp.host, quota=event.quota)
-        if accepted:  # they count after a restart, too
-
-            def enter(tx: Transaction) -> None:
-                for _ in range(accepted):
-                    tx.attempt(0, now.wall, "accepted", "an alert")
-
-            self._guarded(lambda: self._journal.write(enter))
-
-    def _tried(self, mailing: Mailing, turns: int, wanted: Alerts, now: Instant) -> tuple[Mailing | None, bool]:
-        """What is left of it after so many addresses, if anything, and whether that is the relay's fault."""
-        left = mailing.left
-        smtp = wanted.smtp or self._settings.smtp
-        letter = mailing.letter
-        if mailing.tries or now.wall - mailing.written > FRESH:
-            letter = letters.late(letter, mailing.written, wanted.language, self._zone)
+    def _delivered(self, mails: Sequence[Outgoing]) -> Mapping[str, Outcome | Exception]:
         try:
-            mail = composed(letter, smtp, wanted.to, mailing.id, now.wall)
-            outcomes = self._deliver(smtp, left[:turns], mail) if left else {}
+            return self._deliver(mails[0].smtp, [mail.to for mail in mails], mails[0].data)
         except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
-            self._tell(f"{type(error).__name__}: {error}")
-            return self._again(mailing, now, mailing.tries), False
-        left = tuple(address for address in left if not isinstance(outcomes.get(address), Accepted))
+            return {mail.to: error for mail in mails}
+
+    def _collect(self, now: Instant) -> None:
+        """Enter the outcomes of what was handed over."""
+        if self._outbox is None:
+            return
+        concluded = self._outbox.collect()
+        accepted = sum(isinstance(outcome, Accepted) for _, outcome in concluded)
+        if accepted:
+            self._guarded(lambda: self._journal.write(lambda tx: _enter(tx, accepted, now)))
+        for letter, mails in groupby(concluded, lambda one: one[0].letter):
+            self._conclude(letter, {mail.to: outcome for mail, outcome in mails}, now)
+
+    def _conclude(self, letter: str, outcomes: Mapping[str, Outcome | Exception], now: Instant) -> None:
+        """Enter the outcomes of a mailing, by address. An address that is missing was not tried."""
+        if self._troubled:
+            self._try_at = now.steady + HALTED
+        self._mailings = [
+            rest
+            for mailing in self._mailings
+            for rest in ([mailing] if mailing.id != letter else self._rest(mailing, outcomes, now))
+        ]
+        if any(map(is_relays, outcomes.values())):
+            self._put_off(now)
+
+    def _rest(self, mailing: Mailing, outcomes: Mapping[str, Outcome | Exception], now: Instant) -> Iterator[Mailing]:
+        """What is left of a mailing, if anything."""
+        left = tuple(address for address in mailing.left if not isinstance(outcomes.get(address), Accepted))
+        failed = [outcomes[address] for address in left if address in outcomes]
+        rest = replace(mailing, left=left)
+        if failed:
+            self._tell(_words(failed[0]))
+            tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(_is_login, failed)) else mailing.tries
+            rest = self._again(rest, now, tries)
         if not left:
             self._told = ""
-            return None, False
-        failed = [outcomes[address] for address in left if address in outcomes]
-        if not failed and turns < len(mailing.left):
-            return replace(mailing, left=left), False  # the rate lets the others through a little later
-        self._tell(_words(failed[0]) if failed else "not tried")
-        tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(_is_login, failed)) else mailing.tries
-        return self._again(replace(mailing, left=left), now, tries), any(map(_is_relays, failed))
+        elif now.wall - mailing.written < WORTH:
+            yield rest
 
     def _again(self, mailing: Mailing, now: Instant, tries: int) -> Mailing:
         return replace(mailing, tries=tries + 1, due=now.steady + AGAIN[min(tries, len(AGAIN) - 1)])
@@ -366,16 +384,19 @@ def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: f
     )
 
 
-def _is_relays(outcome: Outcome) -> bool:
-    """No other address would fare better."""
-    return isinstance(outcome, RelayDown | Misconfigured | Throttled | Exhausted)
+def _enter(tx: Transaction, accepted: int, now: Instant) -> None:
+    """The daily quota counts these mails after a restart, too."""
+    for _ in range(accepted):
+        tx.attempt(0, now.wall, "accepted", "an alert")
 
 
-def _is_login(outcome: Outcome) -> bool:
+def _is_login(outcome: Outcome | Exception) -> bool:
     return isinstance(outcome, Misconfigured) or (isinstance(outcome, RelayDown) and outcome.signing_in)
 
 
-def _words(outcome: Outcome) -> str:
+def _words(outcome: Outcome | Exception) -> str:
+    if isinstance(outcome, Exception):
+        return f"{type(outcome).__name__}: {outcome}"
     return str(getattr(outcome, "reply", "") or getattr(outcome, "detail", ""))
 
 

@@ -30,6 +30,7 @@ from bridged.line import Line, resume
 from bridged.logs import Trouble, say, say_document
 from bridged.marker import Marking
 from bridged.model import Instant
+from bridged.relay import Outbox
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
 TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
@@ -98,7 +99,8 @@ class Daemon:
         self._fed_at = 0.0
         self._file_seen = self._file_identity()
         self._line = _new_line(journal, settings)
-        self._shared = Shared()
+        outbox = Outbox()
+        self._shared = Shared(outbox)
         self._calls = Calls(time.monotonic)
         self._mounts = Mounts()
         self._marking = Marking(
@@ -113,7 +115,7 @@ class Daemon:
         self._rounds = Rounds(
             journal, self._calls, self._mounts, self._intake_loop.wake.set, self._wake_senders, instant
         )
-        self._alerting = Alerting(journal, settings, self._line)
+        self._alerting = Alerting(journal, settings, outbox)
         self._alerting_loop = Loop("alerts", self._alerting.step)
         self._reconfigure: Settings | None = None
         self._marking_loop = Loop("marking", lambda now: self._marking.step(now.wall), gather=GATHER, once_more=True)
@@ -220,6 +222,8 @@ class Daemon:
         for sender, loop in self._senders:
             if not loop.is_alive():
                 sender.close()
+        if not self._alerting_loop.is_alive():
+            self._alerting.close(instant())
         self._journal.flush()  # what was accepted, before what a share may keep
         self._marking_loop.stop()  # only now: what the senders have sent last is marked, too
         self._marking_loop.join(MARK_WITHIN)
@@ -332,7 +336,7 @@ class Daemon:
             self._tell_line()
         logs.configure(settings.log.format, settings.log.level)
         self._marking.configure(settings)
-        self._alerting.configure(settings, self._line)
+        self._alerting.configure(settings)
         self._reconfigure = settings
         self._intake_loop.wake.set()
         self._hire()

@@ -16,6 +16,7 @@ from bridged.line import Line
 from bridged.logs import say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
+from bridged.relay import Outbox
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
 MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
@@ -38,7 +39,8 @@ class Route:
 class Shared:
     """What all sessions' senders share: whose turn it is, since clients take turns, and what was told already."""
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
         self.last = ""
         self.takes = TOGETHER  # seconds for one document, lately
         self.unreadable: set[int] = set()

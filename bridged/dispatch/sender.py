@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from bridged.config import Place
@@ -28,13 +29,13 @@ from bridged.dispatch.contents import Changed, Content, Contents, InMemory, Mark
 from bridged.dispatch.objections import HEAD, neutral, objections
 from bridged.ged import Calls, Mounts
 from bridged.journal import Journal, Transaction
-from bridged.line import Line, keep, next_due, tried_for
+from bridged.line import Line, LineEvent, keep, next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
 from bridged.marker import Marking
 from bridged.model import Document, Instant, Rule, State
 from bridged.reasons import ADOPTED
-from bridged.relay import Maildir, Relay, secret_of
+from bridged.relay import Maildir, Outgoing, Relay, secret_of
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 
 SHARE_AWAY: Final = 15.0
@@ -92,7 +93,7 @@ class Sender:
         self._unrecorded: tuple[Document, Outcome, Line] | None = None
         self._stranded: list[_Stranded] = []
         self._on_overwritten = on_overwritten
-        self._relay = self._new_relay()
+        self._relay = self._new_relay(route)
         self._stopping = threading.Event()
 
     def configure(self, route: Route) -> None:
@@ -119,9 +120,9 @@ class Sender:
         line = self._route.line
         if self._number >= line.sessions_allowed:  # first: what cannot be entered must not keep the place from others
             self._relay.close()
-            line.closed(self._number)
             self._mend(now)
             return 1.0
+        self._mail_alerts(self._route)  # first, because a state disk that fails `_mend` is a reason for an alert
         self._mend(now)
         if self._stopping.is_set():
             return 1.0
@@ -163,6 +164,7 @@ class Sender:
                 given = False
                 document = claimed.popleft()
                 self._take_turn(route, document, ahead.pop(document.seq, None))
+                self._mail_alerts(route)
         finally:
             if given:
                 line.give_back()
@@ -232,13 +234,36 @@ class Sender:
     def _refresh_relay(self, route: Route) -> None:
         if self._relay_smtp != route.settings.smtp:
             self._relay.close()
-            self._relay = self._new_relay()
+            self._relay = self._new_relay(route)
 
-    def _new_relay(self) -> Relay | Maildir:
-        smtp = self._relay_smtp = self._route.settings.smtp
-        if self._route.maildir is not None:
-            return Maildir(self._route.maildir, smtp.size_limit)
+    def _new_relay(self, route: Route) -> Relay | Maildir:
+        smtp = self._relay_smtp = route.settings.smtp
+        if route.maildir is not None:
+            return Maildir(route.maildir, smtp.size_limit)
         return Relay(smtp, secret_of(smtp))
+
+    # -- alerts
+
+    def _mail_alerts(self, route: Route) -> None:
+        """Send what waits in the outbox, before the next document. Raises nothing: an alert stops no document."""
+        while not self._stopping.is_set():
+            turn = partial(route.line.may_send_alert, self._clock().steady)
+            mail = self._shared.outbox.take(route.settings.smtp, turn)
+            if mail is None:
+                return
+            outcome = self._alert_outcome(route, mail)
+            event = route.line.report_alert(self._clock().steady, accepted=isinstance(outcome, Accepted))
+            self._shared.outbox.conclude(mail, outcome)
+            self._say_line(event)
+
+    def _alert_outcome(self, route: Route, mail: Outgoing) -> Outcome | Exception:
+        try:
+            self._refresh_relay(route)
+            return self._relay.deliver(
+                mail.smtp.sender, mail.to, len(mail.data), iter([mail.data]), _no_dot_to_announce
+            )
+        except Exception as error:  # noqa: BLE001 - told by the alerts, and tried again
+            return error
 
     # -- send
 
@@ -357,10 +382,12 @@ class Sender:
         ):  # before the breaker is kept: a kill between the two must leave none held
             self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
         keep(self._journal, self._relay_smtp, line, now)
-        if event is None:
-            return
-        more: dict[str, Any] = {"quota": True} if event.quota else {}
-        say(event.name, reason=event.detail, relay=self._relay_smtp.host, **more)
+        self._say_line(event)
+
+    def _say_line(self, event: LineEvent | None) -> None:
+        if event is not None:
+            more: dict[str, Any] = {"quota": True} if event.quota else {}
+            say(event.name, reason=event.detail, relay=self._relay_smtp.host, **more)
 
     def _accepted(self, document: Document, outcome: Accepted, now: Instant, reason: str = "") -> None:
         def accept(tx: Transaction) -> Document | None:
@@ -512,6 +539,10 @@ def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
         held = "state = 'held' AND (seq = ? OR (collection_email = ? AND reason = ?))"
         for one in list(tx.documents(held, (seq, address, reasons[1]))):
             tx.move(one.seq, State.HELD, State.QUEUED, due_at=0.0, reason="")
+
+
+def _no_dot_to_announce() -> None:
+    """An alert has no row in the journal."""
 
 
 def _unheeded(_: bytes) -> None:

@@ -1,7 +1,7 @@
 """Is the way to the relay open, and how fast may it be used?"""
 
-from bridged.line.line import DAY, Line
+from bridged.line.line import DAY, Line, LineEvent
 from bridged.line.restart import keep, resume
 from bridged.line.retry import next_due, tried_for
 
-__all__ = ["DAY", "Line", "keep", "next_due", "resume", "tried_for"]
+__all__ = ["DAY", "Line", "LineEvent", "keep", "next_due", "resume", "tried_for"]

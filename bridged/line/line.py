@@ -43,7 +43,6 @@ _NO_LIMIT: Final = 6000  # messages a minute
 _MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
 _LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
 _SOON: Final = 0.05
-_CLOSES_WITHIN: Final = 900.0  # the longest mail takes less: a sender that is still silent is stuck, and so its session
 _IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
 
 # What is the matter, in the order of gravity, and how it is told.
@@ -140,8 +139,7 @@ class Line:
     and its outcome decides; conversations that began before the trouble neither lengthen a pause nor end
     one that the relay (throttled) or its credentials (misconfigured) asked for.
 
-    A mail that is no document's (an alert) asks by `borrow` for turns and for the place of one session: the sender of
-    the last place closes its own, says so by `closed`, and has the place again after `give_place_back`.
+    An alert has its turns by `may_send_alert` and `report_alert`: its outcome tells nothing of the documents' line.
 
     Three refusals in a row for three clients are the relay's fault: the line is halted, and whoever sends asks
     `blameless` whether a refused document is to be put back. Faults of the line never count against a document.
@@ -179,10 +177,7 @@ class Line:
         self._due = float("-inf")
         self._out = 0  # turns taken and not yet reported
         self._early = 0  # those of them that were taken before the trouble began
-        self._place: Literal["", "turn kept", "asked for", "lent"] = ""  # what is done for a mail that is no document's
-        self._lent = 0  # turns that went with the place
-        self._asked_at = float("-inf")
-        self._without: set[int] = set()  # senders that have closed their session since the place was asked for
+        self._alerts_out = 0  # turns that alerts have taken and not yet reported
         self._probing = False
         self._probe_again = False
         self._failures: dict[LineMatter, int] = {}
@@ -216,9 +211,9 @@ class Line:
 
     @property
     def sessions_allowed(self) -> int:
-        """How many sessions documents may have now: one fewer at each throttling, never none; then a place is lent."""
+        """The number of sessions that may be open now: one fewer after each throttling, at least one."""
         with self._lock:
-            return self._for_documents()
+            return self._sessions
 
     @property
     def unhurried(self) -> bool:
@@ -263,57 +258,28 @@ class Line:
         with self._lock:
             self._recovery_owed = self._matter == "up" and not self._quota_told
 
-    # -- a place lent to mails that are no documents
+    # -- mails that are no documents
 
-    def borrow(self, now: float, mails: int) -> int:
-        """Turns for up to `mails` mails, and the place of a session to send them by. 0 is not yet: ask again soon.
+    def may_send_alert(self, now: float) -> bool:
+        """Take a turn for an alert. Each True must be followed by one `report_alert`.
 
-        What is not 0 must be followed by `give_place_back`; whoever asks no more says so by `forgo`. Rate and quota
-        hold for these mails as well, and a turn is kept for them, or a busy line would never have one. How often a
-        relay in trouble may be tried is the borrower's to know; but a pause that a throttling has asked for is kept.
+        Rate, quota and a pause that the relay asked for hold as for documents. A relay in other trouble is not spared:
+        the caller decides how often an alert tries it.
         """
         with self._lock:
-            if self._place == "lent":
-                return 0
             paused = self._matter == "throttled" and now < self._due
-            alone = self._careful and self._out > 0
-            if paused or alone or not self._has_turn(now):
-                self._place = "turn kept"  # and no more: documents may have the place meanwhile
-                return 0
-            if self._place != "asked for":
-                self._place, self._asked_at = "asked for", now
-                self._without.clear()
-            closed = self._without.issuperset(range(self._for_documents(), self._most_sessions))
-            if not closed and now - self._asked_at < _CLOSES_WITHIN:
-                return 0
-            self._place = "lent"
-            while self._lent < mails and self._has_turn(now):
-                self._lent += 1
-                self._turns.append(now)
-            return self._lent
+            alone = self._careful and self._out + self._alerts_out > 0
+            if paused or alone or self._rate_allows_in(now) > 0 or self._quota_allows_in(now) > 0:
+                return False
+            self._alerts_out += 1
+            self._turns.append(now)
+            return True
 
-    def forgo(self) -> None:
-        """The place is no longer asked for."""
+    def report_alert(self, now: float, *, accepted: bool) -> LineEvent | None:
+        """End the turn of an alert. An accepted one counts for the quota. Returns the event when that is used up."""
         with self._lock:
-            if self._place != "lent":
-                self._place = ""
-
-    def closed(self, number: int) -> None:
-        """The sender of that number, which `sessions_allowed` gives no place, has no session open."""
-        with self._lock:
-            self._without.add(number)
-
-    def give_place_back(self, now: float, accepted: int) -> LineEvent | None:
-        """The borrower's session is closed. So many of its mails were accepted, which count like all others."""
-        with self._lock:
-            self._place, self._lent = "", 0
-            return self._count(now, accepted)
-
-    def _for_documents(self) -> int:
-        return self._sessions - (self._place in ("asked for", "lent"))
-
-    def _has_turn(self, now: float) -> bool:
-        return self._rate_allows_in(now) <= 0 and self._quota_allows_in(now) <= 0
+            self._alerts_out -= 1
+            return self._count(now) if accepted else None
 
     # -- what a document's refusal means
 
@@ -395,35 +361,32 @@ class Line:
     def _blocked_for(self, now: float) -> float:
         if self._probing:
             return 1.0  # until the probe is reported nobody knows
-        if self._careful and self._out + self._lent > 0:
+        if self._careful and self._out + self._alerts_out > 0:
             return _SOON
         pause = max(0.0, self._due - now) if self._matter != "up" else 0.0
-        kept = int(self._place in ("turn kept", "asked for"))
-        return max(pause, self._rate_allows_in(now, kept), self._quota_allows_in(now, kept))
+        return max(pause, self._rate_allows_in(now), self._quota_allows_in(now))
 
-    def _rate_allows_in(self, now: float, kept: int = 0) -> float:
-        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window. `kept` stay in."""
+    def _rate_allows_in(self, now: float) -> float:
+        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window."""
         seconds = self._rate.seconds if self._rate is not None else _MEASURED_OVER
         while self._turns and self._turns[0] + seconds <= now:
             self._turns.popleft()
         count = self._rate.count if self._rate is not None else self._measured
         if count == 0:  # no limit is configured, and none was ever met
             return 0.0
-        count = max(1, int(count * self._share)) - kept
-        if count == 0:
-            return _SOON
+        count = max(1, int(count * self._share))
         if len(self._turns) < count:
             return 0.0
         return self._turns[-count] + seconds - now
 
-    def _quota_allows_in(self, now: float, kept: int = 0) -> float:
+    def _quota_allows_in(self, now: float) -> float:
         if self._daily_quota is None:
             return 0.0
         while self._accepted and self._accepted[0] + DAY <= now:
             self._accepted.popleft()
         if self._quota_told and len(self._accepted) < self._daily_quota * 0.9:
             self._quota_told, self._recovery_owed = False, True
-        if len(self._accepted) + self._out + self._lent + kept < self._daily_quota:
+        if len(self._accepted) + self._out + self._alerts_out < self._daily_quota:
             return 0.0
         if len(self._accepted) < self._daily_quota:
             return 1.0  # those under way may use up the rest
@@ -528,15 +491,14 @@ class Line:
             self._acceptances = 0
             self._unsaved |= self._sessions < self._most_sessions
             self._sessions = min(self._most_sessions, self._sessions + 1)
-            self._without.discard(self._for_documents() - 1)  # that one has a place again
             self._failures.pop("throttled", None)
             self._speed_up(now)
         return self._count(now)
 
-    def _count(self, now: float, accepted: int = 1) -> LineEvent | None:
+    def _count(self, now: float) -> LineEvent | None:
         if self._daily_quota is None:
             return None
-        self._accepted.extend([now] * accepted)
+        self._accepted.append(now)
         if len(self._accepted) < self._daily_quota or self._quota_told:
             return None
         self._quota_told = True

@@ -74,3 +74,8 @@ class Exhausted:
 
 
 Outcome = Accepted | Deferred | Refused | AddressRefused | Uncertain | RelayDown | Misconfigured | Throttled | Exhausted
+
+
+def is_relays(outcome: Outcome | Exception) -> bool:
+    """Whether the relay or the line is in trouble, so that no other mail would fare better now."""
+    return isinstance(outcome, RelayDown | Misconfigured | Throttled | Exhausted)

@@ -140,7 +140,7 @@ def test_more_connections_than_are_allowed_become_fewer(tmp_path: Path, connecti
 
 
 @pytest.mark.parametrize("connections", [3, 1])
-def test_an_alert_takes_the_place_of_one_of_the_sessions_that_are_allowed(tmp_path: Path, connections: int) -> None:
+def test_an_alert_opens_no_session_beyond_those_that_are_allowed(tmp_path: Path, connections: int) -> None:
     """A session of its own beside those of the documents would be refused, and theirs throttled with it."""
     factor = 20.0
     with provider(factor) as server:

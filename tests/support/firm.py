@@ -25,6 +25,7 @@ from bridged.journal import Journal
 from bridged.line import Line
 from bridged.marker import Marking
 from bridged.model import Document, Instant, State
+from bridged.relay import Outbox
 from tests.support.bridge import attachment
 from tests.support.relay import Received, ScriptedRelay
 
@@ -95,12 +96,14 @@ class Firm:
         self.mounts = Mounts()
         self.marking = Marking(self.journal, settings, self.calls, self.mounts)
         self.line = Line(settings.retry, 1)
+        self.outbox = Outbox()
+        self.shared = Shared(self.outbox)
         self.rounds = Rounds(self.journal, self.calls, self.mounts, lambda: None, lambda: None, self.now)
         self.sender = Sender(
             self.journal,
             0,
             self._route(settings),
-            Shared(),
+            self.shared,
             self.marking,
             self.calls,
             self.mounts,

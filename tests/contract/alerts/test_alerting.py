@@ -18,11 +18,12 @@ import pytest
 from bridged import logs
 from bridged.alerts import Alerting, refused_at_start
 from bridged.alerts.alerting import HALTED, WORTH, salvaged
-from bridged.config.settings import Rate, Retry, Settings
+from bridged.config.settings import Settings
 from bridged.journal import Journal
-from bridged.line import Line
 from bridged.mail import UnsafeHeader, letter
 from bridged.model import Instant, Stamp, State
+from bridged.relay import Outbox, Outgoing
+from bridged.relay.outcome import Accepted, Misconfigured, RelayDown
 from tests.support.relay import Cut, Say, ScriptedRelay, Stall
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -320,66 +321,123 @@ def test_alerts_that_are_not_configured_are_not_sent_until_they_are(journal, rel
 # -- through the relay of the documents
 
 
-def test_an_alert_waits_for_a_session_of_the_documents_and_gives_it_back(journal, relay, tmp_path):
-    line = Line(Retry(), 1, daily_quota=10)
-    alerting = Alerting(journal, settings(relay, tmp_path), line)
+OK = Accepted("250 2.0.0 Ok")
+
+
+def taken(outbox: Outbox, wanted: Settings) -> list[Outgoing]:
+    """Every mail that waits, in the hands of a session."""
+    return list(iter(lambda: outbox.take(wanted.smtp, lambda: True), None))
+
+
+def test_an_alert_waits_in_the_outbox_and_is_entered_for_the_quota_once_it_is_accepted(journal, relay, tmp_path):
+    outbox, wanted = Outbox(), settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
     for second in range(30):
         alerting.step(at(second))
-    assert relay.sessions == 0
-    assert line.sessions_allowed == 0
-    line.closed(0)
+    assert outbox.take(wanted.smtp, lambda: False) is None
+    (mail,) = taken(outbox, wanted)
+    assert mail.to == "chef@cabinet.example"
     alerting.step(at(30))
-    assert len(relay.mails) == 1
-    assert line.sessions_allowed == 1
+    assert taken(outbox, wanted) == [], "the mail is under way"
+    outbox.conclude(mail, OK)
+    alerting.step(at(31))
+    alerting.step(at(10_000))
+    assert taken(outbox, wanted) == []
     assert [outcome for _, outcome in journal.read(lambda tx: tx.tried_since(0.0))] == ["accepted"]
+    assert relay.sessions == 0
 
 
-@pytest.mark.parametrize("trouble", ["relay", "delivery", "no longer wanted", "another line"])
-def test_a_place_is_given_back_whatever_happens_to_the_alert(journal, relay, tmp_path, trouble):
-    def broken(*_: object) -> dict[str, Any]:
-        raise UnsafeHeader("no")
-
-    relay.always("CONNECT", Cut())
-    line = Line(Retry(), 1)
-    wanted = settings(relay, tmp_path)
-    alerting = Alerting(journal, wanted, line, deliver=broken if trouble == "delivery" else None)
+@pytest.mark.parametrize("outcome", [RelayDown("no route"), UnsafeHeader("no")], ids=["relay", "mistake"])
+def test_an_alert_that_a_session_could_not_send_is_offered_again_after_a_minute(
+    journal, relay, tmp_path, said, outcome
+):
+    outbox, wanted = Outbox(), settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
-    for second in range(15):
-        alerting.step(at(second))
-    assert line.sessions_allowed == 0
-    if trouble == "no longer wanted":
-        alerting.configure(wanted.model_copy(update={"alerts": None}), line)
-    elif trouble == "another line":
-        alerting.configure(wanted, Line(Retry(), 1))
-    else:
-        line.closed(0)
-    alerting.step(at(15))
-    assert line.sessions_allowed == 1
+    alerting.step(at(0))
+    alerting.step(at(10))
+    (mail,) = taken(outbox, wanted)
+    outbox.conclude(mail, outcome)
+    alerting.step(at(20))
+    alerting.step(at(79))
+    assert taken(outbox, wanted) == []
+    alerting.step(at(80))
+    (again,) = taken(outbox, wanted)
+    assert (again.letter, again.to) == (mail.letter, mail.to)
+    assert parsed(again.data)["Message-ID"] == parsed(mail.data)["Message-ID"]
+    assert [(line["event"], line["half"]) for line in said] == [("state_failed", "alerts")]
 
 
-def test_the_rate_lets_an_alert_to_three_through_as_it_can(journal, relay, tmp_path, said):
-    line = Line(Retry(), 1, Rate(count=2, seconds=60.0))
-    to = [f"{name}@cabinet.example" for name in "abc"]
-    alerting = Alerting(journal, settings(relay, tmp_path, to=to), line)
+@pytest.mark.parametrize("more", [{"alerts": None}, {"relay": 1}], ids=["no alerts", "another relay"])
+def test_a_reload_takes_back_what_waits_in_the_outbox(journal, relay, second, tmp_path, more):
+    outbox, wanted = Outbox(), settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
-    arrived = []
-    for second in range(90):
-        alerting.step(at(second))
-        line.closed(0)
-        arrived += [second] * (len(relay.mails) - len(arrived))
-    assert [mail.recipients[0] for mail in relay.mails] == to
-    assert arrived == [11, 11, 72]
+    alerting.step(at(0))
+    alerting.step(at(10))
+    other = settings(second, tmp_path) if "relay" in more else wanted.model_copy(update=more)
+    assert taken(outbox, settings(second, tmp_path)) == [], "it was written for the other relay"
+    alerting.configure(other)
+    alerting.step(at(11))
+    assert taken(outbox, wanted) == []
+    assert len(taken(outbox, other)) == ("relay" in more)
+
+
+def test_an_address_of_an_alert_that_waits_for_its_turn_gets_it_later(journal, relay, tmp_path, said):
+    outbox, to = Outbox(), [f"{name}@cabinet.example" for name in "abc"]
+    wanted = settings(relay, tmp_path, to=to)
+    alerting = Alerting(journal, wanted, outbox)
+    alerting.hear("watch_limit_reached", {})
+    alerting.step(at(0))
+    alerting.step(at(10))
+    turns = iter([True, True, False])
+    first = list(iter(lambda: outbox.take(wanted.smtp, lambda: next(turns)), None))
+    for mail in first:
+        outbox.conclude(mail, OK)
+    alerting.step(at(11))
+    assert [mail.to for mail in first + taken(outbox, wanted)] == to
     assert said == []
 
 
-def test_with_a_relay_of_their_own_alerts_ask_for_no_place(journal, relay, second, tmp_path):
-    line = Line(Retry(), 1)
-    alerting = Alerting(journal, settings(relay, tmp_path, smtp=smtp(second)), line)
+def test_while_the_documents_relay_is_in_trouble_one_alert_an_hour_is_offered(journal, relay, tmp_path):
+    outbox, wanted = Outbox(), settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, outbox)
+    alerting.hear("relay_misconfigured", {"reason": "535 5.7.8 bad credentials"})
+    alerting.hear("watch_limit_reached", {})
+    offered = []
+    for second in range(0, 7400, 10):
+        alerting.step(at(second))
+        for mail in taken(outbox, wanted):
+            offered.append(second)
+            outbox.conclude(mail, Misconfigured("535 5.7.8 bad credentials"))
+    assert offered == [3600, 7210]
+    alerting.hear("relay_recovered", {})
+    alerting.step(at(7500))
+    assert len(taken(outbox, wanted)) >= 1
+
+
+def test_an_acceptance_at_the_stop_is_not_repeated_after_the_next_start(journal, relay, tmp_path):
+    outbox, wanted = Outbox(), settings(relay, tmp_path)
+    alerting = Alerting(journal, wanted, outbox)
+    alerting.hear("watch_limit_reached", {})
+    alerting.step(at(0))
+    alerting.step(at(10))
+    (mail,) = taken(outbox, wanted)
+    outbox.conclude(mail, OK)
+    alerting.close(at(11))
+    started = Outbox()
+    Alerting(journal, wanted, started).step(at(20))
+    assert taken(started, wanted) == []
+
+
+def test_with_a_relay_of_their_own_alerts_leave_the_outbox_empty(journal, relay, second, tmp_path):
+    outbox, wanted = Outbox(), settings(relay, tmp_path, smtp=smtp(second))
+    alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
     for seconds in range(15):
         alerting.step(at(seconds))
-        assert line.sessions_allowed == 1
+        assert taken(outbox, wanted) == []
     assert len(second.mails) == 1
 
 

@@ -14,6 +14,7 @@ from bridged.dispatch.claims import Claims
 from bridged.journal import Journal
 from bridged.line import Line
 from bridged.model import Instant, Stamp, State
+from bridged.relay import Outbox
 
 NOW = Instant(1000.0, 1000.0)
 
@@ -33,7 +34,7 @@ class Queue:
         config.write_text("\n".join([smtp, f"state_dir: {base}/state", "clients:", *clients]))
         settings = load(config)
         settings.state_dir.mkdir()
-        self.base, self.shared, self.away = base, Shared(), ()
+        self.base, self.shared, self.away = base, Shared(Outbox()), ()
         self.journal = Journal(settings.state_dir)
         switched = SwitchedFolders(settings.clients, settings.ignore)
         self.route = Route(settings, switched, Line(settings.retry, 4))

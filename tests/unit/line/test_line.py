@@ -263,94 +263,62 @@ def test_a_document_that_is_refused_again_once_the_relay_has_proved_well_is_at_f
     assert not any(a_line.blameless(number) for number in range(3))
 
 
-# -- a place lent to a mail that is no document's
+# -- alerts
 
 
-def test_a_place_is_lent_once_its_sender_has_closed_and_is_there_again_when_it_is_given_back():
-    a_line = line(sessions=3)
-    a_line.closed(2)  # before it was asked for: it may have opened one since
-    assert a_line.borrow(0.0, 1) == 0
-    assert a_line.sessions_allowed == 2
-    assert a_line.borrow(1.0, 1) == 0
-    a_line.closed(2)
-    assert a_line.borrow(2.0, 1) == 1
-    assert a_line.borrow(2.0, 1) == 0
-    assert a_line.sessions_allowed == 2
-    a_line.give_place_back(3.0, 1)
-    assert a_line.sessions_allowed == 3
-
-
-def test_where_there_is_one_session_the_sender_closes_it_for_the_time():
-    a_line = line(sessions=1)
-    assert a_line.borrow(0.0, 1) == 0
-    assert a_line.sessions_allowed == 0
-    a_line.closed(0)
-    assert a_line.borrow(1.0, 1) == 1
-    a_line.give_place_back(2.0, 0)
-    assert a_line.sessions_allowed == 1
-
-
-def test_a_place_that_is_no_longer_asked_for_is_the_documents():
-    a_line = line(sessions=1)
-    a_line.borrow(0.0, 1)
-    a_line.forgo()
-    assert a_line.sessions_allowed == 1
-
-
-def test_a_throttling_while_a_place_is_asked_for_takes_one_more():
-    a_line = line(sessions=3)
-    assert a_line.may_send(0.0)
-    assert a_line.borrow(0.0, 1) == 0
-    a_line.report(SLOW, 0.0)
-    assert a_line.borrow(1.0, 1) == 0, "the relay asked for a pause"
-    assert a_line.borrow(900.0, 1) == 0
-    assert a_line.sessions_allowed == 1
-    a_line.closed(2)
-    assert a_line.borrow(901.0, 1) == 0
-    a_line.closed(1)
-    assert a_line.borrow(902.0, 1) == 1
-
-
-def test_a_sender_that_is_stuck_is_not_waited_for_for_ever():
-    a_line = line(sessions=1)
-    assert [a_line.borrow(float(now), 1) for now in range(0, 902, 60)] == [0] * 15 + [1]
-
-
-def test_rate_and_quota_hold_for_lent_turns_and_a_busy_line_keeps_one_for_them():
-    a_line = line(sessions=1, rate=A_MINUTE, daily_quota=40)
-    a_line.closed(0)
-    assert sent_between(a_line, 0.0, 1.0) == 30
-    assert a_line.borrow(1.0, 5) == 0
-    assert a_line.sessions_allowed == 1, "documents keep the place as long as the rate forbids"
-    assert sent_between(a_line, 1.0, 60.5) == 9, "one of the quota is kept as well"
-    assert a_line.borrow(60.5, 5) == 0
-    a_line.closed(0)
-    assert a_line.borrow(60.5, 5) == 1
-    event = a_line.give_place_back(60.6, 1)
-    assert (event.name, event.quota) == ("relay_throttled", True)
-    assert not a_line.may_send(1000.0)
-    assert a_line.borrow(1000.0, 1) == 0
-
-
-def test_a_lent_turn_counts_for_the_rate():
+def test_an_alert_and_documents_share_the_rate():
     a_line = line(sessions=1, rate=A_MINUTE)
-    a_line.borrow(0.0, 3)
-    a_line.closed(0)
-    assert a_line.borrow(0.0, 3) == 3
+    assert [a_line.may_send_alert(0.0) for _ in range(3)] == [True] * 3
+    for _ in range(3):
+        assert a_line.report_alert(0.0, accepted=True) is None
     assert sent_between(a_line, 0.0, 59.0) == 27
-    a_line.give_place_back(59.0, 3)
-    assert sent_between(a_line, 59.0, 60.0) == 0
+    assert not a_line.may_send_alert(59.0)
+    assert a_line.may_send_alert(60.0)
 
 
-def test_nobody_signs_in_beside_the_first_whoever_that_is():
-    a_line = line(sessions=1, careful=True)
+def test_an_alert_and_documents_share_the_daily_quota():
+    a_line = line(sessions=1, daily_quota=3)
+    assert sent_between(a_line, 0.0, 0.5) == 3
+    assert not a_line.may_send_alert(1.0)
+    fresh = line(sessions=1, daily_quota=1)
+    assert fresh.may_send_alert(0.0)
+    assert not fresh.may_send(0.0), "the alert under way may use up the quota"
+    event = fresh.report_alert(0.0, accepted=True)
+    assert (event.name, event.quota) == ("relay_throttled", True)
+    assert not fresh.may_send(1000.0)
+
+
+def test_an_alert_that_is_not_accepted_leaves_the_quota_as_it_was():
+    a_line = line(sessions=1, daily_quota=1)
+    assert a_line.may_send_alert(0.0)
+    assert a_line.report_alert(0.0, accepted=False) is None
     assert a_line.may_send(0.0)
-    assert a_line.borrow(0.0, 1) == 0
-    assert a_line.sessions_allowed == 1
+
+
+def test_an_alert_keeps_a_pause_that_the_relay_asked_for():
+    a_line = line(sessions=3)
+    assert a_line.may_send(0.0)
+    a_line.report(SLOW, 0.0)
+    assert not a_line.may_send_alert(1.0)
+    assert a_line.may_send_alert(900.0)
+
+
+def test_an_alert_may_try_a_line_that_is_down_and_its_acceptance_is_no_recovery():
+    a_line = line(sessions=1)
+    assert a_line.may_send(0.0)
+    a_line.report(RelayDown("no route"), 0.0)
+    assert a_line.may_send_alert(1.0)
+    assert a_line.report_alert(1.0, accepted=True) is None
+    assert a_line.state == "unreachable"
+
+
+def test_only_one_mail_signs_in_first_be_it_a_document_or_an_alert():
+    a_line = line(sessions=2, careful=True)
+    assert a_line.may_send(0.0)
+    assert not a_line.may_send_alert(0.0)
     a_line.give_back()
-    a_line.borrow(0.0, 1)
-    a_line.closed(0)
-    assert a_line.borrow(0.0, 1) == 1
+    assert a_line.may_send_alert(0.0)
+    assert not a_line.may_send_alert(0.0)
     assert not a_line.may_send(0.0)
 
 
