@@ -6,14 +6,13 @@ Below `config.py`, which merges a provider's preset under what the user wrote.
 from __future__ import annotations
 
 import functools
-import re
 from importlib import resources
 from typing import Any, Final, Literal, get_args
 
 import yaml
 
 from bridged.config.collectors import KINDS, Limit, Profile, Verified
-from bridged.config.lines import shown
+from bridged.config.values import parse_size
 
 # Literals, for the type checker and for pydantic; a test compares them with the files.
 ProviderName = Literal["microsoft365", "google", "google-relay", "ionos", "ovh", "ses", "lan", "custom"]
@@ -34,15 +33,6 @@ CollectorName = Literal[
 PROVIDERS: Final[tuple[str, ...]] = get_args(ProviderName)
 COLLECTORS: Final[tuple[str, ...]] = get_args(CollectorName)
 
-_BYTES: Final = {
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-}
 # YAML makes true and false of a bare yes and no.
 _VERIFIED: Final[dict[Any, Verified]] = {True: "yes", "yes": "yes", "partly": "partly", False: "no", "no": "no"}
 
@@ -58,22 +48,6 @@ def provider(name: str) -> dict[str, object]:
 def collector(name: str) -> Profile:
     """What is known of a collector. KeyError for what is not in COLLECTORS."""
     return _profiles()[name]
-
-
-def parse_size(value: Any) -> int:
-    """A size as it is written, `25MB` or `30KiB`, in bytes.
-
-    ValueError with "sentence|remedy", as the configuration words its problems.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise ValueError("a size needs its unit|Write for example 25MB.")  # noqa: TRY004 - for pydantic
-    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s?([kmg]i?b|b)", str(value).strip(), re.ASCII | re.IGNORECASE)
-    if not found:
-        raise ValueError(f"{shown(value)} is not a size|Write for example 25MB.")
-    size = round(float(found[1]) * _BYTES[found[2].lower()])
-    if size < 1:
-        raise ValueError("this size must be more than nothing|Write for example 25MB.")
-    return size
 
 
 @functools.cache

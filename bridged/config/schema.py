@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from bridged.config.settings import UNITS, Settings
+from bridged.config.settings import Settings
+from bridged.config.values import UNITS
 
 
 def json_schema() -> dict[str, Any]:

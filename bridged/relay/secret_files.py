@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bridged.config.settings import OAuth, Smtp, is_utf8
+from bridged.config.settings import OAuth, Smtp
+from bridged.config.values import is_utf8
 from bridged.model import UserError
 
 

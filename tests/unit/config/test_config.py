@@ -1,4 +1,4 @@
-"""config.py and yaml_lines.py: every refusal with its line, its place and a remedy; what is taken, and as what."""
+"""Loading a configuration: every refusal with its line, its place and a remedy; each value, and its kind."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bridged.config import ConfigError, json_schema, load
+from bridged.config import ConfigError, conflicts, json_schema, load
 from bridged.config import loading as config
+from bridged.config.lines import read
+from bridged.config.settings import Smtp
 from bridged.model import UserError
 from bridged.relay import password
 
@@ -544,8 +546,8 @@ def test_of_very_many_problems_the_first_hundred_are_told_and_how_many_more_ther
 def test_a_number_of_endless_digits_is_text(tmp_path):
     """What is computed of it is thousands of digits long, which Python refuses to write."""
     for text in ("0x" + "f" * 5000, "9" * 5000, many("59", 5000, ":"), "9" * 5000 + ".5", "-" + "9" * 5000):
-        assert config.read(f"a: {text}\n", "x").value == {"a": text}
-    assert config.read("a: 0x10\nb: 1:30\nc: 1.5\n", "x").value == {"a": 16, "b": 90, "c": 1.5}
+        assert read(f"a: {text}\n", "x").value == {"a": text}
+    assert read("a: 0x10\nb: 1:30\nc: 1.5\n", "x").value == {"a": 16, "b": 90, "c": 1.5}
 
 
 PLACES = ["/a", "/a/b", "/a/b/c", "/a-b", "/a/bc", "/a.b/c", "/a/", "/b"]
@@ -554,8 +556,8 @@ PLACES = ["/a", "/a/b", "/a/b/c", "/a-b", "/a/bc", "/a.b/c", "/a/", "/b"]
 def test_geds_overlap_exactly_when_one_lies_in_the_other():
     """Each one in another, and no other, whatever the order; every client concerned is named."""
     for geds in itertools.permutations(PLACES, 3):
-        parsed = config.read(clients(3, lambda i, g=geds: client(f"C{i}", g[i], f"a{i}@b.example")), "x")
-        config._conflicts(parsed)
+        parsed = read(clients(3, lambda i, g=geds: client(f"C{i}", g[i], f"a{i}@b.example")), "x")
+        conflicts.note(parsed, config._resolved)
         below = [f"{ged.rstrip('/')}/" for ged in geds]
         nested = {(i, j) for i, j in itertools.permutations(range(3), 2) if below[i].startswith(below[j])}
         pairs = {(max(pair), min(pair)) for pair in nested}
@@ -569,9 +571,9 @@ def test_a_thousand_clients_are_compared_without_each_meeting_each(tmp_path, set
     """Each with each other would be half a million comparisons."""
     began = time.monotonic()
     lines = "".join(client(f"C{n}", f"/srv/ged/{n}", f"c{n}@collecte.example") for n in range(1000))
-    parsed = config.read(SMALL.partition("clients:")[0] + "clients:\n" + lines, "x")
+    parsed = read(SMALL.partition("clients:")[0] + "clients:\n" + lines, "x")
     began = time.monotonic()  # reading YAML is PyYAML's pace
-    config._conflicts(parsed)
+    conflicts.note(parsed, config._resolved)
     assert time.monotonic() - began < 30
     assert parsed.problems == []
 
@@ -580,7 +582,7 @@ def test_a_thousand_clients_are_compared_without_each_meeting_each(tmp_path, set
 
 
 def smtp(**more):
-    return config.Smtp(host="smtp.cabinet.example", sender="a@cabinet.example", username="a", **more)
+    return Smtp(host="smtp.cabinet.example", sender="a@cabinet.example", username="a", **more)
 
 
 def test_the_password_is_read_from_the_credentials_directory_when_it_is_asked_for(tmp_path, monkeypatch):
@@ -606,7 +608,7 @@ def test_the_password_may_come_from_a_variable(monkeypatch):
 
 def test_a_relay_without_login_has_no_password():
     """None, and no file is looked for."""
-    assert password(config.Smtp(host="a.example", sender="a@cabinet.example")) is None
+    assert password(Smtp(host="a.example", sender="a@cabinet.example")) is None
 
 
 def test_a_password_that_cannot_be_had_is_a_sentence_that_names_the_place_and_never_the_secret(tmp_path, monkeypatch):

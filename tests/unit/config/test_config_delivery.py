@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.config import ConfigError, load
+from bridged.config.conflicts import _shared_addresses
 from bridged.config.lines import Lines
-from bridged.config.loading import _shared_addresses
 from bridged.config.presets import PROVIDERS, provider
 
 CLIENTS = """

@@ -9,8 +9,9 @@ import yaml
 
 from bridged.config import collector, presets
 from bridged.config.collectors import KINDS
-from bridged.config.loading import Smtp
-from bridged.config.presets import COLLECTORS, PROVIDERS, parse_size, provider
+from bridged.config.presets import COLLECTORS, PROVIDERS, provider
+from bridged.config.settings import Smtp
+from bridged.config.values import parse_size
 
 ROOT = Path(__file__).resolve().parents[3]
 PRESET_KEYS = {"host", "port", "security", "connections", "rate", "daily_quota", "size_limit"}
