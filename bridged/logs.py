@@ -1,4 +1,4 @@
-"""Log lines: the catalogue of events and how they are written (see docs/logs.md)."""
+"""Log lines: the catalogue of events, and how a line is written (docs/logs.md)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 _FIRST: Final = ("timestamp", "level", "event", "client", "document", "id")
 _LONGEST: Final = 600  # characters of one value
-_LISTS: Final = (list, tuple)  # unions of types would be made anew for each value of each line
+_LISTS: Final = (list, tuple)  # a tuple, because a union of types would be made anew for each value
 _NUMBERS: Final = (bool, int, float)
-_ROOM: Final = 3900  # bytes of one line: longer ones are cut in two by pipes and syslog relays, mid-JSON
+_ROOM: Final = 3900  # bytes of one line, because pipes and syslog relays cut longer lines in two
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stable name, and the level it has unless a line says otherwise."""
+    """The level of an event, unless a line says otherwise. The catalogue holds its stable name."""
 
     level: str
 
@@ -79,16 +79,19 @@ _bound: Any = structlog.get_logger()
 
 
 def listen(listener: Callable[[str, Mapping[str, Any]], None] | None) -> None:
-    """From now on `listener` (or nobody) hears every line, also those that the level keeps from being written.
+    """From now on `listener` hears every line, also lines below the level. None ends it.
 
-    It is called in the thread that has something to say: it must do no more than put it on a queue.
+    `listener` is called in the thread that says the line, so it must only put the line on a queue.
     """
     global _listener  # noqa: PLW0603 - there is one log, as there is one configuration of it
     _listener = listener
 
 
 def configure(form: str, level: str, stream: TextIO | None = None) -> None:
-    """Write to `stream` (stderr) as `form` says: console, json, or auto (console on a terminal)."""
+    """Write lines of `level` and above to `stream` (default: stderr). `form` is console, json, or auto.
+
+    auto is console on a terminal, and json otherwise.
+    """
     out = stream or sys.stderr
     console = form == "console" or (form == "auto" and out.isatty())
     renderer: Processor = _console(out) if console else _json(out)
@@ -99,16 +102,16 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> None:
         logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
-    global _bound  # noqa: PLW0603 - made once, and not for each of a million lines
+    global _bound  # noqa: PLW0603 - made once, because a million lines may follow
     _bound = structlog.get_logger().bind()
-    # watchdog reports an overflow on its own logger; the watcher says `hints_lost` for it.
+    # Silent, because watchdog logs an overflow by itself, and bridged says `hints_lost` for it.
     logging.getLogger("watchdog").setLevel(logging.CRITICAL)
 
 
 class _Writer:
-    """The stream. One that cannot be written (full disk, closed terminal) must not stop the sending of documents.
+    """The stream. A stream that cannot be written (full disk, closed terminal) does not stop the sending of documents.
 
-    A line that failed is not silent: the next one that gets through tells their number as `log_failures`.
+    The next line that gets through counts the failed lines as `log_failures`.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -135,7 +138,7 @@ class _Writer:
 
 
 def say(event: str, *, level: str = "", **fields: Any) -> None:
-    """One line. `event` is a name of the catalogue: another one is a mistake and raises KeyError."""
+    """Write one line. Raises KeyError when `event` is no name of the catalogue, and nothing when the stream fails."""
     usual = EVENTS[event].level
     level = level or usual
     if not fields.get("exc_info", True):
@@ -145,7 +148,7 @@ def say(event: str, *, level: str = "", **fields: Any) -> None:
 
 
 def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
-    """What goes wrong in the listener is not the trouble of whoever has something to say."""
+    """Call the listener. Its exception is logged and not raised, because it is no trouble of the caller."""
     try:
         if _listener is not None:
             _listener(event, fields)
@@ -155,26 +158,26 @@ def _let_hear(event: str, fields: Mapping[str, Any]) -> None:
 
 
 def say_document(event: str, document: Document, **fields: Any) -> None:
-    """One line about a document."""
+    """Write one line about a document, with its client, its path below the GED, and its id."""
     name = readable(document.relative)
     say(event, **({"client": document.client, "document": name, "id": document.id} | fields))
 
 
 def say_unreadable(document: Document, error: PermissionError) -> None:
-    """One line about a document that waits because it may not be read."""
+    """Write one line about a document that waits, because bridged may not read it."""
     why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
     say_document("document_deferred", document, reason=why)
 
 
 class Trouble:
-    """What a part of the daemon raised: told as `state_failed` once, until it goes well again. No silent stall."""
+    """Tells the exception of a part of the daemon as `state_failed`: once, until the part works again."""
 
     def __init__(self, half: str) -> None:
         self._half = half
         self._told = ""
 
     def guarded(self, step: Callable[[], T]) -> T | None:
-        """The step's result, or None when it raised."""
+        """The result of `step`; None when it raised, which is told."""
         try:
             result = step()
         except Exception as error:  # noqa: BLE001 - told, and the others go on
@@ -192,13 +195,13 @@ class Trouble:
 
 
 def _timestamp(_logger: Any, _method: str, fields: Fields) -> Fields:
-    now = datetime.now(UTC)  # noqa: TID251 - a line's own time; nothing is decided by it
+    now = datetime.now(UTC)  # noqa: TID251 - the time of the line, which decides nothing
     fields["timestamp"] = now.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
     return fields
 
 
 def _clean(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """No control characters, so that a name cannot forge a line; nothing long."""
+    """Shorten each value, and replace its control characters. Otherwise a file name could forge a line."""
     for key, value in fields.items():
         if key == "exception":
             fields[key] = "\n".join(_printable(line) for line in str(value)[-_ROOM // 2 :].split("\n"))
@@ -222,14 +225,14 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """The spaces of French names (U+00A0, U+202F) are printable too, whatever Python says."""
+    """The text with printable characters alone. The spaces of French names (U+00A0, U+202F) stay."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else "\ufffd" for c in text)
 
 
 def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
-    """Below 4 kB: lists end with how many entries are left out, and then the longest texts are shortened."""
+    """Keep a line below 4 kB: long lists end with the number of entries left out, then long texts are cut."""
     if _surely_fits(fields):
         return fields
     left_out: dict[str, int] = {}
@@ -254,7 +257,7 @@ def _fit(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _surely_fits(fields: Fields) -> bool:
-    """Without writing it out: a character is at most six bytes, and most lines are short."""
+    """True when the line fits even with six bytes a character. First, because most lines are short."""
     room = _ROOM
     for key, value in fields.items():
         if isinstance(value, list):
@@ -273,7 +276,7 @@ def _ordered(_logger: Any, _method: str, fields: Fields) -> Fields:
 
 
 def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
-    # A traceback with the values of variables, which structlog prefers, would show the password.
+    # The plain traceback, because structlog's own shows the values of variables: the password.
     return structlog.dev.ConsoleRenderer(
         colors=out.isatty(),
         pad_event_to=22,
@@ -283,10 +286,10 @@ def _console(out: TextIO) -> structlog.dev.ConsoleRenderer:
 
 
 def _json(out: TextIO) -> Processor:
-    """sd-daemon(3): `<N>` in front makes `journalctl -p err` work."""
-    # `\xe9`, which stderr writes for what its encoding does not have, would not be JSON.
+    """A line of JSON, with `<N>` in front for the journal of systemd (sd-daemon(3)), which takes it as the priority."""
+    # ASCII alone where the stream is not UTF-8, because stderr would write `\xe9`, which is no JSON.
     ascii_only = codecs.lookup(getattr(out, "encoding", None) or "utf-8").name != "utf-8"
-    encode = json.JSONEncoder(ensure_ascii=ascii_only).encode  # json.dumps would make one for each line
+    encode = json.JSONEncoder(ensure_ascii=ascii_only).encode  # made once, because json.dumps makes one a line
     journal = _is_journal(out)
 
     def render(_logger: Any, _method: str, fields: Fields) -> str:

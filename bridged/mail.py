@@ -1,8 +1,8 @@
-"""A document as a mail: the header and the footer made beforehand, the bytes streamed between them.
+"""A document as a mail (RFC 5322, RFC 2045): header and footer are made first, the bytes are streamed between them.
 
-Pure but for reading the file it is handed. The headers are written here and not by `email.message`, because
-there a file name such as `=?utf-8?q?=0D=0AX-Evil=3A_1?=.pdf` breaks out into headers of its own. Whatever a
-name holds, it leaves as a plain word, as base64 or as percent signs, and the finished block is checked.
+Pure, except that it reads the file it is handed. The headers are written here, because with `email.message` a file name
+such as `=?utf-8?q?=0D=0AX-Evil=3A_1?=.pdf` breaks out into headers of its own. Any name leaves as a plain word, as
+base64 or as percent signs, and the finished block is checked.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 LINE: Final = 57  # raw bytes in a line of 76 columns
-BLOCK: Final = 4 * 1024 * LINE  # a multiple of LINE: padding may only stand at the very end
-STEM_LIMIT: Final = 150  # bytes of an attachment's name before its extension; receivers refuse long ones
+BLOCK: Final = 4 * 1024 * LINE  # raw bytes; a multiple of LINE, because padding may only stand at the very end
+STEM_LIMIT: Final = 150  # bytes of an attachment's name before its extension, because receivers refuse long names
 OTHER_TYPE: Final = "application/octet-stream"
 
-# Ours and not `mimetypes`, which reads files of the machine. Mails (.eml, .mht) are left out on purpose: a
-# message/* part may not be base64, so that relays would rewrite it. No type has a charset: nobody knows it.
+# Not `mimetypes`, because it reads files of the machine. Not .eml and .mht, because a message/* part may not be base64
+# (RFC 2046 5.2.1), and relays would rewrite it. No type has a charset, because the charset of a document is unknown.
 TYPES: Final[dict[str, str]] = {
     "pdf": "application/pdf",
     "jpg": "image/jpeg",
@@ -62,11 +62,11 @@ TYPES: Final[dict[str, str]] = {
 
 
 class UnsafeHeader(RuntimeError):
-    """A header block that must not be sent: a bug of this module, or an address nobody validated."""
+    """A header block that must not be sent: a mistake of this module, or an address that was not validated."""
 
 
 class Readable(Protocol):
-    """What the bytes of a document are read from."""
+    """The source of a document's bytes."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
@@ -74,27 +74,27 @@ class Readable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail without its document. The same arguments of `compose` give the same bytes at each attempt."""
+    """One mail without its document. The same arguments of `compose` give the same bytes, at each attempt."""
 
     header: bytes
     footer: bytes
 
     def size(self, document_bytes: int) -> int:
-        """The exact size of the encoded mail around a document of so many bytes."""
+        """The exact size in bytes of the encoded mail around a document of `document_bytes` bytes."""
         encoded = 4 * -(-document_bytes // 3)
         line_ends = 2 * -(-document_bytes // LINE)
         return len(self.header) + encoded + line_ends + len(self.footer)
 
     def chunks(self, file: Readable, on_bytes: Callable[[bytes], None]) -> Iterator[bytes]:
-        """The mail, piece by piece; `on_bytes` gets every raw block before its encoding is handed out.
+        """The mail, piece by piece. `on_bytes` gets every raw block before its encoding is handed out.
 
-        It ends with a line end, and no line ever starts with a dot: nothing is left to escape.
+        The last piece ends with a line end, and no line starts with a dot, so that the dot needs no escape.
         """
         before = self.header
         while block := _full_block(file):
             on_bytes(block)
             more = _encoded(block)
-            if len(block) < BLOCK:  # the end, and most documents are no longer than that: one piece, not three
+            if len(block) < BLOCK:  # the end: one piece and not three, because most documents are that small
                 yield b"".join((before, more, self.footer))
                 return
             yield before + more
@@ -116,9 +116,9 @@ def compose(
 ) -> Mail:
     """The mail of one document: one address, one attachment, a short line of text.
 
-    `subject` may hold {document} and {client}; `neutral` takes out what its receiver would understand as a command.
-    No file name and no client's name can add a header or an
-    address; what would is cleaned away, and UnsafeHeader is raised if an argument of ours did.
+    `subject` may hold {document} and {client}. `neutral` takes the words out of it that the receiver would obey. No
+    name of a file or client adds a header or an address, because such characters are replaced. Raises UnsafeHeader
+    when another argument would add one.
     """
     whole_name = clean(name)
     words = {"{document}": whole_name, "{client}": client}
@@ -143,9 +143,9 @@ def compose(
 
 
 def letter(*, sender: str, to: Sequence[str], subject: str, text: str, message_id: str, date: str) -> bytes:
-    """A mail of our own, to people: nothing but text, for which neither line ends nor characters matter.
+    """A mail to people: plain text, in base64. Its last line is ended, and no line starts with a dot.
 
-    It ends with a line end, and no line starts with a dot. Raises UnsafeHeader as `compose` does.
+    Raises UnsafeHeader as `compose` does.
     """
     lines = [
         f"From: {_address(sender)}",
@@ -165,24 +165,24 @@ def letter(*, sender: str, to: Sequence[str], subject: str, text: str, message_i
 
 
 def new_message_id(id: str, sender: str) -> str:  # noqa: A002 - the contract's word
-    """The Message-ID of the document `id`, in the sender's domain: as unique as the id is."""
+    """The Message-ID (RFC 5322 3.6.4) of the document `id`, in the sender's domain. It is as unique as the id."""
     domain = re.sub(r"[^A-Za-z0-9.-]", "", sender.rpartition("@")[2]).strip(".-")
     local = re.sub(r"[^A-Za-z0-9_-]", "-", id)
     return f"<{local}.bridged@{domain or 'bridged.invalid'}>"
 
 
 def frozen_date(epoch: float) -> str:
-    """An instant as the text of a `Date:` header, in UTC, whatever the machine's locale."""
+    """Seconds since the epoch as the text of a `Date:` header (RFC 5322 3.3), in UTC and in no locale."""
     return format_datetime(datetime.fromtimestamp(epoch, UTC))
 
 
 def media_type(name: str) -> str:
-    """The type of a name's extension: always the same one, and a plain sequence of bytes where unknown."""
+    """The media type of a name's extension; `application/octet-stream` for an unknown one."""
     return TYPES.get(name.rpartition(".")[2].lower(), OTHER_TYPE) if "." in name else OTHER_TYPE
 
 
 def clean(name: bytes) -> str:
-    """A readable name: NFC, one line. Bytes that are not UTF-8 are read as Windows once wrote them."""
+    """A readable name: NFC, one line. Bytes that are not UTF-8 are read as Windows-1252."""
     return _one_line(name.decode("utf-8", "surrogateescape").translate(_WINDOWS)) or "document"
 
 
@@ -206,10 +206,10 @@ _BODY: Final = (
     f"--{_BOUNDARY}",
 )
 _WINDOWS: Final = {0xDC00 + b: bytes([b]).decode("cp1252", "replace") for b in range(0x80, 0x100)}
-# What ends a line for some parser or other, and what turns the text of a line around.
+# Characters that end a line for some parsers, or turn the text of a line around.
 _DANGEROUS: Final = frozenset("\u2028\u2029\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z0-9_(](?:[A-Za-z0-9 ._()+,&@!'~-]*[A-Za-z0-9_)])?")
-# Of printable ASCII: a class that excludes the rest of Unicode takes 7 ms to compile.
+# Listed and not excluded, because a class that excludes the rest of Unicode takes 7 ms to compile.
 _ADDRESS: Final = re.compile(r"[!#-'*+\-./0-9=?A-Z^-~]+@[!#-'*+\-./0-9:=?A-Z\[\]^-~]+")
 
 
@@ -251,7 +251,7 @@ def _first_bytes(text: str, limit: int) -> str:
 
 
 def _attachment_lines(name: str) -> tuple[str, ...]:
-    """Both places of the name, in the pair of forms that most receivers decode."""
+    """The part's headers. The name stands as RFC 2047 and as RFC 2231 write it, the pair that most receivers decode."""
     plain = _PLAIN_WORD.fullmatch(name)
     return (
         f"Content-Type: {media_type(name)};",
@@ -271,7 +271,7 @@ _LINES_ONLY: Final = re.compile(r"(?:[\x20-\x7e]{0,998}\r\n)*")
 
 
 def _checked(block: str, wanted: Sequence[str] = _SHAPE) -> bytes:
-    """The block as bytes, if it has exactly the lines it should have: each header once and in its place."""
+    """The block as bytes, when each wanted line stands once and in its place; otherwise raises UnsafeHeader."""
     if not _LINES_ONLY.fullmatch(block):
         raise UnsafeHeader("A header line holds a forbidden character, or is too long.")
     lines = block.split("\r\n")
@@ -282,7 +282,7 @@ def _checked(block: str, wanted: Sequence[str] = _SHAPE) -> bytes:
 
 
 def _full_block(file: Readable) -> bytes:
-    """The next BLOCK bytes, fewer only at the end: a short read in the middle would put padding there."""
+    """The next BLOCK bytes, fewer only at the end. Otherwise a short read would put padding into the middle."""
     block = file.read(BLOCK)
     while block and len(block) < BLOCK and (more := file.read(BLOCK - len(block))):
         block += more
@@ -290,7 +290,7 @@ def _full_block(file: Readable) -> bytes:
 
 
 def _encoded(block: bytes) -> bytes:
-    """Base64 in lines of 76 columns, 64 of them cut at a time: one by one that takes longer than the encoding."""
+    """Base64 in lines of 76 columns (RFC 2045 6.8). 64 lines are cut at a time, because one by one is slower."""
     text = b2a_base64(block, newline=False)
     rest = len(text) - len(text) % _LINES.size
     parts = [b"\r\n".join(lines) for lines in _LINES.iter_unpack(memoryview(text)[:rest])]

@@ -1,6 +1,6 @@
-"""The nouns of bridged and the states a document goes through.
+"""The nouns of bridged, and the states of a document.
 
-Pure: no I/O, no clock. Everything here is a frozen value that any module may hold.
+Pure: no I/O, no clock. Each value is frozen, and any module may hold it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 
 
 class UserError(Exception):
-    """Something a person must put right: a sentence with a remedy, and the exit code it deserves."""
+    """A person must put something right: a sentence with a remedy, and the exit code of the command."""
 
     exit_code: int = 1
 
 
 class State(StrEnum):
-    """Where a document is on its way. Every arrow between two of them is one commit of the journal."""
+    """The states of a document (docs/states.md). Every transition between two of them is one commit of the journal."""
 
     WAITING = "waiting"
     QUEUED = "queued"
@@ -42,10 +42,10 @@ TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
         (State.WAITING, State.VALIDATED),  # came with its valid marker
         (State.QUEUED, State.WAITING),  # overwritten before it left: must be quiet again
         (State.QUEUED, State.SENDING),  # claimed; committed before the first byte
-        (State.QUEUED, State.HELD),  # its address was refused, or a brake of its client's holds it
+        (State.QUEUED, State.HELD),  # its address was refused, or a rule of its client holds it
         (State.QUEUED, State.WITHDRAWN),  # left its switched folder, or switched off
         (State.SENDING, State.QUEUED),  # the relay's trouble, deferred, uncertain, or a crash
-        (State.SENDING, State.WAITING),  # changed under the reading
+        (State.SENDING, State.WAITING),  # changed while it was read
         (State.SENDING, State.WITHDRAWN),  # switched off between claim and sending
         (State.SENDING, State.HELD),  # refused, given up, or uncertain too often
         (State.SENDING, State.SENT),  # the relay accepted it; committed before the marker
@@ -58,7 +58,7 @@ TRANSITIONS: Final[frozenset[tuple[State | None, State]]] = frozenset(
 
 
 class Rule(StrEnum):
-    """What of a client's own holds documents for a person."""
+    """A client's own causes to hold a document for a person."""
 
     REVIEW = "review"
     BRAKE = "brake"
@@ -66,23 +66,21 @@ class Rule(StrEnum):
     COLLECTOR = "collector"
 
 
-ALL_RULES: Final = "all"  # passed by what a person sends on purpose
+ALL_RULES: Final = "all"  # in `Document.passed`: a person sent the document on purpose
 
+INODE_BITS: Final = (1 << 63) - 1  # without the 64th bit, because SQLite's integers have a sign
 
-# FUSE and CIFS use all 64 bits of an inode number; SQLite's integers have a sign.
-INODE_BITS: Final = (1 << 63) - 1
-
-UNSEEN: Final = -2  # the size of a file of which only name and inode are known
+UNSEEN: Final = -2  # the size in the stamp of a file of which only name and inode are known
 
 
 class Stamp(NamedTuple):
-    """What `lstat(2)` says of a regular file, as far as bridged compares it.
+    """The fields of lstat(2) that bridged compares, of a regular file. Times are nanoseconds since the epoch.
 
-    `same_file` follows a rename; `same_content` notices a save. Neither is used to decide what is new:
-    that is knowledge by path.
+    `same_file` follows a rename, and `same_content` notices a save. Neither decides that a file is new: the known files
+    decide it, by their paths.
 
-    Of a file whose size is UNSEEN only the inode is known, and `ctime_ns` is when its name was read: of it too can be
-    said whether it has been saved since, but not to whom its inode belonged before.
+    A stamp whose size is UNSEEN knows the inode alone, and its `ctime_ns` is the time at which the name was read. It
+    tells a save since then, and not to which file the inode belonged before.
     """
 
     inode: int
@@ -91,33 +89,34 @@ class Stamp(NamedTuple):
     ctime_ns: int
 
     def same_content(self, other: Stamp) -> bool:
-        """Size and modification time agree. Inodes are left out: FUSE makes them up as it goes."""
+        """True when size and modification time agree. Inodes are not compared, because FUSE makes them up."""
         if UNSEEN in (self.size, other.size):
             unseen, seen = (self, other) if self.size == UNSEEN else (other, self)
             return seen.size == UNSEEN or min(seen.mtime_ns, seen.ctime_ns) < unseen.ctime_ns
         return (self.size, self.mtime_ns) == (other.size, other.mtime_ns)
 
     def same_file(self, other: Stamp) -> bool:
-        """The same inode with the same content: what a rename leaves unchanged. An UNSEEN one tells by the inode."""
+        """True when inode and content agree, as after a rename. With an UNSEEN stamp the inode decides alone."""
         return self.inode == other.inode and (UNSEEN in (self.size, other.size) or self.same_content(other))
 
     def not_since(self, other: Stamp) -> bool:
-        """Whether `other` is the same file, which nobody has touched since this was looked at or read."""
+        """True when `other` is the same file, untouched since this stamp was taken."""
         if self.size == UNSEEN:
             return self.inode == other.inode and other.ctime_ns < self.ctime_ns
         return self == other
 
 
 def unseen(inode: int, read_ns: int) -> Stamp:
-    """The stamp of a file of which a directory has told name and inode, by the kernel's coarse clock."""
+    """The stamp of a file of which a directory has told name and inode; `read_ns` is of the kernel's coarse clock."""
     return Stamp(inode, UNSEEN, 0, read_ns)
 
 
 class Document(NamedTuple):
     """One row of the journal. Times are seconds since the epoch, UTC; `path` is absolute, as bytes.
 
-    `rule` is what holds it, if that is one of its client's; `passed` those that a person has released it from.
-    A tuple, since each document is read several times on its way, and a frozen dataclass takes five times as long.
+    `rule` names the client's own rule that holds it, and `passed` the rules from which a person released it.
+    `uncertain` counts the mails that may have arrived. `dotted` is true while the final dot may have gone.
+    A tuple, because each document is read several times on its way, and a frozen dataclass takes five times as long.
     """
 
     seq: int
@@ -156,7 +155,7 @@ class Document(NamedTuple):
         return self.path.rpartition(b"/")[0]
 
     def has_passed(self, rule: Rule) -> bool:
-        """Whether a person has released it from this rule, or sent it on purpose. Another rule may still hold it."""
+        """True when a person released it from this rule, or sent it on purpose. Another rule may still hold it."""
         return rule in self.passed.split() or ALL_RULES in self.passed.split()
 
     @property
@@ -166,24 +165,21 @@ class Document(NamedTuple):
 
 
 def by_directory(documents: Iterable[Document]) -> dict[bytes, list[Document]]:
-    """Documents, those of one directory together, so that it need be reached only once."""
+    """The documents of each directory, because one descriptor of the directory is enough for all of them."""
     directories: dict[bytes, list[Document]] = {}
     for document in documents:
         directories.setdefault(document.directory, []).append(document)
     return directories
 
 
-# What one conversation with the relay came to. Outcomes are values; mistakes are exceptions.
-
-
 _SPACES: Final = " \u00a0\u202f"  # French typography puts the narrow and the plain no-break space into names
 
 
 def readable(path: bytes) -> str:
-    """A path for people: UTF-8 where it is, replacement characters where not, one line, no control characters.
+    """A path for people: one line of printable characters. Bytes that are not UTF-8 become replacement characters.
 
-    Also no bidirectional or line-separator characters: a file name must not be able to forge a log line or
-    to rearrange a terminal.
+    Control, bidirectional and line-separator characters are replaced as well. Otherwise a file name could forge a log
+    line or rearrange a terminal.
     """
     text = path.decode("utf-8", "replace")
     if text.isprintable():
@@ -193,16 +189,16 @@ def readable(path: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Instant:
-    """A reading of both clocks: `wall` for dates (seconds since the epoch), `steady` for durations."""
+    """A reading of both clocks, in seconds: `wall` since the epoch, for dates; `steady` for durations."""
 
     wall: float
     steady: float
 
     def later(self, seconds: float) -> Instant:
-        """So many seconds later."""
+        """The instant so many seconds later, by both clocks."""
         return Instant(self.wall + seconds, self.steady + seconds)
 
 
 def utc(epoch: float) -> str:
-    """An instant as the marker writes it: ISO 8601, UTC, milliseconds, `Z`."""
+    """Seconds since the epoch as the marker writes them: ISO 8601, UTC, milliseconds, `Z`."""
     return datetime.fromtimestamp(epoch, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Which names are documents: what the system, an editor, a transfer or bridged itself made is not. Pure.
+"""The names of documents, and the ignored names: of the system, an editor, a transfer, or bridged itself. Pure.
 
 Each expression matches a whole name, not a part of one: `notes~$2.pdf` and `template.tmp.pdf` are documents.
 """
@@ -26,7 +26,7 @@ _TEMPORARY: Final = re.compile(
     rb"|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})"  # how macOS saves over a share
 )
 
-# First how any of them begins: it is asked of each directory there is.
+# The first characters come first, because every directory is asked.
 _SYSTEM_DIRECTORY: Final = re.compile(
     rb"(?is:(?=[@.#~$lns_])(?:@eadir|\.@__thumb|\#recycle|\#snapshot|@recycle|@recently-snapshot|@tmp|\.trash-.*|\.snapshot|~snapshot"
     rb"|\.stversions|\$recycle\.bin|system\ volume\ information|lost\+found|__macosx|network\ trash\ folder))"
@@ -35,7 +35,7 @@ _SYSTEM_DIRECTORY: Final = re.compile(
 # Safari downloads into a directory `x.pdf.download`, which holds a half `x.pdf`.
 _TEMPORARY_DIRECTORY: Final = re.compile(rb"(?s:.+\.(?i:download)|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})")
 
-# What Windows, macOS, GNOME, browsers and synchronizers put between `.validated` and `.json`.
+# The words that Windows, macOS, GNOME, browsers and synchronizers put between `.validated` and `.json` of a copy.
 _COPY_WORD: Final = r"(?:copie|copy|kopie|kopi|kopia|copia|cópia)"
 _COPY: Final = (
     r"(?:-\d+"
@@ -48,10 +48,10 @@ _COPY: Final = (
 
 
 def verdict(name: bytes, *, extra: Sequence[str], marker: str, hidden: bool) -> str | None:
-    """None for a document's name; otherwise why the file is ignored, in a word or four.
+    """None for a document's name; otherwise the reason for which the file is ignored, in one to four words.
 
-    `extra` are the patterns of the configuration, `marker` and `hidden` say what markers are called: a file
-    that merely bears a marker's name, or the name that a copy of a marker gets, is ignored too.
+    `extra` are the patterns of the configuration. `marker` is the suffix of markers, and `hidden` their dot in front. A
+    file that merely bears a marker's name is ignored as well, and so is a copy of a marker.
     """
     text = _text(name)
     dotted = name.startswith(b".")
@@ -67,13 +67,13 @@ def verdict(name: bytes, *, extra: Sequence[str], marker: str, hidden: bool) -> 
 
 
 def ignored_endings(extra: Sequence[str], marker: str) -> tuple[bytes, ...] | None:
-    """What a name ends with, in lower case, that is ignored though no built-in rule says so.
+    """The endings, in lower case, of the names that only the configuration ignores.
 
-    None where patterns or marker are of another kind, so that each name must be judged by itself.
+    None where a pattern or the marker's suffix is no plain ending, so that each name must be judged by itself.
     """
     stem, dot, extension = marker.rpartition(".")
     endings = [pattern.removeprefix("*") for pattern in extra if pattern.startswith("*")] + [dot + extension]
-    # Some characters beyond ASCII are composed to `;` and "`".
+    # Not `;` and "`", because Unicode composes other characters to them.
     plain = all(ending and ending.isascii() and not set(ending) & set("*?[;`") for ending in endings)
     if not stem or len(endings) <= len(extra) or not plain:
         return None
@@ -81,7 +81,7 @@ def ignored_endings(extra: Sequence[str], marker: str) -> tuple[bytes, ...] | No
 
 
 def ignored_directory(name: bytes, extra: Sequence[str] = ()) -> str | None:
-    """None for a directory that may hold documents; otherwise why it and everything below is ignored."""
+    """None for a directory that may hold documents; otherwise the reason for which its whole tree is ignored."""
     if _SYSTEM_DIRECTORY.fullmatch(name):
         return "system"
     if b"." in name and _TEMPORARY_DIRECTORY.fullmatch(name):
@@ -95,7 +95,7 @@ _LEFTOVER: Final = re.compile(rb"\.bridged-[0-9a-f]{16}(-[2-9])?\.tmp")
 
 
 def is_leftover(name: bytes) -> bool:
-    """Whether a name is that of a marker's temporary file. One found at the start was left by a crash."""
+    """True for the name of a marker's temporary file. One that is found at the start was left by a crash."""
     return _LEFTOVER.fullmatch(name) is not None
 
 
@@ -103,9 +103,9 @@ _UNNAMED: Final = re.compile(rb"#[0-9]+")
 
 
 def is_unnamed(name: bytes) -> bool:
-    """Whether the kernel calls a file so that has no name (open(2), O_TMPFILE), as each marker has none at first.
+    """True for the name that the kernel gives to a file without one (open(2), O_TMPFILE), as a new marker is.
 
-    One that is really called so is told of when it gets that name; what is written over it later a full pass finds.
+    A document may really bear such a name. A hint comes when it gets the name, and a full pass finds a later save.
     """
     return _UNNAMED.fullmatch(name) is not None
 
@@ -117,9 +117,9 @@ _CUT_PAIR: Final = re.compile(rb'\s*"(\w+)"\s*:\s*' + _STRING + rb"\\?", re.DOTA
 
 
 def looks_like_marker(head: bytes) -> bool:
-    """Whether a file that starts like this is a marker, whatever its name: a copied, renamed or cut-off one.
+    """True for the beginning of a marker under any name: a copied, renamed or cut-off one.
 
-    The keys of a marker in their order, so that another program's `{"status": "validated", …}` is a document.
+    The keys of a marker must stand in their order. Another program's `{"status": "validated", …}` is a document.
     """
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not re.match(rb'\{\s*"status"\s*:\s*"validated"\s*,', text):
@@ -139,7 +139,7 @@ def _text(name: bytes) -> str:
 
 
 def _ends_like(text: str, marker: str) -> bool:
-    """Whether it is worth asking the expression, which takes its time and is asked of every name there is."""
+    """False when the marker's expression cannot match. Asked first, because the expression is slow."""
     _, dot, extension = marker.rpartition(".")
     ending = dot + extension
     return ending == marker or not ending.isascii() or text[-len(ending) :].lower() == ending.lower()
@@ -147,10 +147,10 @@ def _ends_like(text: str, marker: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _marker_expression(suffix: str) -> re.Pattern[str]:
-    """The suffix at the end of a longer name, with or without what a copy puts before its extension."""
+    """Matches a longer name that ends with the suffix, with or without the mark of a copy before its extension."""
     suffix = unicodedata.normalize("NFC", suffix)
     stem, dot, extension = suffix.rpartition(".")
-    if not stem:  # `.ok`, `-sent`: a copy's mark comes before or after the whole of it
+    if not stem:  # `.ok`, `-sent`: the mark of a copy comes before or after the whole suffix
         whole = re.escape(suffix)
         return re.compile(rf".(?:{whole}{_COPY}|{_COPY}{whole})\Z", re.DOTALL | re.IGNORECASE)
     ending = re.escape(dot + extension)

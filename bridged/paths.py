@@ -1,4 +1,4 @@
-"""Paths are bytes: a file name need not be UTF-8."""
+"""Paths are bytes, because a file name need not be UTF-8. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ def split(path: bytes) -> tuple[bytes, bytes]:
 
 
 def is_in(path: bytes, directory: bytes) -> bool:
-    """Whether a path is a directory, or is below it."""
+    """True when a path is this directory, or is below it."""
     return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 def limbo(path: bytes) -> bytes:
-    """Where a file's row stands when another has taken its path and it is not found again yet: no file can be there."""
+    """The path of a known file that lost its path to another file and is not found again yet. No file can be there."""
     return path + b"/"
 
 
 def below(directory: bytes) -> tuple[bytes, bytes]:
-    """The half-open range of paths below a directory, in the order of bytes."""
+    """The half-open range of paths below a directory, in the order of bytes (`/` is followed by `0`)."""
     return directory + b"/", directory + b"0"

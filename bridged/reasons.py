@@ -1,4 +1,4 @@
-"""Why a document is withdrawn, held or adopted: sentences that more than one module says."""
+"""The sentences that say why a document is withdrawn, held or adopted, when more than one module says them. Pure."""
 
 from __future__ import annotations
 

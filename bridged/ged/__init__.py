@@ -1,5 +1,7 @@
-"""Every touch of a client's files: opened beneath the GED, on the file system that was found there, by calls that may
-never return.
+"""Every touch of a client's files.
+
+A file is opened beneath its GED, through no link, on the file system that intake found there. Each touch is a call that
+may never return, because a file system may hang. `files` and `kernel` are public modules.
 """
 
 from bridged.ged.calls import HANGING, Call, CalledFile, Calls, Hanging

@@ -1,7 +1,7 @@
-"""Files of a GED, reached from its own descriptor and never through a link.
+"""Files of a GED, reached from its descriptor and never through a link.
 
-Everything is relative to the open directory of a GED and walked one component at a time, so that a link
-planted by whoever may write there cannot lead the daemon outside. What is not a regular file is never opened.
+Each path is relative to the open directory of a GED and is walked without following a link. Otherwise a link that a
+client plants would lead the daemon outside. Only regular files are opened.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bridged.model import INODE_BITS, Stamp
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # On the way down only search permission is needed: `drwx--x--x` above a readable folder is common.
 _PASSAGE: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# NONBLOCK and NOCTTY are for the instant in which a file is replaced by a FIFO or a terminal after the lstat.
+# NONBLOCK and NOCTTY, because a FIFO or a terminal may take the file's place after the lstat.
 _DOCUMENT: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 _KINDS: Final = {
@@ -37,7 +37,7 @@ _KINDS: Final = {
     stat.S_IFBLK: "other:device",
 }
 
-# Where inotify sees every writer. Anything else (network, FUSE, cluster, unknown) is polled.
+# File systems on which inotify sees every writer. All others (network, FUSE, cluster, unknown) are polled.
 _LOCAL: Final = frozenset(
     {
         *("ext2", "ext3", "ext4", "xfs", "btrfs", "bcachefs", "zfs", "f2fs", "jfs", "nilfs2", "reiserfs"),
@@ -47,18 +47,19 @@ _LOCAL: Final = frozenset(
 )
 
 
-_TELLING: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})  # not overlay: it makes up inodes
+# File systems whose directories tell each entry's own inode. Not overlay, because it makes inodes up.
+_TELLING: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 
 
 class NotRegular(OSError):
-    """A link, directory, FIFO, socket or device stands where a document was expected. It was not read."""
+    """A link, directory, FIFO, socket or device stands at a document's path. It was not read."""
 
 
 class Entry(NamedTuple):
     """One name of a directory.
 
-    `kind` is "file", "directory", or "other:" and what it is. `stamp` is for files only; a file without one
-    is there, but could not be looked at (a directory that may be read but not searched).
+    `kind` is "file", "directory", or "other:" and a name. Only files have a `stamp`. A file without one is there, but
+    its directory may be read and not searched.
     """
 
     name: bytes
@@ -68,7 +69,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """The mount that holds a descriptor. `source` and `fstype` are as in /proc/self/mountinfo."""
+    """The mount of a descriptor. `source` and `fstype` are as in /proc/self/mountinfo (proc(5))."""
 
     source: str
     fstype: str
@@ -76,14 +77,14 @@ class Mount:
 
 
 def open_root(path: bytes) -> int:
-    """A descriptor of a GED's directory, to be closed by the caller. The last component may not be a link."""
-    # With a slash behind it the kernel would follow the link in spite of O_NOFOLLOW.
+    """A descriptor of a GED's directory, which the caller closes. Raises OSError where the last component is a link."""
+    # Without its last slash, because behind a slash the kernel follows a link in spite of O_NOFOLLOW.
     return os.open(path.rstrip(b"/") or b"/", _DIRECTORY)
 
 
 @contextmanager
 def root(path: bytes) -> Iterator[int]:
-    """`open_root` for the time of a block. Kept no longer: an open descriptor would make `umount` fail."""
+    """`open_root` for the time of a block, because a descriptor that stays open makes umount(8) fail."""
     fd = open_root(path)
     try:
         yield fd
@@ -101,7 +102,7 @@ def open_directory(root_fd: int, relative: bytes) -> int:
 
 
 def open_passage(root_fd: int, relative: bytes) -> int:
-    """The same, for looking at the directory itself and not into it: no permission to read it is needed."""
+    """A descriptor as of `open_directory` that can be passed and not listed: no right to read is needed."""
     return _opened_beneath(root_fd, relative, _PASSAGE)
 
 
@@ -127,10 +128,10 @@ def directories(root_fd: int, *relatives: bytes) -> Iterator[tuple[int, ...]]:
 
 
 def open_document(root_fd: int, relative: bytes) -> BinaryIO:
-    """A document opened for reading, without following a link or waiting for anybody.
+    """A document opened for reading. Follows no link and waits for no other process.
 
-    Raises NotRegular for what is not a regular file; BlockingIOError while another process holds it
-    exclusively (a lease, an oplock); OSError for the rest.
+    Raises NotRegular when it is no regular file, BlockingIOError while another process holds it by a lease (fcntl(2),
+    an oplock of Samba), OSError otherwise.
     """
     with _parent(root_fd, relative) as (directory, name):
         fd, _ = _opened(directory, name)
@@ -144,7 +145,7 @@ def open_document(root_fd: int, relative: bytes) -> BinaryIO:
 
 @contextmanager
 def opened(directory_fd: int, name: bytes) -> Iterator[tuple[int, os.stat_result]]:
-    """A document of an open directory: a bare descriptor, and what fstat(2) says of it. Raises as `open_document`."""
+    """A document of an open directory: its descriptor, and its fstat(2). Raises as `open_document` does."""
     fd, status = _opened(directory_fd, name)
     try:
         yield fd, status
@@ -157,7 +158,7 @@ def _opened(directory_fd: int, name: bytes) -> tuple[int, os.stat_result]:
     fd = os.open(name, _DOCUMENT, dir_fd=directory_fd)
     try:
         status = os.fstat(fd)
-        _require_regular(status, name)  # the name may have changed hands since the lstat
+        _require_regular(status, name)  # again, because another file may have the name since the lstat
     except BaseException:
         os.close(fd)
         raise
@@ -165,19 +166,19 @@ def _opened(directory_fd: int, name: bytes) -> tuple[int, os.stat_result]:
 
 
 def lstat(root_fd: int, relative: bytes) -> os.stat_result:
-    """What stands at a path below a root, links not followed on the way nor at the end."""
+    """The status of a path below a root (stat(2)). No link is followed, on the way or at the end."""
     with _parent(root_fd, relative) as (directory, name):
         return os.lstat(name, dir_fd=directory)
 
 
 def remove(root_fd: int, relative: bytes) -> None:
-    """Remove one file; of a link, the link itself. Fine when it is not there; OSError for a directory."""
+    """Remove one file; of a link, the link itself. Does nothing when the file is absent. OSError for a directory."""
     with suppress(FileNotFoundError), _parent(root_fd, relative) as (directory, name):
         os.unlink(name, dir_fd=directory)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
-    """The part of a stat result that bridged compares."""
+    """The fields of a stat result that bridged compares."""
     return Stamp(status.st_ino & INODE_BITS, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -193,10 +194,10 @@ def entry_of(name: bytes, status: os.stat_result) -> Entry:
 
 
 def listing(directory_fd: int) -> list[Entry]:
-    """Everything in a directory, links not followed. What vanishes while it is read is left out.
+    """The entries of a directory, links not followed. A file that is deleted meanwhile is left out.
 
-    Raises OSError when the directory cannot be read to its end: half a listing would look like deletions.
-    A descriptor has one position to read at, so it may be listed again, but not by two threads at once.
+    Raises OSError when the directory cannot be read to its end, because half a listing would look like deletions.
+    Not for two threads at once, because a descriptor has one position.
     """
     with os.scandir(directory_fd) as found:
         entries = [_entry(item) for item in found]
@@ -204,13 +205,13 @@ def listing(directory_fd: int) -> list[Entry]:
 
 
 def born_ns(root_fd: int, relative: bytes) -> int | None:
-    """When the file at a path below a root was made, in ns; None where the file system does not tell."""
+    """The time of birth of a file below a root, in nanoseconds since the epoch; None where it is not kept."""
     with _parent(root_fd, relative) as (directory, name):
         return kernel.born_ns(directory, name)
 
 
 def sha256(document: BinaryIO) -> str:
-    """The digest of a whole document, read block by block."""
+    """The SHA-256 of a whole document, in hexadecimal, read block by block."""
     document.seek(0)
     digest = hashlib.sha256()
     while block := document.read(1 << 20):
@@ -219,13 +220,13 @@ def sha256(document: BinaryIO) -> str:
 
 
 def has_writer(fd: int) -> bool | None:
-    """Whether anybody still has a file open for writing; None where file system or rights do not tell.
+    """True while a process has a file open for writing; None where file system or rights do not tell.
 
-    `fd` must be open for reading only. Sees the writers of this machine (smbd included), not those of others.
-    A read lease is taken and given back at once, so whoever opens the file in between hardly waits.
+    `fd` must be open for reading alone. Sees the writers of this machine (smbd included), and of no other. The read
+    lease (fcntl(2)) is given back at once, so that a process that opens the file meanwhile hardly waits.
     """
     try:
-        # Told by SIGURG, which is ignored unless somebody asked for it; SIGIO would end the process.
+        # The kernel's signal is SIGURG, which a process ignores by default, because SIGIO would end it.
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except OSError as error:
@@ -235,7 +236,7 @@ def has_writer(fd: int) -> bool | None:
 
 
 def mount_of(fd: int) -> Mount:
-    """The mount of an open file or directory. OSError (ENODEV) when it is no longer mounted anywhere."""
+    """The mount of an open file or directory. OSError (ENODEV) when its file system has been unmounted."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
         number = next(line.split()[1] for line in info if line.startswith(b"mnt_id:"))
     with open("/proc/self/mountinfo", "rb") as table:
@@ -246,13 +247,13 @@ def mount_of(fd: int) -> Mount:
 
 
 def is_mounted(point: bytes) -> bool:
-    """Whether something is mounted at a path, by its name in the mount table."""
+    """True when the mount table names a mount at this path."""
     with open("/proc/self/mountinfo", "rb") as table:
         return any(_mount(line).point == point for line in table)
 
 
 def mounts_below(root_fd: int) -> list[bytes]:
-    """Where something is mounted below a directory, as paths relative to it."""
+    """The mount points below a directory, as paths relative to it."""
     top = os.readlink(f"/proc/self/fd/{root_fd}".encode()).rstrip(b"/") + b"/"
     with open("/proc/self/mountinfo", "rb") as table:
         points = [_mount(line).point for line in table]
@@ -260,10 +261,9 @@ def mounts_below(root_fd: int) -> list[bytes]:
 
 
 def tells_names(root_fd: int, fstype: str) -> bool:
-    """Whether a directory of this type of file system tells each entry's kind, and its inode as lstat(2) does.
+    """True when directories here tell each entry's kind and inode, as lstat(2) does, and files have a time of birth.
 
-    And whether files have a time of birth here, by which an inode is told from one of the same number before: old ext4
-    and XFS have none.
+    The time of birth tells a file from an earlier one with the same inode. Old ext4 and XFS keep none.
     """
     try:
         return fstype in _TELLING and kernel.born_ns(root_fd, b".") is not None
@@ -272,13 +272,13 @@ def tells_names(root_fd: int, fstype: str) -> bool:
 
 
 def is_local(fstype: str) -> bool:
-    """Whether every change on this type of file system goes through this kernel, so that inotify sees it."""
+    """True when every change on this type of file system goes through this kernel, so that inotify sees it."""
     return fstype in _LOCAL
 
 
 @contextmanager
 def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
-    """The directory of a path, open while in the block, and the last component; no link on the way."""
+    """The directory of a path, open for the time of a block, and the last component. No link on the way."""
     *way, name = _components(relative) or [b"."]
     if not way:
         yield root_fd, name
@@ -291,8 +291,8 @@ def _parent(root_fd: int, relative: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _opened_beneath(root_fd: int, relative: bytes, flags: int) -> int:
-    """A directory below a root, no link on the way: by one call, or where that says nothing, one step at a time."""
-    if b".." in relative:  # an absolute path the kernel itself refuses, but not one that goes up and stays below
+    """A directory below a root, no link on the way: by one call, or step by step where the call returns None."""
+    if b".." in relative:  # refused here, because the kernel admits a path that goes up and stays below the root
         _components(relative)
     fd = kernel.open_beneath(root_fd, relative or b".", flags)
     if fd is not None:
@@ -313,7 +313,7 @@ def _opened_beneath(root_fd: int, relative: bytes, flags: int) -> int:
 
 def _components(relative: bytes) -> list[bytes]:
     parts = [part for part in relative.split(b"/") if part not in (b"", b".")]
-    # An absolute path would make the kernel forget the root it is meant to be relative to.
+    # An absolute path is refused, because the kernel would not start at the root.
     if relative.startswith(b"/") or b".." in parts:
         raise OSError(errno.EINVAL, "this path leads out of its GED", os.fsdecode(relative))
     return parts
@@ -326,7 +326,7 @@ def _require_regular(status: os.stat_result, relative: bytes) -> None:
 
 
 def _entry(item: os.DirEntry[str]) -> Entry | None:
-    name = os.fsencode(item.name)  # scandir of a descriptor gives text, whatever it is asked for
+    name = os.fsencode(item.name)  # back to bytes, because scandir of a descriptor always gives text
     if item.is_dir(follow_symlinks=False):
         return Entry(name, "directory", None)
     try:
@@ -336,7 +336,7 @@ def _entry(item: os.DirEntry[str]) -> Entry | None:
     except FileNotFoundError:
         return None
     except OSError:
-        # The caller learns the reason when it opens it; here it must only not look deleted.
+        # An entry all the same. Otherwise the file would look deleted. The caller's open raises the reason.
         return Entry(name, "file" if item.is_file(follow_symlinks=False) else "other:unreadable", None)
     return entry_of(name, status)
 
@@ -352,5 +352,5 @@ def _unescaped(field: bytes) -> bytes:
 
 
 def _text(field: bytes) -> str:
-    # Not surrogates: the journal keeps it as text, and sqlite3 refuses those.
+    # Not surrogates, because the journal keeps it as text, and sqlite3 refuses them.
     return _unescaped(field).decode("utf-8", "backslashreplace")

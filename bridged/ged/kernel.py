@@ -1,4 +1,4 @@
-"""Calls of Linux that Python does not offer. Where the kernel or the C library lacks one, the answer is None."""
+"""Calls of Linux that Python does not offer. They return None where the kernel or the C library lacks the call."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from functools import lru_cache
 from typing import Any, Final
 
 _C: Final = ctypes.CDLL(None, use_errno=True)
-_OPENAT2: Final = 437  # the same on every architecture that Debian builds for
+_OPENAT2: Final = 437  # the number of the call, the same on every architecture of Debian
 _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x02, 0x04, 0x08
-# Not known to the kernel, forbidden by a filter of system calls, disturbed by a rename, or a link is on the way, of
-# which one step after the other tells more.
+# Errors after which the path is walked step by step. The kernel does not know the call, a filter forbids it, a rename
+# disturbed it, or a link is on the way, which a step names.
 _ANOTHER_WAY: Final = frozenset(
     {
         errno.EINTR,
@@ -28,8 +28,7 @@ _ANOTHER_WAY: Final = frozenset(
         errno.ENAMETOOLONG,
     }
 )
-# Bytes of directory entries asked for at a time: to clear more would cost more than it saves.
-_RECORDS: Final = 8 * 1024
+_RECORDS: Final = 8 * 1024  # bytes of directory entries in one call; clearing a larger buffer costs more than it saves
 
 _STATX_BTIME: Final = 0x800
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
@@ -52,20 +51,20 @@ _statx: Final = _function("statx", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, 
 
 
 def _error(path: bytes) -> OSError:
-    """What the last call said, as Python's own would raise it."""
+    """The error of the last call, as Python's own calls raise it."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), os.fsdecode(path) or None)
 
 
 def coarse_ns() -> int:
-    """The time that file systems give to what is made now: of the last tick, and never ahead of it; ns."""
+    """Nanoseconds since the epoch by the clock that file systems stamp files with. Never ahead of their stamps."""
     return time.clock_gettime_ns(_COARSE)
 
 
 def open_beneath(directory_fd: int, relative: bytes, flags: int) -> int | None:
-    """A descriptor of what is at a path below an open directory, with no link on the way (openat2(2), Linux 5.6).
+    """A descriptor of a path below an open directory, with no link on the way (openat2(2), Linux 5.6).
 
-    None where that must be found out step by step. Raises OSError for what is not there or not allowed.
+    None where the caller must walk the path step by step. Raises OSError when the path is absent or forbidden.
     """
     fd = int(_syscall(_OPENAT2, directory_fd, relative, _how(flags), 24))
     if fd >= 0:
@@ -83,9 +82,9 @@ def _how(flags: int) -> Any:
 
 
 def records(directory_fd: int) -> bytes | None:
-    """What is in a directory from where its descriptor stands, in the kernel's own form (getdents64(2), glibc 2.30).
+    """The entries of a directory from its descriptor's position, in the kernel's form (getdents64(2), glibc 2.30).
 
-    Raises OSError when it cannot be read to its end.
+    Raises OSError when the directory cannot be read to its end.
     """
     if _getdents64 is None:
         return None
@@ -99,9 +98,9 @@ def records(directory_fd: int) -> bytes | None:
 
 
 def born_ns(directory_fd: int, name: bytes) -> int | None:
-    """When a file was made, which no rename changes and nobody can set (statx(2), glibc 2.28); in ns since the epoch.
+    """A file's time of birth, in nanoseconds since the epoch (statx(2), glibc 2.28). No rename and no user changes it.
 
-    None also where the file system does not keep it. A link is not followed. Raises OSError when it is not there.
+    None where the file system keeps no time of birth. Follows no link. Raises OSError when the file is absent.
     """
     if _statx is None:
         return None

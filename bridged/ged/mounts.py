@@ -1,7 +1,7 @@
-"""Which file systems the GEDs are on, as intake found them: whoever opens a document must find the very same ones.
+"""The file systems of the GEDs, as intake found them. A document is opened on the same file system or not at all.
 
-Between two looks of intake a share may go, and bare is what it was mounted on; or another one may come. Either can
-hold a file of the same name, whose bytes are none of ours.
+Between two looks a share may go and leave its bare mount point, or another share may take its place. Either may hold a
+file of the same name, whose bytes must not leave.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bridged.ged import files
 
 
 class Away(OSError):
-    """The share is away, or another file system is there. Nothing may be concluded, and nothing be written."""
+    """The share is away, or another file system is there. The caller concludes nothing and writes nothing."""
 
     def __init__(self) -> None:
         super().__init__(errno.EHOSTDOWN, "its share is away, or another file system is there")
@@ -31,7 +31,7 @@ class _Found:
     settled: bool
 
     def require(self, fd: int, *, settled: bool) -> int:
-        """The device, if `fd` is the same one; raises Away if not."""
+        """The device of `fd`, if `fd` is on this file system; otherwise raises Away."""
         status = os.fstat(fd)
         same = (status.st_dev, status.st_ino) == (self.device, self.inode)
         if not same or (settled and os.fstatvfs(fd).f_fsid != self.fsid):
@@ -40,19 +40,19 @@ class _Found:
 
 
 class Mounts:
-    """The mount points of each GED: the GED itself, and what is mounted inside it. Thread-safe."""
+    """The mount points of each GED: the GED itself, and the file systems mounted inside it. Thread-safe."""
 
     def __init__(self) -> None:
         self._points: dict[bytes, dict[bytes, _Found | None]] = {}
-        self._away: dict[bytes, None] = {}  # whoever sends asks for each document: not to be found among 1,000 GEDs
+        self._away: dict[bytes, None] = {}  # GEDs; kept, because each claim asks for them and a firm has 1,000 GEDs
         self._telling = threading.Lock()
 
     def away(self) -> tuple[bytes, ...]:
-        """The GEDs nothing can be sent from now."""
+        """The GEDs from which no document can be sent now."""
         return tuple(self._away.copy())
 
     def _tell(self, ged: bytes) -> None:
-        """Something has changed there. Whoever tells of it last has seen the last of it."""
+        """Note whether a GED is away, after a change. The lock keeps an older change from being noted last."""
         with self._telling:
             points = self._points.get(ged)
             root = None if points is None else points.get(ged)
@@ -67,25 +67,25 @@ class Mounts:
         self._tell(ged)
 
     def found(self, ged: bytes, point: bytes, fd: int, *, settled: bool) -> None:
-        """The file system of `fd` is there. Not `settled`: what is on it is not known yet, and nobody may send it."""
+        """The file system of `fd` is at `point`. Not `settled`: no pass has read it yet, and none of it may be sent."""
         status = os.fstat(fd)
         here = _Found(status.st_dev, status.st_ino, os.fstatvfs(fd).f_fsid, settled)
         points = self._points.setdefault(ged, {})
         before = points.get(point)
-        # What is not known yet does not become known by being found again.
+        # An unsettled file system stays unsettled when it is found again, because no pass has read it yet.
         if before is not None and not before.settled and replace(before, settled=True) == replace(here, settled=True):
             here = before
         points[point] = here
         self._tell(ged)
 
     def settle(self, ged: bytes) -> None:
-        """What is on the file systems of a GED is known now."""
+        """A pass has read the file systems of a GED: their documents may be sent."""
         points = self._points.get(ged, {})
         points.update({p: replace(found, settled=True) for p, found in points.items() if found is not None})
         self._tell(ged)
 
     def forget(self, ged: bytes, point: bytes) -> None:
-        """Nothing belongs there any more. Of a GED itself: it is no longer one."""
+        """No file system belongs at `point` any more; where that is the GED, the GED is no longer configured."""
         if point == ged:
             self._points.pop(ged, None)
         else:
@@ -99,14 +99,15 @@ class Mounts:
 
     @contextmanager
     def at(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
-        """The GED's descriptor, for a touch of `path` in it; raises Away. Kept no longer: it would hinder an umount.
+        """The GED's descriptor for a touch of `path`, for the time of a block. Raises Away.
 
-        With `settled` only what intake has finished with is good enough; without, the file system's own id is not
-        compared either: a look that concludes something wrong is mended by the next.
+        A descriptor that is kept longer would keep umount(8) from unmounting the share. With `settled` the file system
+        must have been read by a pass, and its id must be the same. Without, device and inode are compared alone: the
+        next look mends a look that was wrong.
         """
         root_fd, device = self._root_of(ged, path, settled=settled)
         try:
-            with suppress(FileNotFoundError, NotADirectoryError):  # the touch itself finds that out
+            with suppress(FileNotFoundError, NotADirectoryError):  # the caller's own touch raises it again
                 os.close(_directory(ged, path, root_fd, device, files.open_passage))
             yield root_fd
         finally:
@@ -114,7 +115,7 @@ class Mounts:
 
     @contextmanager
     def passage(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
-        """The same for the directory that `path` is in, which can be passed and need not be readable; OSError, too."""
+        """A descriptor of the directory of `path`, which may be searched and need not be readable. Raises OSError."""
         fd = self._open(ged, path, files.open_passage, settled=settled)
         try:
             yield fd
@@ -123,7 +124,7 @@ class Mounts:
 
     @contextmanager
     def directory(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:
-        """The same, open for reading, so that it can be listed or synced."""
+        """A descriptor of the directory of `path`, open for reading: it can be listed and synced. Raises OSError."""
         fd = self._open(ged, path, files.open_directory, settled=settled)
         try:
             yield fd
@@ -138,7 +139,7 @@ class Mounts:
             os.close(root_fd)
 
     def _root_of(self, ged: bytes, path: bytes, *, settled: bool) -> tuple[int, int]:
-        """The GED's descriptor, to be closed by the caller, and the device that `path` is on."""
+        """The GED's descriptor, which the caller closes, and the device of `path`."""
         points = self._points.get(ged, {})
         above = sorted(p for p in list(points) if p == ged or path.startswith(p + b"/"))
         root_fd, device = _root(ged), -1
@@ -166,7 +167,7 @@ class Mounts:
 
 
 def _directory(ged: bytes, path: bytes, root_fd: int, device: int, opener: Callable[[int, bytes], int]) -> int:
-    """The directory that a path is in, if it is on that device; else raises Away."""
+    """A descriptor of the directory of a path, if it is on that device; otherwise raises Away."""
     fd = opener(root_fd, path.rpartition(b"/")[0][len(ged) + 1 :])
     try:
         there = os.fstat(fd).st_dev

@@ -1,4 +1,4 @@
-"""Hints: something may have happened there. They may be late, double or missing."""
+"""Hints: a directory or file may have changed. A hint may be late, double or missing; the sweep tells the truth."""
 
 from bridged.watching.hints import Hints
 from bridged.watching.inotify import Hint

@@ -1,4 +1,4 @@
-"""The observer, kept alive: whoever needs hints from a directory asks here, whatever has become of the observer."""
+"""The observer, kept alive: one that dies or falls silent is replaced, and intake goes on asking here for hints."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from typing import Final
 from bridged.logs import say
 from bridged.watching.inotify import Hint, Watcher
 
-RESTART_AT_MOST: Final = 60.0  # an observer is not restarted more often (seconds)
+RESTART_AT_MOST: Final = 60.0  # seconds at least between two restarts of the observer
 
 
 class Hints:
     """One observer for all GEDs. `watch`, `sync` and `missed_one` may be called from any thread, the rest from one."""
 
     def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
+        """`on_hint` is called from another thread for each hint. `is_ours` tells a name that only bridged gives."""
         self._on_hint = on_hint
         self._is_ours = is_ours
         self._lock = threading.Lock()
         self._restarted_at = float("-inf")
         self._missed = False
         self._syncs = itertools.count(1)
-        self.limited = False
+        self.limited = False  # True once the kernel has refused a watch
         self._watcher = self._observe()
 
     @property
     def watching(self) -> bool:
-        """Whether there is an observer at all."""
+        """True when there is an observer. Without one, only sweeps find deposits."""
         return self._watcher is not None
 
     def watch(self, directory: bytes) -> None:
-        """Ask for hints from a directory. Where there can be none, the sweep is all there is."""
+        """Ask for hints from a directory, not from below it. Where there can be none, the sweep finds its deposits."""
         watcher = self._watcher
         if watcher is None:
             return
@@ -47,7 +48,7 @@ class Hints:
                 )
 
     def sync(self, path: bytes) -> int | None:
-        """The number of the hint of that kind that will come for that path; None where there can be none."""
+        """Ask for a hint that comes after those of all earlier changes. Returns its number; None where none comes."""
         watcher, number = self._watcher, next(self._syncs)
         if watcher is None:
             return None
@@ -59,23 +60,23 @@ class Hints:
 
     @property
     def behind(self) -> bool:
-        """Whether hints are on their way."""
+        """True while an event that was read from the kernel is not a drained hint yet."""
         watcher = self._watcher
         return watcher is not None and watcher.behind
 
     def drain(self, limit: int) -> list[Hint]:
-        """The hints that have come, each once, oldest first."""
+        """The hints that have come, each once, the oldest first; `limit` at most."""
         return list(dict.fromkeys(self._watcher.drain(limit))) if self._watcher is not None else []
 
     def missed_one(self) -> None:
-        """A sweep found a deposit that a hint should have told of."""
+        """A sweep found a deposit without a hint: the observer is replaced at the next `renew`."""
         if not self.limited:
             self._missed = True
 
     def renew(self, now: float) -> bool:
-        """Replace an observer that is dead, or alive and silent; True when there is a new one, which watches nothing.
+        """Replace an observer that is dead, or alive and silent. `now` is seconds of the steady clock.
 
-        `now` is of the steady clock.
+        True when there is a new one, which watches no directory yet.
         """
         watcher = self._watcher
         if watcher is None or now - self._restarted_at < RESTART_AT_MOST or (watcher.alive and not self._missed):
@@ -88,7 +89,7 @@ class Hints:
         return True
 
     def close(self) -> None:
-        """Give the watches back."""
+        """Give the watches back to the kernel."""
         if self._watcher is not None:
             self._watcher.close()
 

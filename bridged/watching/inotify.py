@@ -1,8 +1,8 @@
-"""Hints from a watchdog observer: where to look, and sometimes what happened there.
+"""Hints from a watchdog observer over inotify(7).
 
-A hint may be late, double or missing; the sweep tells the truth. One inotify instance serves all folders, and each
-directory is watched by itself, just before it is read: watchdog's own recursion misses moved-in directories and
-livelocks when its queue overflows, and an emitter per folder costs two threads each.
+One inotify instance serves all folders, and each directory is watched by itself, just before it is read. Not by
+watchdog's recursion, because it misses moved-in directories and livelocks when its queue overflows. Not by an emitter
+for each folder, because each costs two threads.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ MASK: Final = Mask(
     | InotifyConstants.IN_ONLYDIR
     | InotifyConstants.IN_DONT_FOLLOW
 )
-# What may have happened to a document under a name of ours: a person has renamed it so, or deleted it.
+# Events that are heeded under a marker's name, because a person may have renamed a document to it, or deleted it.
 _NOT_PASSED_OVER: Final = (
     InotifyConstants.IN_MOVED_FROM
     | InotifyConstants.IN_MOVED_TO
     | InotifyConstants.IN_DELETE
     | InotifyConstants.IN_ISDIR
 )
-GATHER: Final = 0.005  # seconds; the kernel keeps 16,384 events, and a wake-up for each costs more than the event
-# Both halves of a rename are queued together (inotify(7)); a lone half means that the file left the folders.
+GATHER: Final = 0.005  # seconds in which a burst gathers, because a wake-up costs more than an event
+# Seconds until the second half of a rename. The kernel queues both together (inotify(7)): a lone half left the folders.
 PAIR_WITHIN: Final = 0.05
-_NOBODYS: Final = b"/proc"  # a directory that is no GED's, and in which nobody makes or removes anything
-UNTIL_WOKEN: Final = 3600.0  # seconds an emitter rests: whatever there is for it wakes it
+_NOBODYS: Final = b"/proc"  # a directory outside every GED, in which no file is made or removed
+UNTIL_WOKEN: Final = 3600.0  # seconds an emitter rests, unless an event wakes it
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
     """Look at `path`. `gone`: it was deleted or moved out. `moved`: it is now at `dest`. `lost`: hints are missing.
 
-    `sync`: what had happened when that `number` was asked for, in whatever directory, was told before it.
+    `sync`: the hints of all that happened before `number` was asked for, in any directory, came before this one.
     """
 
     kind: Literal["look", "gone", "moved", "lost", "sync"]
@@ -80,30 +80,30 @@ class Hint:
     number: int = 0
 
 
-class _Fence(FileSystemEvent):
-    """Told to nobody but ourselves."""
+class _SyncEvent(FileSystemEvent):
+    """An event that this module makes for `sync`. The kernel knows none."""
 
     event_type = "sync"
 
 
 class GatheringInotify(InotifyFD):
-    """watchdog's reader of the kernel's queue, for one callback; in a burst it lets events gather.
+    """watchdog's reader of the kernel's queue, with one callback. In a burst it lets events gather.
 
-    Its own table, of each directory's callbacks, takes 400 bytes for each: 20 MB for 50,000 directories.
+    One callback, because watchdog's table of callbacks takes 400 bytes a directory: 20 MB for 50,000 directories.
     """
 
     callback: WatchCallback
     _more = False
 
     def watch(self, directory: bytes) -> WatchDescriptor:
-        """Watch a directory; one that was renamed keeps its descriptor. Raises OSError."""
+        """Watch a directory. A renamed one keeps its watch descriptor. Raises OSError (inotify_add_watch(2))."""
         with self._lock:
             return self._added(directory)
 
     def sync(self) -> WatchDescriptor:
-        """A descriptor of which `on_watch_deleted` is told after all that has happened until now. Raises OSError.
+        """A watch descriptor that `on_watch_deleted` gets after every event of before this call. Raises OSError.
 
-        inotify(7): a watch that is removed leaves an IN_IGNORED in the queue, which keeps its order.
+        A removed watch leaves IN_IGNORED in the queue, and the queue keeps its order (inotify(7)).
         """
         with self._lock:
             wd = self._added(_NOBODYS)
@@ -119,7 +119,7 @@ class GatheringInotify(InotifyFD):
         return wd
 
     def handle_event(self, event: InotifyEvent) -> None:
-        """One event, for the one callback."""
+        """Hand one event to the callback."""
         if event.is_queue_overflow:
             self.callback.on_queue_overflow()
         elif event.is_ignored:
@@ -128,7 +128,7 @@ class GatheringInotify(InotifyFD):
             self.callback.on_event(event)
 
     def read_events(self, **options: Any) -> list[InotifyEvent]:
-        """As watchdog's: waits for events. The first after a rest is read at once; later ones are read together."""
+        """Wait for events, as watchdog does. The first after a rest is read at once, later ones together."""
         if self._more:
             self.stopped_event.wait(GATHER)
         events = super().read_events(**options)
@@ -136,14 +136,14 @@ class GatheringInotify(InotifyFD):
         return events
 
     def close(self) -> None:
-        """Close the queue, and with it every watch. What a reader that has died would have closed is closed here."""
+        """Close the queue, and with it every watch, also when the reader's thread has died."""
         with self._lock:
             self._is_reading = self._is_reading and self.is_alive()
         super().close()
 
 
 class DirectoryEmitter(EventEmitter):
-    """A watchdog emitter over single directories that are added and dropped at any time."""
+    """A watchdog emitter over single directories, which are added and dropped at any time."""
 
     def __init__(
         self,
@@ -165,27 +165,27 @@ class DirectoryEmitter(EventEmitter):
         self._half = threading.Event()
 
     def add(self, directory: bytes) -> None:
-        """Watch a directory; raises OSError (ENOSPC: the watch limit is reached)."""
+        """Watch a directory. Raises OSError (ENOSPC: the watch limit is reached)."""
         with self._lock:
             self._paths[self._inotify.watch(directory)] = directory
 
     def sync(self, path: bytes, number: int) -> None:
-        """A hint of that kind for that path; raises OSError."""
+        """Queue a hint `sync` with this path and number. Raises OSError."""
         with self._lock:
             self._syncs[self._inotify.sync()] = path, number
 
     def count(self) -> int:
-        """How many directories are watched."""
+        """The number of watched directories."""
         return len(self._paths)
 
-    # -- called by watchdog's reader thread; must never raise, or all hints end
+    # -- called by watchdog's reader thread, which dies when one of these raises: then no hint comes any more
 
     def on_event(self, event: InotifyEvent) -> None:
-        """One event of the kernel, turned into one of watchdog's."""
+        """Turn one event of the kernel into one of watchdog's."""
         if event.is_close_write and is_unnamed(event.name):
             return
         if event.name and not (event.mask & _NOT_PASSED_OVER) and self._is_ours(event.name):
-            return  # several for each document that leaves, and nobody wants to look there
+            return  # because each marker makes several events, and none of them is a deposit
         with self._lock:
             directory = self._paths.get(event.wd)
         if directory is None:
@@ -206,35 +206,35 @@ class DirectoryEmitter(EventEmitter):
             self._tell(event, path)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """The directory is gone, or its file system was unmounted."""
+        """The directory was deleted, its file system was unmounted, or a sync has come."""
         with self._lock:
             directory, sync = self._paths.pop(wd, None), self._syncs.pop(wd, None)
         if sync is not None:
             self._flush(self._take_half())
             path, number = sync
-            self.queue_event(_Fence(path, str(number)))
+            self.queue_event(_SyncEvent(path, str(number)))
         if directory is not None:
             self.queue_event(DirDeletedEvent(directory))
 
     def on_queue_overflow(self) -> None:
-        """The kernel dropped events: only a sweep can tell what happened."""
+        """The kernel dropped events: a sweep must read every folder."""
         self._on_lost()
 
     def queue_events(self, timeout: float) -> None:
-        """Let go of a half rename whose other half does not come."""
+        """Hand out the half of a rename whose other half has not come in time."""
         if self._half.wait(timeout):
             self._half.clear()
             self.stopped_event.wait(PAIR_WITHIN)
             self._flush(self._take_half())
 
     def on_thread_stop(self) -> None:
-        """Wake `queue_events`, or each stop would take a second."""
+        """Wake `queue_events`. Otherwise each stop would take a second."""
         self._half.set()
 
     def _carry(self, source: bytes, dest: bytes) -> None:
-        """What is told of a renamed directory from now on, and of those in it, is told by its new name.
+        """Give the new name to a renamed directory and to the directories in it.
 
-        By the old one it would be taken for news of whatever has come to its place.
+        Otherwise a hint would name the old path, and intake would look at the directory that stands there now.
         """
         with self._lock:
             for wd, one in self._paths.items():
@@ -263,7 +263,7 @@ class DirectoryEmitter(EventEmitter):
 
 
 class _ToHints(FileSystemEventHandler):
-    """watchdog's callback: it only puts a hint on a queue, since one that raises kills the observer."""
+    """watchdog's callback. It only puts a hint on a queue, because a callback that raises kills the observer."""
 
     def __init__(self, put: Callable[[Hint], None]) -> None:
         self._put = put
@@ -274,14 +274,14 @@ class _ToHints(FileSystemEventHandler):
             self._put(Hint("moved", source, os.fsencode(event.dest_path)))
         elif isinstance(event, FileDeletedEvent):
             self._put(Hint("gone", source))
-        elif isinstance(event, _Fence):
+        elif isinstance(event, _SyncEvent):
             self._put(Hint("sync", source, number=int(event.dest_path)))
         else:
             self._put(Hint("look", source))
 
 
 class Watcher:
-    """The observer with its queue of hints. `on_hint` is called from another thread whenever there is one."""
+    """The observer with its queue of hints. `on_hint` is called from another thread for each hint."""
 
     def __init__(self, on_hint: Callable[[], None], is_ours: Callable[[bytes], bool]) -> None:
         """`is_ours` tells a name that only bridged gives. Raises OSError when the kernel grants no inotify instance."""
@@ -301,15 +301,15 @@ class Watcher:
         self._observer.start()
 
     def watch(self, directory: bytes) -> None:
-        """Ask for hints from a directory (not from below it); raises OSError."""
+        """Ask for hints from a directory, not from below it. Raises OSError."""
         self._emitter.add(directory)
 
     def sync(self, path: bytes, number: int) -> None:
-        """Ask for a hint of that kind; raises OSError."""
+        """Ask for a hint `sync` with this path and number. Raises OSError."""
         self._emitter.sync(path, number)
 
     def drain(self, limit: int) -> list[Hint]:
-        """The hints that have come, oldest first."""
+        """The hints that have come, the oldest first; `limit` at most."""
         hints: list[Hint] = []
         try:
             while len(hints) < limit:
@@ -320,17 +320,17 @@ class Watcher:
 
     @property
     def count(self) -> int:
-        """How many directories are watched."""
+        """The number of watched directories."""
         return int(self._emitter.count())
 
     @property
     def alive(self) -> bool:
-        """Whether every thread on the way of a hint lives. Alive is not yet well: the sweep checks on it."""
+        """True while every thread on the way of a hint lives. A living observer may be silent: sweeps check on it."""
         return all(thread.is_alive() for thread in (self._inotify, self._observer, self._emitter))
 
     @property
     def behind(self) -> bool:
-        """Whether something was read from the kernel that has not become a hint yet, or nobody has taken as one."""
+        """True while an event that was read from the kernel is not a drained hint yet."""
         return not (self._observer.event_queue.empty() and self._hints.empty())
 
     def close(self) -> None:
@@ -338,7 +338,7 @@ class Watcher:
         self._observer.stop()
         self._inotify.stop()
         self._observer.join(5)
-        self._inotify.join(5)  # the reader itself closes what it reads from
+        self._inotify.join(5)  # because the reader closes its own descriptor
 
     def _put(self, hint: Hint) -> None:
         self._hints.put(hint)

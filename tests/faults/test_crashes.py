@@ -58,7 +58,7 @@ MOST = 60
 COMMITS = {"queued": 4, "deposit": 6}
 
 # System calls are counted by thread: those of the conversation are the sender's, those of a marker are made in one call
-# of patience's, and those of the commits are made by one thread on purpose, and looked for in the journal's log alone.
+# of `Calls`, and those of the commits are made by one thread on purpose, and looked for in the journal's log alone.
 # Method, way, system call, the faults of launch.py, the least number of crashes.
 STEPS = [
     ("queued", "pwrite64", "one_thread_commits", 16),

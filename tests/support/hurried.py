@@ -19,7 +19,7 @@ from bridged.daemon import daemon
 from bridged.model import Instant
 from bridged.relay import relay
 
-AT_THEIR_OWN_SPEED = ("intake", "marking", "patience")
+AT_THEIR_OWN_SPEED = ("intake", "marking", "calls")
 SHORTEST = 0.002  # seconds: a loop that looks a little later than it would is never too early
 _usual = daemon.instant
 

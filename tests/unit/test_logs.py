@@ -50,7 +50,7 @@ def test_the_catalogue_has_exactly_the_names_of_the_contract():
     }
 
 
-def test_a_name_that_is_not_in_the_catalogue_is_a_mistake():
+def test_an_event_that_is_not_in_the_catalogue_raises():
     """It would be a line that nobody knows of."""
     with pytest.raises(KeyError):
         said("document_lost")
@@ -71,7 +71,7 @@ def test_the_timestamp_is_utc_with_milliseconds():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", json.loads(said("daemon_ready"))["timestamp"])
 
 
-def test_a_line_has_its_levels_name_or_the_one_it_is_given_and_lesser_ones_are_left_out():
+def test_a_line_has_its_usual_level_or_a_given_one_and_lesser_ones_are_left_out():
     """log.level decides."""
     assert json.loads(said("document_held"))["level"] == "error"
     assert json.loads(said("document_ignored", level="debug"))["level"] == "debug"
@@ -145,7 +145,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_auto_is_for_people_on_a_terminal_and_json_otherwise():
+def test_auto_is_console_on_a_terminal_and_json_otherwise():
     """Without colours where nobody sees them."""
     terminal = Terminal()
     logs.configure("auto", "info", terminal)

@@ -46,7 +46,7 @@ def of(name: str | bytes, *extra: str, marker: str = SUFFIX, hidden: bool = Fals
         "a\nb.pdf",
     ],
 )
-def test_a_document_is_not_taken_for_something_else(name: str | bytes) -> None:
+def test_a_name_that_resembles_an_ignored_one_is_a_documents_name(name: str | bytes) -> None:
     assert of(name) is None
 
 
@@ -81,7 +81,7 @@ def test_a_document_is_not_taken_for_something_else(name: str | bytes) -> None:
         ("x.pdf\uf03aZone.Identifier", "system"),
     ],
 )
-def test_what_a_program_left_there_is_ignored(name: str | bytes, reason: str) -> None:
+def test_a_name_that_a_program_leaves_behind_is_ignored(name: str | bytes, reason: str) -> None:
     assert of(name) == reason
 
 

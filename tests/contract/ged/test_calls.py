@@ -34,7 +34,7 @@ def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
 
 
 @pytest.mark.parametrize("at_most", [0.5, 60.0])
-def test_a_call_that_beats_is_waited_for_as_long_as_is_asked_for(impatient, at_most):
+def test_a_call_that_reports_progress_is_awaited_for_the_time_asked_for(impatient, at_most):
     ended, began = threading.Event(), time.monotonic()
 
     def beat_on():
@@ -51,7 +51,7 @@ def test_a_call_that_beats_is_waited_for_as_long_as_is_asked_for(impatient, at_m
         ended.set()
 
 
-def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_it_answers(pipe, impatient):
+def test_a_call_that_hangs_raises_hanging_and_blocks_the_next_into_its_mount(pipe, impatient):
     reading, writing = pipe
     for ged in (b"/share/a", b"/share/b"):
         impatient.locate(ged, "the share")
@@ -69,7 +69,7 @@ def test_a_mount_that_hangs_is_given_up_and_no_other_call_is_begun_there_until_i
     assert impatient.call(b"/share/b", lambda: "well") == "well"
 
 
-def test_what_a_call_finds_to_be_on_another_mount_than_it_was_hangs_with_the_call(pipe, impatient):
+def test_a_ged_that_a_call_finds_on_another_mount_hangs_with_the_call(pipe, impatient):
     """Several GEDs have their turn in one call, which is that of the first."""
     reading, writing = pipe
     for ged in (b"/ged/a", b"/ged/b"):
@@ -88,7 +88,7 @@ def test_what_a_call_finds_to_be_on_another_mount_than_it_was_hangs_with_the_cal
     until(lambda: impatient.hanging() == (), "it answers")
 
 
-def test_a_mount_does_not_hang_because_no_thread_was_to_be_had(monkeypatch, impatient):
+def test_a_call_that_gets_no_thread_leaves_its_mount_well(monkeypatch, impatient):
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
@@ -100,7 +100,7 @@ def test_a_mount_does_not_hang_because_no_thread_was_to_be_had(monkeypatch, impa
     assert impatient.call(b"/ged", lambda: 42) == 42
 
 
-def test_a_ged_that_is_nobodys_any_more_is_not_named(pipe, impatient):
+def test_a_forgotten_ged_is_not_named_among_the_hanging(pipe, impatient):
     reading, writing = pipe
     impatient.locate(b"/share", "the share")
     with pytest.raises(Hanging):
@@ -110,7 +110,7 @@ def test_a_ged_that_is_nobodys_any_more_is_not_named(pipe, impatient):
     os.write(writing, b"x")
 
 
-def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(pipe, impatient, tmp_path):
+def test_a_file_opened_after_its_reader_gave_up_is_closed(pipe, impatient, tmp_path):
     reading, writing = pipe
     (tmp_path / "document").write_bytes(b"late")
     opened = []
@@ -126,7 +126,7 @@ def test_a_file_that_is_opened_when_nobody_waits_any_more_is_closed(pipe, impati
     until(lambda: opened and opened[0].closed, "it was opened after all, and is closed")
 
 
-def test_a_document_read_with_patience_is_read_whole_and_closed(tmp_path):
+def test_a_document_read_by_calls_is_whole_and_then_closed(tmp_path):
     (tmp_path / "document").write_bytes(b"0123456789")
     calls, opened = Calls(time.monotonic), []
 

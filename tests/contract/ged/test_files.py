@@ -113,7 +113,7 @@ def plant(kind, path):
 
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("kind", ["symbolic link", "FIFO", "socket", "directory", "device"])
-def test_what_is_not_a_regular_file_is_named_and_never_read(ged, root, kind, tmp_path):
+def test_a_special_file_is_named_by_its_kind_and_never_read(ged, root, kind, tmp_path):
     # A short path: the name of a socket has at most 107 bytes.
     os.chdir(ged / "Achats" / "11")
     try:
@@ -175,7 +175,7 @@ def test_no_descriptor_is_left_open(root):
     assert open_descriptors() == before
 
 
-def test_removing_a_link_leaves_what_it_points_to_and_may_be_repeated(ged, root):
+def test_removing_a_link_twice_leaves_its_target(ged, root):
     (ged / "link").symlink_to("Achats/11/facture.pdf")
     files.remove(root, b"link")
     files.remove(root, b"link")
@@ -185,7 +185,7 @@ def test_removing_a_link_leaves_what_it_points_to_and_may_be_repeated(ged, root)
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="another user's rights are taken on by root")
-def test_search_permission_is_enough_above_a_folder_and_a_file_that_may_not_be_looked_at_is_still_there(ged):
+def test_a_folder_below_a_search_only_directory_is_listed_with_its_unreadable_file(ged):
     (ged / "Achats").chmod(0o711)
     (ged / "Achats" / "11").chmod(0o744)  # may be read, not searched
     with files.root(os.fsencode(ged)) as root:
@@ -240,7 +240,7 @@ def test_a_writer_that_comes_while_the_lease_is_held_does_not_end_the_process(ge
     assert ran.stdout.strip() in ("False", "None"), ran.stderr
 
 
-def test_where_leases_are_not_given_the_answer_is_that_it_is_not_known():
+def test_where_leases_are_not_given_a_writer_is_unknown():
     read, write = os.pipe()
     try:
         assert files.has_writer(read) is None
@@ -272,7 +272,7 @@ def mounted(tmp_path):
     subprocess.run(["umount", "-l", point], capture_output=True, check=False)
 
 
-def test_a_mount_point_is_read_as_the_bytes_it_is(mounted):
+def test_a_mount_point_with_escapes_in_the_mount_table_is_read_as_its_bytes(mounted):
     with files.root(mounted) as root:
         assert files.mount_of(root) == files.Mount("la source", "tmpfs", mounted)
 
@@ -292,5 +292,5 @@ def test_a_file_system_that_has_been_unmounted_has_no_mount(mounted):
         *((name, False) for name in ("nfs4", "cifs", "smb3", "fuse.sshfs", "fuseblk", "9p", "virtiofs", "new")),
     ],
 )
-def test_only_a_file_system_known_to_be_local_is_trusted_to_tell_everything(fstype, local):
+def test_a_file_system_is_local_only_if_it_is_listed_as_local(fstype, local):
     assert files.is_local(fstype) is local

@@ -23,7 +23,7 @@ class Interrupted(dict):
         return found
 
 
-def test_a_ged_that_is_forgotten_while_it_is_told_to_be_away_is_not_away_for_ever(tmp_path):
+def test_a_ged_forgotten_while_it_is_told_away_does_not_stay_away(tmp_path):
     """What is left of it in the queue must be looked at, and be withdrawn."""
     mounts, ged = Mounts(), os.fsencode(tmp_path)
     mounts.expect(ged, ged)

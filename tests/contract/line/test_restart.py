@@ -61,7 +61,7 @@ def left(a_line: Line, now: float) -> int:
 # -- whose attempts count
 
 
-def test_what_another_account_has_sent_does_not_count_and_what_this_one_has_sent_does(journal):
+def test_an_attempt_counts_for_its_own_account_and_for_no_other(journal):
     a, b = smtp("a.example", daily_quota=10), smtp("b.example", daily_quota=10)
     line(journal, a, 0)
     accept(journal, 4, 100)
@@ -73,16 +73,14 @@ def test_what_another_account_has_sent_does_not_count_and_what_this_one_has_sent
 
 
 @pytest.mark.parametrize(("username", "expected"), [("factures", 6), (None, 10)])
-def test_another_port_is_another_relay_where_nobody_signs_in_and_no_other_account_where_somebody_does(
-    journal, username, expected
-):
+def test_another_port_is_another_account_only_without_a_sign_in(journal, username, expected):
     whose = {"daily_quota": 10} | ({"username": None, "password_env": None} if username is None else {})
     line(journal, smtp(**whose), 0)
     accept(journal, 4, 100)
     assert left(line(journal, smtp(port=2525, **whose), HOUR), HOUR) == expected
 
 
-def test_a_mail_that_was_in_transit_at_the_change_counts_for_both(journal):
+def test_a_mail_in_transit_at_a_change_of_account_counts_for_both(journal):
     a, b = smtp("a.example", daily_quota=10), smtp("b.example", daily_quota=10)
     line(journal, a, 0)
     line(journal, b, HOUR)
@@ -91,7 +89,7 @@ def test_a_mail_that_was_in_transit_at_the_change_counts_for_both(journal):
     assert left(line(journal, b, 3 * HOUR), 3 * HOUR) == 9
 
 
-def test_what_was_sent_before_accounts_were_told_apart_counts_for_any(journal):
+def test_an_attempt_from_before_accounts_were_kept_counts_for_any(journal):
     accept(journal, 4, -HOUR)
     assert left(line(journal, smtp(daily_quota=10), 0), 0) == 6
     assert left(line(journal, smtp("b.example", daily_quota=10), 1), 1) == 6
@@ -131,7 +129,7 @@ def test_a_halt_outlives_a_restart_and_is_tried_at_once_when_the_secret_is_anoth
     assert line(journal, smtp(), 120).wake_in(120) == 840.0, "once"
 
 
-def test_so_it_is_when_the_settings_are_others_or_the_file_of_the_secret_appears(journal, tmp_path):
+def test_a_halt_is_tried_at_once_when_settings_change_or_the_secret_file_appears(journal, tmp_path):
     relay = smtp(password_env=None, password_file=str(tmp_path / "secret"))
     halted(journal, relay)
     assert line(journal, relay, 60).wake_in(60) == 840.0
@@ -140,7 +138,7 @@ def test_so_it_is_when_the_settings_are_others_or_the_file_of_the_secret_appears
     assert line(journal, relay, 60).wake_in(60) == 0.0
 
 
-def test_the_secret_of_an_application_is_looked_at_as_well(journal, tmp_path):
+def test_a_halt_is_tried_at_once_when_the_client_secret_is_another(journal, tmp_path):
     (tmp_path / "secret").write_text("old\n")
     auth = {"method": "xoauth2", "tenant": "t", "client_id": "c", "client_secret_file": str(tmp_path / "secret")}
     relay = smtp(password_env=None, auth=auth)
@@ -150,7 +148,7 @@ def test_the_secret_of_an_application_is_looked_at_as_well(journal, tmp_path):
     assert line(journal, relay, 60).wake_in(60) == 0.0
 
 
-def test_what_is_kept_shows_nothing_of_the_secret(journal, monkeypatch, tmp_path):
+def test_a_kept_pace_shows_nothing_of_the_secret(journal, monkeypatch, tmp_path):
     monkeypatch.setenv("SECRET", "old~secret")
     halted(journal, smtp())
     first = kept(journal)["signs_in"]
@@ -191,7 +189,7 @@ def test_a_kept_pace_that_cannot_be_read_is_none_and_is_told(journal, said, writ
 
 
 @pytest.mark.parametrize("more", [{}, {"of_a_later_version": 1}])
-def test_a_kept_pace_goes_on_whatever_else_a_later_version_has_added(journal, said, more):
+def test_a_kept_pace_goes_on_with_or_without_the_keys_of_a_later_version(journal, said, more):
     journal.write(lambda tx: tx.keep(key(), json.dumps(WHOLE | more)))
     assert line(journal, smtp(), 0).wake_in(0) == 100.0
     assert said == []

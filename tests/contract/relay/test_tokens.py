@@ -329,7 +329,7 @@ def test_one_token_is_asked_for_by_four_sessions_at_a_time_and_kept_for_the_next
     assert server.logins == [("XOAUTH2", USER, endpoint.tokens[0])] * 5
 
 
-def test_those_who_waited_for_a_token_in_vain_do_not_ask_again_one_after_another(endpoint, microsoft):
+def test_sessions_that_waited_in_vain_for_a_token_share_one_failure(endpoint, microsoft):
     """Four time-outs in a row would be longer than any stop waits. Who comes later asks anew."""
     tokens = Tokens(microsoft())
     lock = tokens._lock = Counted()  # type: ignore[assignment]
@@ -379,7 +379,7 @@ def test_a_secret_that_was_changed_holds_from_the_next_token_on(endpoint, micros
     assert [asked.form["client_secret"] for asked in endpoint.requests] == [SECRET, "another"]
 
 
-def test_without_auth_the_password_is_what_signs_in(tmp_path):
+def test_without_auth_the_password_signs_in(tmp_path):
     """Read anew each time, whatever became of the last one."""
     file = tmp_path / "password"
     smtp = Smtp(host="a.example", sender=USER, username=USER, password_file=str(file))
@@ -388,7 +388,7 @@ def test_without_auth_the_password_is_what_signs_in(tmp_path):
         assert (secret_of(smtp)(False), secret_of(smtp)(True)) == (words, words)
 
 
-def test_who_signs_in_by_a_password_does_not_pay_for_the_libraries_of_tokens():
+def test_a_sign_in_by_password_loads_no_library_of_tokens():
     """They are as large as the daemon."""
     code = "import sys, bridged.commands, bridged.daemon; print({'authlib', 'httpx2', 'joserfc'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -418,7 +418,7 @@ def test_a_token_that_is_refused_is_renewed_once_and_the_mail_is_delivered(endpo
     assert (server.sessions, len(server.mails)) == (3, 2)
 
 
-def test_a_token_that_is_refused_twice_is_for_a_person_and_that_was_all(endpoint, server, microsoft):
+def test_a_token_that_is_refused_twice_is_misconfigured_after_two_sign_ins(endpoint, server, microsoft):
     server.users[USER] = "none of ours"
     smtp = microsoft(server)
     outcome = send(Relay(smtp, Tokens(smtp).token))
@@ -434,7 +434,7 @@ def test_a_token_that_is_refused_twice_is_for_a_person_and_that_was_all(endpoint
 @pytest.mark.parametrize("phase", ["RSET", "MAIL"])
 @pytest.mark.parametrize("reply", ["530 5.7.57 Client not authenticated to send mail.", "535 5.7.3 expired"])
 @pytest.mark.parametrize("extensions", [("PIPELINING",), ()])
-def test_a_token_that_ends_in_the_middle_of_a_session_is_renewed_and_nobody_is_called(
+def test_a_token_that_ends_within_a_session_is_renewed_without_a_halt(
     endpoint, server, microsoft, phase, reply, extensions
 ):
     server.extensions = extensions
@@ -448,9 +448,7 @@ def test_a_token_that_ends_in_the_middle_of_a_session_is_renewed_and_nobody_is_c
     assert [token for _, _, token in server.logins] == endpoint.tokens
 
 
-def test_a_mail_that_is_refused_although_a_new_token_signed_in_is_for_a_person_who_is_told_no_nonsense(
-    endpoint, server, microsoft
-):
+def test_a_mail_refused_behind_a_fresh_sign_in_is_misconfigured_without_that_remedy(endpoint, server, microsoft):
     smtp = microsoft(server)
     relay = Relay(smtp, Tokens(smtp).token)
     assert isinstance(send(relay), Accepted)
@@ -485,7 +483,7 @@ def test_two_sessions_whose_token_was_refused_renew_it_once(endpoint, microsoft)
     assert len(endpoint.requests) == 2
 
 
-def test_a_relay_that_takes_no_tokens_is_a_misconfiguration_and_none_is_asked_for(endpoint, server, microsoft):
+def test_a_relay_without_xoauth2_is_misconfigured_and_no_token_is_asked_for(endpoint, server, microsoft):
     server.mechanisms = ("PLAIN", "LOGIN")
     smtp = microsoft(server)
     outcome = send(Relay(smtp, Tokens(smtp).token))
@@ -532,7 +530,7 @@ def test_a_relay_that_echoes_the_token_does_not_get_it_into_the_outcome(endpoint
 # -- no token is to be had just now
 
 
-def test_an_endpoint_that_is_down_is_the_relays_trouble_and_nobody_signs_in(endpoint, server, microsoft):
+def test_an_endpoint_that_is_down_is_the_relays_trouble_without_a_sign_in(endpoint, server, microsoft):
     endpoint.close()
     smtp = microsoft(server)
     outcome = send(Relay(smtp, Tokens(smtp).token))
@@ -571,7 +569,7 @@ ENDLESS = (b"x" * 4096 for _ in iter(int, 1))
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_passes_by_itself_is_not_for_a_person(endpoint, microsoft, answer, words):
+def test_an_answer_without_a_token_is_unavailable_and_the_next_request_asks_anew(endpoint, microsoft, answer, words):
     """And the next time there is a token."""
     tokens = Tokens(microsoft())
     endpoint.script.append(answer)
@@ -688,7 +686,7 @@ def test_each_usual_mistake_with_google_has_its_sentence(endpoint, google, rsa_k
         (lambda key: json.dumps(key | {"private_key": pem(generate_private_key(SECP256R1()))}), "no RSA key in PEM"),
     ],
 )
-def test_a_key_file_that_is_none_is_a_sentence_that_shows_nothing_of_it(
+def test_a_broken_key_file_is_a_sentence_that_shows_nothing_of_it(
     endpoint, google, key_file, rsa_key, change, sentence
 ):
     key_file.write_text(change(json.loads(key_file.read_text())))

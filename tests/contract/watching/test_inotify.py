@@ -27,7 +27,7 @@ def watcher():
     watcher.close()
 
 
-def test_a_directory_that_is_gone_is_told_of_and_watched_no_longer(watcher, tmp_path):
+def test_a_deleted_directory_gives_a_hint_and_is_no_longer_watched(watcher, tmp_path):
     directory = os.fsencode(tmp_path / "Achats")
     os.mkdir(directory)
     watcher.watch(directory)
@@ -51,7 +51,7 @@ def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_tha
     assert {hint.path for hint in hints} == {new + b"/facture.pdf"}
 
 
-def test_what_happens_in_a_renamed_directory_is_told_of_by_its_new_name_at_once(watcher, tmp_path):
+def test_a_hint_from_a_renamed_directory_has_its_new_name_at_once(watcher, tmp_path):
     """Before anybody has asked for it: another one may stand at the old name by then."""
     for directory in ("site/deep", "site.new"):
         (tmp_path / directory).mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_what_happens_in_a_renamed_directory_is_told_of_by_its_new_name_at_once(
     assert {hint.path for hint in hints if hint.path.endswith((b"a.pdf", b"b.pdf"))} == {old, new}
 
 
-def test_a_file_without_a_name_is_told_of_once_it_has_one(watcher, tmp_path):
+def test_an_unnamed_file_gives_no_hint_before_it_has_a_name(watcher, tmp_path):
     """A marker is written so: the kernel's own name for it leads nowhere. A document may be really called so."""
     watcher.watch(os.fsencode(tmp_path))
     unnamed = os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY, 0o600)
@@ -83,14 +83,14 @@ def test_a_file_without_a_name_is_told_of_once_it_has_one(watcher, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "error"), [("file", NotADirectoryError), ("nothing", FileNotFoundError)])
-def test_what_cannot_be_watched_says_why(watcher, tmp_path, name, error):
+def test_a_path_that_cannot_be_watched_raises_the_reason(watcher, tmp_path, name, error):
     (tmp_path / "file").touch()
     with pytest.raises(error):
         watcher.watch(os.fsencode(tmp_path / name))
     assert watcher.count == 0
 
 
-def test_what_has_happened_is_told_before_the_sync(watcher, tmp_path):
+def test_a_hint_of_an_earlier_change_comes_before_the_sync(watcher, tmp_path):
     """In many directories, in a burst, with renames whose halves wait for each other."""
     directories = [tmp_path / str(number) for number in range(50)]
     for directory in directories:
@@ -117,7 +117,7 @@ def test_what_has_happened_is_told_before_the_sync(watcher, tmp_path):
     assert watcher.count == len(directories)
 
 
-def test_where_there_is_no_watch_to_be_had_there_is_no_sync(watcher, monkeypatch):
+def test_without_a_watch_to_be_had_a_sync_raises(watcher, monkeypatch):
     monkeypatch.setattr(inotify, "_NOBODYS", b"/nonexistent")
     with pytest.raises(FileNotFoundError):
         watcher.sync(b"/one", 1)
@@ -137,7 +137,7 @@ def test_a_closed_watcher_has_given_its_queue_back_and_takes_no_directory(tmp_pa
         watcher.watch(os.fsencode(tmp_path))
 
 
-def test_a_watcher_whose_reader_died_in_the_midst_gives_its_queue_back_too(monkeypatch):
+def test_a_watcher_whose_reader_died_gives_its_queue_back(monkeypatch):
     """Else its watches would count against the limit, and the next watcher might get none."""
 
     def die(_self):

@@ -42,12 +42,12 @@ def test_jitter_is_at_most_a_fifth_and_never_goes_beyond_the_longest_wait(attemp
     assert 0 < next_due(retry, attempts, 0.0, lambda: chance) <= retry.max + 1e-9
 
 
-def test_a_document_is_given_up_when_its_time_is_over_and_not_before():
+def test_a_document_has_been_tried_since_its_first_attempt():
     assert tried_for([100.0, 150.0], 199.9, 3600.0) == pytest.approx(99.9)
     assert tried_for([], 199.9, 3600.0) == 0.0
 
 
-def test_a_clock_that_jumped_has_not_tried_a_document_for_a_year():
+def test_a_jump_of_the_clock_counts_as_the_longest_wait_at_most():
     assert tried_for([100.0, 130.0], 31_536_000.0, 3600.0) == pytest.approx(3630.0)
     assert tried_for([100.0, 130.0], 40.0, 3600.0) == pytest.approx(30.0)
 
@@ -55,7 +55,7 @@ def test_a_clock_that_jumped_has_not_tried_a_document_for_a_year():
 # -- the line
 
 
-def test_a_line_that_is_up_lets_everybody_send_and_says_nothing_of_successes():
+def test_a_line_that_is_up_gives_every_turn_and_no_event_for_a_success():
     a_line = line()
     assert [a_line.may_send(0.0) for _ in range(3)] == [True] * 3
     assert [a_line.report(o, 0.0) for o in (OK, Deferred("450 x"), Refused("550 x"))] == [None] * 3
@@ -92,7 +92,7 @@ def test_pauses_are_jittered_and_stay_within_the_longest():
 
 @pytest.mark.parametrize("outcome", [OK, Deferred("450 x"), Refused("550 x")])
 @pytest.mark.parametrize("trouble", [DOWN, HALT, SLOW])
-def test_whatever_shows_that_the_relay_works_is_a_recovery_said_once(trouble, outcome):
+def test_an_outcome_of_a_working_relay_is_a_recovery_said_once(trouble, outcome):
     a_line = line()
     probe(a_line, trouble, 0.0)
     assert probe(a_line, outcome, 10_000.0) == LineEvent("relay_recovered", outcome.reply)
@@ -244,7 +244,7 @@ def test_wake_in_tells_when_the_rate_allows_the_next_and_a_turn_given_back_is_fr
     assert a_line.may_send(4.0)
 
 
-def test_one_prober_and_one_event_however_many_threads_ask():
+def test_many_threads_that_ask_at_once_get_one_probe_and_one_event():
     a_line = line(sessions=8)
     probe(a_line, DOWN, 0.0)
     barrier, turns = threading.Barrier(8), []

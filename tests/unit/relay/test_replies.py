@@ -382,19 +382,19 @@ def test_a_reply_is_decided_by_its_own_row(name, phase, code, text):
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_row_says_who_wrote_it_down_has_a_name_of_its_own_and_an_example(row):
+def test_every_row_has_its_own_name_a_source_and_an_example(row):
     assert row.source
     assert [other.name for other in ROWS].count(row.name) == 1
     assert EXAMPLES[row.name]
     assert not row.remedy or (row.remedy[0].isupper() and row.remedy.endswith("."))
 
 
-def test_no_example_is_for_a_row_that_is_gone():
+def test_every_example_stands_under_a_row_of_the_table():
     assert set(EXAMPLES) == set(BY_NAME)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_a_table_without_this_row_would_do_something_else(row):
+def test_a_table_without_a_row_decides_an_example_of_it_otherwise(row):
     """A row that changes nothing has no place in the table, and an example that would not notice proves nothing."""
     rest = [*(other for other in ROWS if other is not row), NOTHING]
     noticed = [
@@ -436,7 +436,7 @@ def test_each_code_and_each_wording_of_a_proof_decides_something_by_itself(kind,
 
 
 @given(st.sampled_from(list(Phase)), st.integers(-1, 999), st.text(max_size=300), st.booleans())
-def test_only_a_2yz_after_the_dot_is_accepted_and_only_after_it_is_anything_uncertain(phase, code, text, shared):
+def test_only_a_2yz_to_the_dot_is_accepted_and_only_the_dot_leaves_uncertainty(phase, code, text, shared):
     outcome = classify(phase, code, text, shared_sender=shared)
     assert isinstance(outcome, Accepted) == (phase is Phase.DOT and 200 <= code < 300)
     assert isinstance(outcome, Uncertain) == (phase is Phase.DOT and code // 100 not in (2, 4, 5))
@@ -446,19 +446,19 @@ texts = st.text(max_size=300) | st.lists(st.sampled_from(WORDS), max_size=30).ma
 
 
 @given(st.sampled_from(list(Phase)), st.integers(400, 499), texts, st.booleans())
-def test_nothing_temporary_is_ever_refused(phase, code, text, shared):
+def test_a_4yz_never_refuses_a_document(phase, code, text, shared):
     outcome = classify(phase, code, text, shared_sender=shared)
     assert not isinstance(outcome, Refused | AddressRefused)
     assert not isinstance(outcome, Misconfigured) or row_of(phase, code, text).name in MENDED_BY_A_PERSON
 
 
 @given(st.sampled_from(list(Phase)), st.integers(500, 599), texts)
-def test_nothing_permanent_is_ever_tried_again_as_if_it_were_the_documents_turn(phase, code, text):
+def test_a_5yz_never_defers_a_document(phase, code, text):
     assert not isinstance(classify(phase, code, text), Deferred | Accepted | Uncertain)
 
 
 @given(st.sampled_from(list(Phase)), st.integers(-1, 999), texts, st.booleans())
-def test_a_sender_of_one_clients_own_changes_only_what_is_said_of_senders(phase, code, text, shared):
+def test_a_clients_own_sender_changes_only_the_rows_about_senders(phase, code, text, shared):
     outcome = classify(phase, code, text, shared_sender=shared)
     if row_of(phase, code, text).of_sender and not shared:
         words = sentence(code, text)
@@ -469,12 +469,12 @@ def test_a_sender_of_one_clients_own_changes_only_what_is_said_of_senders(phase,
 
 @pytest.mark.parametrize("phase", BEFORE_DOT)
 @pytest.mark.parametrize("code", [-1, 0, 199, 250, 354, 999])
-def test_an_answer_out_of_turn_before_the_dot_is_the_relays_trouble(phase, code):
+def test_a_reply_out_of_turn_before_the_dot_is_the_relays_trouble(phase, code):
     assert isinstance(classify(phase, code, "what"), RelayDown)
 
 
 @pytest.mark.parametrize("phase", list(Phase))
-def test_421_is_the_relays_trouble_in_every_phase_unless_it_names_too_many_connections(phase):
+def test_421_is_the_relays_trouble_unless_it_names_too_many_connections(phase):
     assert classify(phase, 421, "4.3.2 shutting down") == RelayDown("421 4.3.2 shutting down")
     expected = RelayDown if phase is Phase.STARTTLS else Throttled
     assert isinstance(classify(phase, 421, "4.7.0 Too many connections from your host"), expected)
@@ -505,9 +505,7 @@ def test_421_is_the_relays_trouble_in_every_phase_unless_it_names_too_many_conne
         (554, "Too many messages in this hour", Exhausted),
     ],
 )
-def test_a_relay_that_wants_fewer_mails_throttles_and_one_that_has_taken_enough_today_is_exhausted(
-    phase, code, text, expected
-):
+def test_a_reply_about_pace_throttles_and_one_about_a_daily_limit_exhausts(phase, code, text, expected):
     assert classify(phase, code, text) == expected(f"{code} {text}")
 
 
@@ -531,7 +529,7 @@ def test_a_5yz_for_this_document_or_address_is_refused(phase, code, text, expect
     assert classify(phase, code, text) == expected
 
 
-def test_only_the_answer_to_rcpt_speaks_of_the_address_in_words_and_only_that_to_the_body_of_the_content():
+def test_wording_speaks_of_the_address_only_at_rcpt_and_of_content_only_in_the_body():
     for phase in TRANSACTION[1:]:
         assert isinstance(classify(phase, 550, "no such user"), AddressRefused if phase is RCPT else Refused)
         refused = classify(phase, 554, "5.7.1 content refused")
@@ -554,13 +552,13 @@ def test_a_4yz_for_this_document_or_address_is_deferred(phase, code, text):
 
 
 @pytest.mark.parametrize("phase", TRANSACTION)
-def test_a_sender_that_is_doubted_for_now_counts_against_no_document_unless_it_is_one_clients_own(phase):
+def test_a_doubted_sender_is_the_relays_trouble_unless_it_is_one_clients_own(phase):
     words = "4.1.8 <us@firm.example>: Sender address rejected: Domain not found"
     assert classify(phase, 450, words) == RelayDown(f"450 {words}")
     assert classify(phase, 450, words, shared_sender=False) == Deferred(f"450 {words}")
 
 
-def test_a_relay_that_is_full_before_it_has_heard_of_a_document_is_the_relays_trouble():
+def test_a_relay_that_is_full_at_mail_from_is_in_trouble_and_later_it_defers():
     words = "4.3.1 Insufficient system storage"
     for phase in TRANSACTION:
         assert classify(phase, 452, words) == (RelayDown if phase is MAIL else Deferred)(f"452 {words}")
@@ -585,14 +583,14 @@ def test_a_relay_that_is_full_before_it_has_heard_of_a_document_is_the_relays_tr
         (554, "5.7.1 Service unavailable; Client host [192.0.2.1] blocked using a list"),
     ],
 )
-def test_what_a_person_must_mend_is_a_misconfiguration_in_the_relays_own_words(phase, code, text):
+def test_a_refusal_that_a_person_must_mend_is_misconfigured_in_the_relays_words(phase, code, text):
     outcome = classify(phase, code, text)
     assert isinstance(outcome, Misconfigured)
     assert outcome.detail.startswith(f"{code} {text}")
 
 
 @pytest.mark.parametrize("code", [534, 535, 530, 538, 504, 500, 550])
-def test_any_permanent_answer_to_the_login_halts_and_names_a_remedy(code):
+def test_a_5yz_to_the_sign_in_is_misconfigured_and_names_a_remedy(code):
     outcome = classify(Phase.AUTH, code, "no")
     assert outcome == Misconfigured(f"{code} no. {BY_NAME['sign-in-refused'].remedy}")
 
@@ -612,7 +610,7 @@ def test_any_permanent_answer_to_the_login_halts_and_names_a_remedy(code):
         (535, EXAMPLES["ses-password"][0][2], "SMTP credentials that Amazon SES made"),
     ],
 )
-def test_each_usual_mistake_of_signing_in_has_its_own_remedy_behind_the_relays_words(code, text, remedy):
+def test_each_usual_mistake_at_sign_in_has_its_remedy_behind_the_relays_words(code, text, remedy):
     outcome = classify(Phase.AUTH, code, text)
     assert isinstance(outcome, Misconfigured)
     said, _, advice = outcome.detail.partition(sentence(code, text).rstrip(".") + ". ")
@@ -625,21 +623,21 @@ def test_a_sign_in_that_must_wait_is_told_from_a_line_that_is_down():
     assert classify(Phase.EHLO, 454, "4.3.0 later") == RelayDown("454 4.3.0 later")
 
 
-def test_mail_from_refused_is_the_senders_trouble_unless_it_is_the_size():
+def test_a_refused_mail_from_is_misconfigured_unless_it_is_about_the_size():
     assert classify(Phase.MAIL, 550, "5.7.1 no") == Misconfigured("550 5.7.1 no")
     assert isinstance(classify(Phase.MAIL, 552, "5.2.2 sender mailbox full"), Misconfigured)
     assert classify(Phase.MAIL, 552, "5.3.4 too big") == Refused("552 5.3.4 too big", certain=True)
     assert classify(Phase.MAIL, 552, "too big") == Refused("552 too big", certain=True)
 
 
-def test_a_sender_of_one_clients_own_that_is_refused_does_not_halt_the_others():
+def test_a_clients_own_sender_that_is_refused_does_not_halt_the_others():
     text = "5.7.60 Client does not have permissions to send as this sender"
     assert classify(Phase.MAIL, 553, "no", shared_sender=False) == Refused("553 no", certain=True)
     assert classify(Phase.DOT, 550, text, shared_sender=False) == Refused(f"550 {text}", certain=True)
     assert isinstance(classify(Phase.MAIL, 530, "authenticate", shared_sender=False), Misconfigured)
 
 
-def test_a_greeting_that_refuses_is_the_relays_trouble_and_a_policy_is_for_a_person():
+def test_a_refusal_at_the_greeting_is_the_relays_trouble_unless_it_is_a_policy():
     assert isinstance(classify(Phase.BANNER, 554, "no SMTP service here"), RelayDown)
     assert isinstance(classify(Phase.BANNER, 554, "5.7.1 your address is listed"), Misconfigured)
     assert isinstance(classify(Phase.EHLO, 451, "4.3.0 later"), RelayDown)
@@ -677,7 +675,7 @@ REPLIES = [Reply(250, "ok"), Reply(250, "a\nb\nc"), Reply(354, "")]
 
 
 @given(st.lists(st.integers(0, len(STREAM)), max_size=8))
-def test_replies_are_the_same_however_the_bytes_arrive(cuts):
+def test_replies_are_the_same_for_any_division_of_their_bytes(cuts):
     edges = [0, *sorted(cuts), len(STREAM)]
     buffer, seen = bytearray(), []
     for start, end in pairwise(edges):
@@ -696,6 +694,6 @@ def test_no_bytes_can_make_the_reader_fail(data):
     assert len(buffer) <= len(data)
 
 
-def test_what_is_no_smtp_and_what_never_ends_is_not_a_reply():
+def test_bytes_that_are_no_smtp_or_never_end_are_a_reply_without_a_code():
     assert take_reply(bytearray(b"HTTP/1.1 400\r\n250 ok\r\n")) == Reply(-1, "HTTP/1.1 400\r\n250 ok\r\n")
     assert take_reply(bytearray(b"250-more\r\n" * 10_000)) == Reply(-1, "a reply without an end")
