@@ -1,7 +1,7 @@
 """Every touch of a client's files.
 
 A file is opened beneath its GED, through no link, on the file system that intake found there. Each touch is a call that
-may never return, because a file system may hang. `files` and `kernel` are public modules.
+may never return, because a file system may hang. `files` is a public module.
 """
 
 from bridged.ged.calls import HANGING, Call, CalledFile, Calls, Hanging

@@ -1,4 +1,4 @@
-"""A relay's pace outlives the daemon: its halt, its share of the rate, and what was sent within the day."""
+"""The pace outlives the daemon: its halt, its share of the rate, and the mails of the day, which the quota counts."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ from bridged.logs import say
 from bridged.model import Instant, UserError
 from bridged.relay import client_secret, password, service_account_key
 
-ACCOUNTS: Final = "accounts"  # the journal's name for which account was in use since when
-_IN_TRANSIT: Final = 900.0  # seconds after a change, in which an attempt may still be the former account's
-_MOST: Final = 100  # changes that are remembered
+ACCOUNTS: Final = "accounts"  # the journal's key for the accounts and the times at which each came into use
+_IN_TRANSIT: Final = 900.0  # seconds after a change of account in which an attempt may be the former account's
+_MOST: Final = 100  # changes of account that are kept
 
-# Of a kept pace: whom it halted, as far as one may tell that it is another.
-_SIGNS_IN: Final = "signs_in"
+_SIGNS_IN: Final = "signs_in"  # the key of the halted sign-in in a kept pace, as a salted digest
 
 
 def keep(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
-    """Keep the pace where it has changed. Raises sqlite3.Error when the journal cannot be written."""
+    """Keep the pace where it changed. Raises the journal's errors when it cannot be written."""
     pace = line.unsaved_pace(now)
     if pace is not None:
         kept = asdict(pace) | ({_SIGNS_IN: _print(smtp, os.urandom(16))} if pace.matter == "misconfigured" else {})
@@ -34,9 +33,10 @@ def keep(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
 
 
 def resume(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
-    """Let a new line go on where the last one of the same relay and account stopped.
+    """Let a new line go on where the last line of the same relay and account stopped.
 
-    A halt that a person has seen to since, by another secret or other settings, is tried once at once.
+    A halted line is probed at once when the secret or the settings have changed since, because a person has acted.
+    A kept pace that cannot be read counts as none, and a warning says so.
     """
     pace, signs_in = _read(journal.read(lambda tx: tx.kept(_key(smtp))))
     account = _account(smtp)
@@ -55,15 +55,15 @@ def _key(smtp: Smtp) -> str:
 
 
 def _account(smtp: Smtp) -> str:
-    """Whose quota it is. A mailbox has the same on every port; without one, each port may be another relay's."""
+    """The owner of the quota: a mailbox on any port; without a sign-in the host and its port."""
     return f"{smtp.username} at {smtp.host}" if smtp.username else f"{smtp.host}:{smtp.port}"
 
 
-# -- what is kept, which somebody else, or a later version, may have written
+# -- the kept values, which a later version may have written
 
 
 def _read(kept: str | None) -> tuple[Pace | None, str]:
-    """The pace, and whom it was of. What cannot be read is as good as nothing: it must not stop the daemon."""
+    """The kept pace and its halted sign-in. One that cannot be read is none, because it must not stop the daemon."""
     if kept is None:
         return None, ""
     try:
@@ -92,15 +92,15 @@ def _checked(values: dict[str, Any]) -> Pace:
 
 
 def _accounts(kept: str | None) -> list[tuple[float, str]]:
-    """Which account was in use since when, the last one last."""
+    """The accounts and the times at which each came into use, the last one last."""
     try:
         return [(float(at), str(account)) for at, account in json.loads(kept or "[]")]
     except (ValueError, TypeError, OverflowError):
-        return []  # then every attempt may be anybody's
+        return []  # then every attempt counts for every account
 
 
 def _may_be_of(ours: str, at: float, used: Sequence[tuple[float, str]]) -> bool:
-    """Whether an attempt may have been this account's. Where that is not sure it counts: no quota is exceeded so."""
+    """True when an attempt may have been this account's. A doubtful one counts; otherwise a quota could be exceeded."""
     if not used or at < used[0][0]:
         return True
     ends = [since + _IN_TRANSIT for since, _ in used[1:]] + [float("inf")]
@@ -110,7 +110,7 @@ def _may_be_of(ours: str, at: float, used: Sequence[tuple[float, str]]) -> bool:
 def _note_account(journal: Journal, used: list[tuple[float, str]]) -> None:
     try:
         journal.write(lambda tx: tx.keep(ACCOUNTS, json.dumps(used[-_MOST:])))
-    except sqlite3.Error as error:  # it sends all the same; what is counted may be the former account's
+    except sqlite3.Error as error:  # told and not raised: mails leave all the same, and only the count may be wrong
         _tell(f"the account in use cannot be noted: {type(error).__name__}: {error}")
 
 
@@ -118,13 +118,13 @@ def _tell(why: str) -> None:
     say("state_failed", half="pace", level="warning", reason=why)
 
 
-# -- whether a person has seen to a halt
+# -- has a person seen to a halt?
 
 
 def _print(smtp: Smtp, salt: bytes) -> str:
-    """What the settings and the secret come to, so that only the same ones come to the same.
+    """A digest of the settings and the secret (scrypt, RFC 7914). The same ones give the same digest with one salt.
 
-    Salted and slow to make: whoever reads the journal cannot try passwords on it.
+    Salted and slow, because otherwise a reader of the journal could try passwords on it.
     """
     told = json.dumps([smtp.model_dump(mode="json"), _secret(smtp)]).encode()
     digest = hashlib.scrypt(told, salt=salt, n=2**14, r=8, p=1, dklen=16)

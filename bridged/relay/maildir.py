@@ -1,4 +1,4 @@
-"""Where the mails of a dry run go: a Maildir, that any mail program shows. Nothing leaves the machine."""
+"""The Maildir of a dry run (maildir(5)), which any mail program shows. No mail leaves the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridged.relay.outcome import Accepted, Outcome, Refused, RelayDown
 
 
 class _Unwritable(Exception):
-    """The Maildir's own disk does not take the mail."""
+    """The disk of the Maildir does not take the mail."""
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def _ours() -> Iterator[None]:
 
 
 def _sync_directory(path: Path) -> None:
-    """A name that was renamed into a directory survives a power cut from here on."""
+    """Sync a directory, so that a name in it survives a power cut (fsync(2))."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -33,10 +33,10 @@ def _sync_directory(path: Path) -> None:
 
 
 class Maildir:
-    """Takes the place of the relay. A mail is whole in `new/`, or not there at all (maildir(5))."""
+    """Takes the place of the relay in a dry run. A mail is whole in `new/`, or absent (maildir(5))."""
 
     def __init__(self, path: Path, size_limit: int | None = None) -> None:
-        """`size_limit` is the relay's: what would be held for it is not written either."""
+        """`size_limit` in bytes is the relay's: a mail above it is refused here as well."""
         self._path = path
         self._size_limit = size_limit
         self._aborted = threading.Event()
@@ -49,7 +49,10 @@ class Maildir:
         chunks: Iterator[bytes],
         before_dot: Callable[[], None],
     ) -> Outcome:
-        """Write one mail; RelayDown where that cannot be done. Raises what `chunks` and `before_dot` raise."""
+        """Write one mail, and return Accepted. RelayDown when the disk does not take it, Refused above `size_limit`.
+
+        An exception of `chunks` or `before_dot` is raised, and no mail is left.
+        """
         most = self._size_limit
         if most is not None and size > most:
             words = f"The mail would be {size} bytes, more than smtp.size_limit of {most} bytes"
@@ -69,7 +72,7 @@ class Maildir:
             file = open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")  # noqa: SIM115
         try:
             with file:
-                for chunk in chunks:  # what this raises is the document's trouble, not the Maildir's
+                for chunk in chunks:  # not in `_ours`, because its OSError is the document's trouble
                     with _ours():
                         file.write(chunk)
                     if self._aborted.is_set():
@@ -85,8 +88,8 @@ class Maildir:
             temporary.unlink(missing_ok=True)
 
     def abort(self) -> None:
-        """Write nothing more, from any thread."""
+        """Write no further mail, and break off the one under way. From any thread."""
         self._aborted.set()
 
     def close(self) -> None:
-        """Nothing is open between two mails."""
+        """Do nothing, because no file is open between two mails."""

@@ -1,4 +1,4 @@
-"""What one conversation with the relay came to. Outcomes are values; mistakes are exceptions."""
+"""The outcome of one conversation with the relay. An outcome is a value; a mistake is an exception. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """2yz after the final dot."""
+    """2yz to the final dot: the relay answers for the mail now (RFC 5321 4.2.5)."""
 
     reply: str
 
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """4yz for this document or this address."""
+    """4yz for this document or this address: it is tried again."""
 
     reply: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """5yz for this document, or larger than the relay's SIZE. `certain`: no other document would have been refused."""
+    """5yz for this document, or a mail above the relay's SIZE. `certain`: the document itself is the cause."""
 
     reply: str
     certain: bool = False
@@ -29,23 +29,23 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class AddressRefused:
-    """5yz for this collection email, whatever is sent there."""
+    """5yz for this collection email, with any document."""
 
     reply: str
 
 
 @dataclass(frozen=True, slots=True)
 class Uncertain:
-    """The connection was lost after the final dot: it may have been accepted."""
+    """The line was lost after the final dot: the document may have been accepted."""
 
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class RelayDown:
-    """The line or the relay is in trouble; the document had no part in it.
+    """The line or the relay is in trouble, and nothing is counted against the document.
 
-    `signing_in`: the line is well, but nobody can sign in just now, and asking often would lock the account.
+    `signing_in`: the line is well and no session can sign in now. Probes are rare then, because tries lock the account.
     """
 
     detail: str
@@ -68,7 +68,7 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The account has used up what it may send in a day (or an hour): only time helps."""
+    """The account has used up its quota of a day or an hour. Only time ends it."""
 
     reply: str
 

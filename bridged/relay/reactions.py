@@ -1,8 +1,8 @@
-"""What is done about each answer that relays give: one table, read from the top, and the first row that holds decides.
+"""The reaction to each reply of a relay: one table, read from the top. The first row that holds decides.
 
-Pure. A row needs its phase and its basic code; where it names an enhanced code (RFC 3463) or wording, one of the two
-is its proof. What a code says stands before what words say, but for words that are known to correct a code.
-Temporary is the default; permanent must be proven, by a row that says who wrote it down.
+Pure. A row needs its phase and its basic code. Where it names an enhanced code (RFC 3463) or a wording, one of the two
+is its proof. Codes go before words, except words that are known to correct a code. Temporary is the default. Permanent
+needs a proof: a row that names its source.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bridged.relay.outcome import (
 
 
 class Phase(StrEnum):
-    """Where in the conversation a reply arrived. UPLOAD is after 354 and before the dot; DOT is after it."""
+    """The command that a reply answers. UPLOAD is between 354 and the dot; DOT is after the dot."""
 
     BANNER = "the greeting"
     EHLO = "EHLO"
@@ -48,8 +48,8 @@ class Row:
     """One reaction and its proof.
 
     `basic` and `enhanced` are patterns for the whole code, `wording` for any part of the relay's words, which begin
-    with the enhanced code. `source` says who wrote it down, `remedy` what a person may do about the usual mistake.
-    `of_sender`: it is the sender that is refused, so with a sender of its own only this client is concerned.
+    with the enhanced code. `source` names the page behind the row, and `remedy` mends the usual mistake. `of_sender`:
+    the sender is refused, so that a client with a sender of its own is concerned alone.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Row:
     of_sender: bool = False
 
     def is_of(self, phase: Phase, code: int) -> bool:
-        """Whether it may speak of a reply with that code, whatever else is in it."""
+        """True when phase and basic code are the row's."""
         return phase in self.phases and re.fullmatch(self.basic, str(code)) is not None
 
     def holds(self, phase: Phase, code: int, enhanced: str, words: str) -> bool:
-        """Whether this row speaks of such a reply."""
+        """True when this row speaks of such a reply: phase and code are its own, and a proof is there."""
         if not self.is_of(phase, code):
             return False
         if not self.enhanced and not self.wording:
@@ -77,7 +77,7 @@ class Row:
         return proven or (bool(self.wording) and re.search(self.wording, words, re.IGNORECASE) is not None)
 
     def outcome(self, phase: Phase, reply: str, *, shared_sender: bool) -> Outcome:
-        """What has come of it: the relay's own words, and the remedy behind them."""
+        """The outcome, with the relay's own words and the remedy behind them."""
         if self.of_sender and not shared_sender:
             return Deferred(reply) if reply.startswith("4") else Refused(reply, certain=True)
         remedy = f"{reply.rstrip('.')}. {self.remedy}" if self.remedy else reply
@@ -99,22 +99,22 @@ _MAILING: Final = _AFTER_MAIL | _MAIL
 _Certain: Final = partial(Refused, certain=True)
 _NoSignIn: Final = partial(RelayDown, signing_in=True)
 
-_SOFT: Final = r"4(?!21).."  # 421 closes the session, whatever it adds
+_SOFT: Final = r"4(?!21).."  # not 421, because it closes the session with any words
 _NO_VERDICT: Final = r"(?![45]..$).*"
 
-# Of the relay as a whole: it wants fewer messages or fewer connections (4yz).
+# Words of a 4yz that asks all sessions for fewer mails or fewer connections.
 _SLOWER: Final = (
     r"too (many|much|fast)|throttl|rate[ -]?limit|rate (is )?(exceeded|too high)|\brate of\b|slow(er)? down"
     r"|(send(ing)?|submission|connection|session|message|daily|hourly|outgoing|concurren\w+)[ -]*\w* limit"
     r"|(send(ing)?|submission|message|daily|hourly|outgoing)[ -]*\w* quota"
     r"|limit (has been )?(exceeded|reached)|exceed\w* .{0,40}\b(quota|limit)"
 )
-# A limit that only the clock lifts.
+# Words of a limit that only the clock lifts.
 _DAILY: Final = (
     r"^(?=.*\b(daily|hourly|24[ -]?h(ours?)?|(per|an|each|this|last) (day|hour))\b)"
     r"(?=.*(limit|quota|exceeded|too many))"
 )
-# The same as 5yz: narrower, for here a mistake would stop everybody for one document.
+# Words of such a limit in a 5yz. Narrower, because a wrong match would stop every client for one document.
 _QUOTA: Final = (
     r"too many (message|e?-?mail)|(send(ing)?|submission|daily|hourly|outgoing|outbound|relay)[ -]*\w* (limit|quota)"
     r"|(message|e-?mail|sender)[ -]?\w* (limit|quota) (\w+ ){0,3}(exceeded|reached)|reached your \w+ limit"

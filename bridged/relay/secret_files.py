@@ -1,4 +1,4 @@
-"""The secrets, read from where the configuration says they are, at the moment they are needed."""
+"""The secrets, read at the moment of a sign-in from the places that the configuration names."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from bridged.model import UserError
 
 
 class TokenUnavailable(Exception):
-    """No token is to be had just now, and nobody has to do anything about it: a sentence that shows no secret."""
+    """No token can be had now, and waiting helps: a sentence without a secret."""
 
 
 def password(smtp: Smtp) -> str | None:
-    """The relay's password, read at the moment it is needed; None where none is configured.
-
-    Raises UserError, which never shows it.
-    """
+    """The relay's password, read anew; None where none is configured. Raises UserError, which never shows it."""
     if smtp.password_env:
         place = f"The environment variable {smtp.password_env} (smtp.password_env)"
         secret = os.environ.get(smtp.password_env, "")
@@ -31,12 +28,12 @@ def password(smtp: Smtp) -> str | None:
 
 
 def client_secret(auth: OAuth) -> str:
-    """The application's client secret, read at the moment it is needed. Raises UserError, which never shows it."""
+    """The application's client secret (RFC 6749 2.3.1), read anew. Raises UserError, which never shows it."""
     return _secret_file(auth.client_secret_file or "", "client secret", "smtp.auth.client_secret_file")
 
 
 def service_account_key(auth: OAuth) -> str:
-    """The service account's key file, read at the moment it is needed. Raises UserError, which never shows it."""
+    """The text of the service account's key file, read anew. Raises UserError, which never shows it."""
     return _secret_file(auth.service_account_file or "", "service account key", "smtp.auth.service_account_file")
 
 

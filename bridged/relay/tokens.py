@@ -1,7 +1,7 @@
-"""Access tokens in the place of a password: asked for when needed, shared by all sessions, renewed in time.
+"""Access tokens in the place of a password (OAuth 2.0, RFC 6749): shared by all sessions, and renewed in time.
 
-An edge, of authlib over httpx2. They cost 30 MB and are imported only where `smtp.auth` is configured.
-Nothing here shows a secret, an assertion or a token: what the endpoint says is masked, and no cause is chained.
+authlib over httpx2 asks for them. Both are imported only where `smtp.auth` is configured, because they cost 30 MB. No
+error shows a secret, an assertion or a token: the endpoint's words are masked, and no cause is chained.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 MICROSOFT_SCOPE: Final = "https://outlook.office365.com/.default"
 GOOGLE_SCOPE: Final = "https://mail.google.com/"
-_LONGEST_WAIT: Final = 20.0  # seconds; a stop waits half as long and then abandons it
-_MARGIN: Final = 300.0  # a token is renewed so long before it ends, so that none ends between its check and its use
-_UNSAID: Final = 300.0  # the life of a token whose endpoint does not tell it
-_LONGEST_LIFE: Final = 86400.0
-_LONGEST_ANSWER: Final = 64 * 1024
-_SHOWN: Final = 200
+_LONGEST_WAIT: Final = 20.0  # seconds for one request
+_MARGIN: Final = 300.0  # seconds before its end at which a token is renewed; otherwise it could end before its use
+_UNSAID: Final = 300.0  # seconds of life of a token whose endpoint does not tell its life
+_LONGEST_LIFE: Final = 86400.0  # seconds
+_LONGEST_ANSWER: Final = 64 * 1024  # bytes
+_SHOWN: Final = 200  # characters of the endpoint's words
 
 # Microsoft Learn: Microsoft Entra authentication and authorization error codes. One sentence for each usual mistake.
 _MICROSOFT: Final = {
@@ -115,14 +115,14 @@ _NEW_KEY: Final = "Download a JSON key of the service account again."
 
 
 class _Token(NamedTuple):
-    """An access token, and until when (by our clock) it is handed out."""
+    """An access token, and the end of its use, in seconds of this module's clock."""
 
     text: str
     until: float
 
 
 class _Question(NamedTuple):
-    """What is asked of whom: the way to ask it, what must never be shown, and what a refusal of it means."""
+    """A request to an endpoint: its address, its call, the secrets that stay hidden, and the reading of a refusal."""
 
     url: str
     ask: Callable[[dict[str, Any]], dict[str, Any]]
@@ -131,7 +131,7 @@ class _Question(NamedTuple):
 
 
 class Tokens:
-    """The access tokens of one way to sign in. For any number of threads; one of them asks, the others wait for it."""
+    """The access tokens of one account. Thread-safe: one thread asks the endpoint, and the others wait for it."""
 
     def __init__(self, smtp: Smtp, clock: Callable[[], float] = time.monotonic) -> None:
         self._smtp = smtp
@@ -143,7 +143,7 @@ class Tokens:
         self._handed = threading.local()
 
     def token(self, fresh: bool = False) -> str:
-        """A token that is good for a while; with `fresh` another than the one this thread was last given.
+        """A token that is valid for a while. With `fresh`, another than this thread got last.
 
         Raises UserError when a person must act, and TokenUnavailable when waiting helps.
         """
@@ -153,7 +153,8 @@ class Tokens:
                 self._token = None
             if self._token is None or self._clock() >= self._token.until:
                 if self._asked != asked and self._failure is not None:
-                    # It failed while we waited for it: four threads must not take four time-outs, one after another.
+                    # The request failed while this thread waited. Its failure counts here as well, because four
+                    # threads would otherwise take four time-outs, one after another.
                     raise type(self._failure)(str(self._failure))
                 self._token = self._renewed()
             self._handed.token = self._token.text
@@ -176,7 +177,7 @@ class Tokens:
         now = self._clock()
         answer = _answer(self._smtp, _google(self._smtp, auth) if auth.service_account_file else _microsoft(auth))
         text = answer.get("access_token")
-        # One byte that is no token's would end the SASL string, or the command.
+        # Printable ASCII alone (RFC 6749 A.12), because another byte would end the SASL string, or the command.
         if not isinstance(text, str) or re.fullmatch(r"[\x21-\x7e]+", text) is None:
             raise TokenUnavailable("The token endpoint gave an answer without a token in it")
         life = _life(answer.get("expires_in"))
@@ -184,13 +185,14 @@ class Tokens:
 
 
 def secret_of(smtp: Smtp) -> Callable[[bool], str | None]:
-    """What to sign in with, as the relay asks for it: the password, or a token of which all sessions share one.
+    """A function that returns the secret for a sign-in: the password, or the token that all sessions share.
 
-    Its argument says whether the last one was refused; a password is read anew at any rate.
+    Its argument is true when the relay refused the last one. A password is read anew each time. It raises as `password`
+    and `Tokens.token` do, and reads nothing before it is called.
     """
     if smtp.auth is None:
         return lambda _fresh: password(smtp)
-    with _sharing:  # lru_cache lets two threads make one each
+    with _sharing:  # because lru_cache alone lets two threads make one each
         return _tokens(smtp).token
 
 
@@ -202,11 +204,11 @@ def _tokens(smtp: Smtp) -> Tokens:
     return Tokens(smtp)
 
 
-# -- who is asked
+# -- the two endpoints
 
 
 def _microsoft(auth: OAuth) -> _Question:
-    """Client credentials (RFC 6749 4.4), the secret in the body."""
+    """Client credentials (RFC 6749 4.4), the secret in the body, as Microsoft's endpoint takes it."""
     secret = client_secret(auth)
     tenant = quote(auth.tenant or "", safe="")
     url = auth.token_url or f"https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
@@ -231,7 +233,7 @@ def _microsoft(auth: OAuth) -> _Question:
 
 
 def _google(smtp: Smtp, auth: OAuth) -> _Question:
-    """A signed assertion (RFC 7523) that this service account acts for smtp.username."""
+    """A signed assertion (RFC 7523) by which this service account acts for `smtp.username`."""
     key = _service_account(service_account_key(auth))
     url = auth.token_url or key["token_uri"]
 
@@ -261,7 +263,7 @@ def _google(smtp: Smtp, auth: OAuth) -> _Question:
 
 
 def _service_account(text: str) -> dict[str, str]:
-    """What the key file says, all of it text and the key one that can sign. UserError shows nothing of it."""
+    """The fields of the key file, with a key that can sign. Raises UserError, which shows nothing of the file."""
     try:
         key = json.loads(text)
     except ValueError:
@@ -291,11 +293,11 @@ def _signs(pem: str) -> bool:
         return False
 
 
-# -- the asking
+# -- the request
 
 
 def _answer(smtp: Smtp, question: _Question) -> dict[str, Any]:
-    """The endpoint's answer if it is JSON and no error. All that the libraries raise ends here."""
+    """The endpoint's JSON. Every exception of the libraries becomes a UserError or a TokenUnavailable here."""
     import httpx2  # noqa: PLC0415
     from authlib.integrations.base_client import OAuthError  # noqa: PLC0415
 
@@ -311,13 +313,19 @@ def _answer(smtp: Smtp, question: _Question) -> dict[str, Any]:
         failure = _unreachable(where, error)
     except httpx2.InvalidURL:
         failure = UserError(f"{where} has an address that cannot be used. Correct smtp.auth.token_url.")
-    except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError):  # what JSON can do to its reader
+    except (
+        httpx2.HTTPError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ):  # all that a body of JSON can raise
         failure = TokenUnavailable(f"{where} gave an answer that is no token in JSON")
-    raise failure  # here, so that nothing that a library knew of is chained to it
+    raise failure  # outside the handlers, because the chained error of a library would show the request
 
 
 def _options(smtp: Smtp, url: str, where: str, wait: float) -> dict[str, Any]:
-    """How the client behaves. A proxy of the environment is used, for firms let nothing out without theirs."""
+    """The client's options. A proxy of the environment is used, because some firms let no other connection out."""
     import httpx2  # noqa: PLC0415
 
     context = ssl.create_default_context()
@@ -328,7 +336,7 @@ def _options(smtp: Smtp, url: str, where: str, wait: float) -> dict[str, Any]:
         except OSError as error:
             why = sentence(0, error.strerror or str(error))
             raise UserError(f"smtp.ca_file {smtp.ca_file} cannot be used: {why}. Name a PEM file.") from None
-    secure = urlsplit(url).scheme == "https"  # else it is this machine, and a proxy would read the secret
+    secure = urlsplit(url).scheme == "https"  # no proxy without TLS, because the proxy would read the secret
     options: dict[str, Any] = {"verify": context, "timeout": wait, "follow_redirects": False, "trust_env": secure}
     try:
         httpx2.Client(**options).close()
@@ -339,7 +347,7 @@ def _options(smtp: Smtp, url: str, where: str, wait: float) -> dict[str, Any]:
 
 
 def _heeded(where: str, deadline: float, response: httpx2.Response) -> None:
-    """What the status alone decides; and a body that neither dribbles beyond the deadline nor fills the memory."""
+    """Refuse a response by its status, and bound its body, which otherwise dribbles for ever or fills the memory."""
     import httpx2  # noqa: PLC0415
 
     status = response.status_code
@@ -387,7 +395,7 @@ def _refusal(where: str, question: _Question, error: str, words: str) -> UserErr
 
 
 def _shown(words: str, secrets: tuple[str, ...]) -> str:
-    """The endpoint's words as one short line, without anything that could be a secret."""
+    """The endpoint's words as one short line; every secret, and every word as long as one, becomes `***`."""
     for secret in secrets:
         for form in (secret, quote_plus(secret), quote(secret, safe="")):
             words = words.replace(form, "***")
@@ -402,7 +410,7 @@ def _aadsts(words: str) -> str:
 
 
 def _life(expires_in: object) -> float:
-    """Seconds, which some endpoints write as text."""
+    """The life of a token in seconds, also where the endpoint writes it as text."""
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, min(float(expires_in), _LONGEST_LIFE))  # type: ignore[arg-type]  # whatever JSON held
+        return max(0.0, min(float(expires_in), _LONGEST_LIFE))  # type: ignore[arg-type]  # any value of JSON
     return _UNSAID

@@ -1,4 +1,4 @@
-"""The raw socket beneath a conversation: a connection, bytes out, replies in, each with a deadline but DNS."""
+"""The socket beneath a conversation: a connection, bytes out, replies in. Each has a deadline, except DNS."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Final, NoReturn
 
 from bridged.relay.replies import Reply, sentence, take_reply
 
-_LONGEST: Final = 64 * 1024  # of what a relay said and nobody has taken yet
+_LONGEST: Final = 64 * 1024  # bytes of a relay that are read and not taken yet
 
 
 class Lost(Exception):
-    """The line broke or fell silent. Not an OSError: those of the document's file must pass through."""
+    """The line broke or fell silent. No OSError, because an OSError is the trouble of the document's file."""
 
 
 class Interrupted(Exception):
-    """The relay began to answer while we were still uploading."""
+    """The relay began a reply during the upload."""
 
 
 class Wire:
-    """Bytes and replies on one socket that never blocks without a deadline."""
+    """Bytes and replies on one socket that never blocks without a deadline. `sent` counts the bytes handed over."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -34,20 +34,23 @@ class Wire:
         self.sent = 0
 
     def send(self, data: bytes, timeout: float, *, heed: bool = False) -> None:
-        """Hand all of `data` to the kernel. With `heed`, raise Interrupted when the relay says something."""
+        """Hand all of `data` to the kernel. Raises Lost, also when no byte goes out for `timeout` seconds.
+
+        With `heed`, raises Interrupted when the relay begins a reply.
+        """
         view = memoryview(data)
         deadline = time.monotonic() + timeout
         while view:
             if heed and self.interrupted():
                 raise Interrupted
             count = self._write(view, deadline, heed=heed)
-            if count:  # the time-out is for a line that stands still
+            if count:  # a new deadline, because the time-out is for a line that stands still
                 view = view[count:]
                 self.sent += count
                 deadline = time.monotonic() + timeout
 
     def _write(self, view: memoryview, deadline: float, *, heed: bool) -> int:
-        """What the kernel took; 0 after waiting for room; what came meanwhile is read."""
+        """The number of bytes that the kernel took; 0 after a wait for room, in which replies are read."""
         try:
             return self._sock.send(view)
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -61,7 +64,10 @@ class Wire:
         return 0
 
     def reply(self, timeout: float) -> Reply:
-        """The next whole reply, within `timeout` for all of it: to dribble is to be silent."""
+        """The next whole reply. Raises Lost, also when the whole has not come within `timeout` seconds.
+
+        A reply that dribbles counts as silence, because otherwise it would hold the session for ever.
+        """
         deadline = time.monotonic() + timeout
         while (reply := take_reply(self._buffer)) is None:
             try:
@@ -73,16 +79,16 @@ class Wire:
         return reply
 
     def _more(self, deadline: float) -> None:
-        """Read what comes before the deadline, which holds for a line that is never silent as well."""
+        """Wait for bytes and read them. The deadline holds also for a line that is never silent."""
         if time.monotonic() > deadline:
             raise Lost("no answer in time")
-        # Of what TLS has read already poll(2) knows nothing; else what was just asked for is hardly here yet.
+        # First from TLS, because poll(2) does not see the bytes that TLS has read already.
         if not (isinstance(self._sock, ssl.SSLSocket) and self._read()):
             self._wait(select.POLLIN, deadline)
             self._read()
 
     def interrupted(self) -> bool:
-        """Whether anything has arrived that nobody asked for."""
+        """True when bytes of the relay have arrived."""
         return bool(self._buffer) or self._read()
 
     def _read(self) -> bool:
@@ -106,7 +112,7 @@ class Wire:
             raise Lost("no answer in time")
 
     def _broken(self, error: OSError, *, heed: bool) -> NoReturn:
-        """The line broke while writing: what the relay said before (a 550 in mid-upload) still counts."""
+        """The line broke during a write: a reply that came before it (a 550 in the upload) still counts."""
         with contextlib.suppress(Lost):
             while self._read():
                 pass
@@ -115,13 +121,16 @@ class Wire:
         raise Lost(why(error)) from error
 
     def _spoken(self) -> bool:
-        """A positive last line that only lacks its end: it was said; doubting it makes a duplicate."""
+        """True for a positive last line that only lacks its end. It counts, because doubt would make a duplicate."""
         last = bytes(self._buffer).rpartition(b"\n")[2]
         return len(last) >= 4 and last[:1] == b"2" and last[:3].isdigit() and last[3:4] == b" "
 
 
 def connected(host: str, port: int, timeout: float, hold: Callable[[socket.socket], None]) -> socket.socket:
-    """A TCP connection to the first address that answers; `hold` is told of each socket before it may block."""
+    """A TCP connection to the first address that answers, within `timeout` seconds each. Raises OSError.
+
+    `hold` gets each socket before it may block, so that another thread can shut it.
+    """
     failure: OSError | None = None
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
@@ -129,7 +138,7 @@ def connected(host: str, port: int, timeout: float, hold: Callable[[socket.socke
             sock.settimeout(timeout)
             hold(sock)
             sock.connect(address)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms of waiting a mail
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # otherwise each mail waits 40 ms
             return sock
         except OSError as error:
             sock.close()
@@ -138,7 +147,7 @@ def connected(host: str, port: int, timeout: float, hold: Callable[[socket.socke
 
 
 def why(error: Exception) -> str:
-    """What went wrong in a few words, on one line."""
+    """An error in a few words, on one line."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
