@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,8 +40,7 @@ def states(bridge: Bridge) -> dict[str, str]:
 
 def journal(bridge: Bridge, sql: str) -> list[tuple[Any, ...]]:
     """What the journal says of itself, also while the daemon runs."""
-    with contextlib.closing(sqlite3.connect(f"file:{bridge.base}/state/journal.sqlite?mode=ro", uri=True)) as found:
-        return found.execute(sql).fetchall()
+    return bridge.journal(sql)
 
 
 def launch(
