@@ -276,8 +276,8 @@ class Alerting:
         accepted = sum(isinstance(outcome, Accepted) for _, outcome in concluded)
         if accepted:
             self._guarded(lambda: self._journal.write(lambda tx: _enter(tx, accepted, now)))
-        for letter, mails in groupby(concluded, lambda one: one[0].letter):
-            self._conclude(letter, {mail.to: outcome for mail, outcome in mails}, now)
+        for letter in dict.fromkeys(one.letter for one, _ in concluded):
+            self._conclude(letter, {one.to: outcome for one, outcome in concluded if one.letter == letter}, now)
 
     def _conclude(self, letter: str, outcomes: Mapping[str, Outcome | Exception], now: Instant) -> None:
         """Enter the outcomes of a mailing, by address. An address that is missing was not tried."""

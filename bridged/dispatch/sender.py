@@ -122,8 +122,10 @@ class Sender:
             self._relay.close()
             self._mend(now)
             return 1.0
-        self._mail_alerts(self._route)  # first, because a state disk that fails `_mend` is a reason for an alert
-        self._mend(now)
+        try:
+            self._mend(now)
+        finally:  # a state disk that fails `_mend` is a reason for an alert
+            self._mail_alerts(self._route)
         if self._stopping.is_set():
             return 1.0
         wait = self._wait(line, now)

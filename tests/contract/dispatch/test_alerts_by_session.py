@@ -70,17 +70,27 @@ def test_an_alert_leaves_where_no_document_is_due(firm, relay):
 def test_an_alert_leaves_while_the_state_disk_takes_nothing(firm, relay, monkeypatch):
     """It may be the alert of that disk."""
     queue(firm, 1)
+    usual, written = firm.journal.write, []
 
-    def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+    def full(wish):
+        """The claim is written, and no wish after it."""
+        written.append(wish)
+        if len(written) > 1:
+            raise sqlite3.OperationalError("database or disk is full")
+        return usual(wish)
 
     monkeypatch.setattr(firm.journal, "write", full)
-    with pytest.raises(sqlite3.OperationalError):
-        firm.sender.step(firm.now())
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError):
+            firm.sender.step(firm.now())
     firm.outbox.offer([alert(firm)])
     with pytest.raises(sqlite3.OperationalError):
         firm.sender.step(firm.now())
     assert recipients(relay) == [OFFICE]
+    monkeypatch.undo()
+    firm.deliver()  # it is put back
+    firm.deliver()
+    assert recipients(relay) == [OFFICE, "martin@collecte.example"]
 
 
 @pytest.mark.parametrize(
