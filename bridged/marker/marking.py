@@ -18,8 +18,10 @@ from bridged.config.settings import Settings
 from bridged.ged import Away, Calls, Mounts, files
 from bridged.journal import Journal, Ticket, Transaction
 from bridged.logs import say_document
-from bridged.marker import mark
-from bridged.marker.mark import MARKER_FOLLOWS
+from bridged.marker import finding, moving, writing
+from bridged.marker.marker import Marker
+from bridged.marker.moving import MARKER_FOLLOWS
+from bridged.marker.writing import Written
 from bridged.model import Document, State, by_directory, readable, utc
 from bridged.paths import split
 
@@ -167,10 +169,10 @@ class Marking:
         tx.move(seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=due)
         return name
 
-    def beside(self, directory_fd: int, document: Document) -> mark.Marker | None:
+    def beside(self, directory_fd: int, document: Document) -> Marker | None:
         """The marker of this very delivery, if it stands in the document's directory. Raises OSError."""
         options = self._settings.marker
-        marker = mark.find(directory_fd, document.name, options.suffix, options.hidden)
+        marker = finding.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
     def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
@@ -188,12 +190,12 @@ class Marking:
                 else:
                     reached += [(fd, document) for document in here]
             markers = [(fd, document.name, self._marker(document, now)) for fd, document in reached]
-            outcomes = mark.write_all(markers, options.suffix, options.hidden, progress)
+            outcomes = writing.write_all(markers, options.suffix, options.hidden, progress)
             for (fd, document), outcome in zip(reached, outcomes, strict=True):
                 written[document.seq] = self._outcome(fd, document, outcome)
         return written
 
-    def _outcome(self, directory_fd: int, document: Document, written: mark.Written | OSError) -> bytes | OSError:
+    def _outcome(self, directory_fd: int, document: Document, written: Written | OSError) -> bytes | OSError:
         if isinstance(written, FileNotFoundError) and _stands(directory_fd, document.name):
             return OSError(errno.EAGAIN, "somebody removed the marker's temporary file")
         if isinstance(written, OSError):
@@ -203,8 +205,8 @@ class Marking:
             say_document("marker_failed", document, reason=why, level="warning")
         return written.name
 
-    def _marker(self, document: Document, now: float) -> mark.Marker:
-        return mark.Marker(
+    def _marker(self, document: Document, now: float) -> Marker:
+        return Marker(
             status="validated",
             document=document.name.decode("utf-8", "replace"),
             client=document.client,
@@ -247,7 +249,7 @@ class Marking:
             self._mounts.at(document.ged, document.path) as root_fd,
             files.directories(root_fd, directory[below:], document.directory[below:]) as (old_fd, new_fd),
         ):
-            return mark.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
+            return moving.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
 
     def _settle(self, document: Document, marker: bytes) -> None:
         self._journal.write(lambda tx: tx.note(document.seq, document.state, marker=marker, marker_due=None))

@@ -18,7 +18,7 @@ from bridged.daemon import daemon
 from bridged.dispatch import contents, sender
 from bridged.intake import rounds, sweep
 from bridged.journal import Journal
-from bridged.marker import mark
+from bridged.marker import writing
 from bridged.watching import inotify
 
 TRIGGER = b".fault"
@@ -149,12 +149,12 @@ def one_thread_commits() -> None:
 
 def temporary_files_have_names() -> None:
     """As on a file system that knows no O_TMPFILE."""
-    mark._unnamed = lambda _: None
+    writing._unnamed = lambda _: None
 
 
 def marking_hangs() -> None:
     """No marker is written: the file system does not answer."""
-    mark.write_all = lambda *_: time.sleep(3600)
+    writing.write_all = lambda *_: time.sleep(3600)
 
 
 def reading_fails_once() -> None:

@@ -1,4 +1,4 @@
-"""mark.py against real directories: what others planted there, full and read-only ones, and crashes."""
+"""Markers against real directories: what others planted there, full and read-only ones, and crashes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from bridged.marker import mark
+from bridged.marker import Marker, finding, moving, writing
+from bridged.marker.writing import Written
 from bridged.model import utc
 from bridged.names import is_leftover
 
@@ -20,7 +21,7 @@ AS_ROOT = os.geteuid() == 0
 SUFFIX = ".validated.json"
 NAME = "Facture été n°12.pdf"
 DOCUMENT = NAME.encode()
-MARKER = mark.Marker(
+MARKER = Marker(
     status="validated",
     document=NAME,
     client="Boulangerie Martin",
@@ -40,7 +41,7 @@ MARKER = mark.Marker(
 def unnamed(request, monkeypatch):
     """Everything is tried as on ext4, XFS, Btrfs, and as on file systems where a temporary file must have a name."""
     if not request.param:
-        monkeypatch.setattr(mark, "_unnamed", lambda _: None)
+        monkeypatch.setattr(writing, "_unnamed", lambda _: None)
     return request.param
 
 
@@ -58,11 +59,11 @@ def fd(folder):
 
 
 def write(fd, document=DOCUMENT, marker=MARKER, suffix=SUFFIX, hidden=False):
-    return mark.write(fd, document, marker, suffix, hidden)
+    return writing.write(fd, document, marker, suffix, hidden)
 
 
 def find(fd, document=DOCUMENT, hidden=False):
-    return mark.find(fd, document, SUFFIX, hidden)
+    return finding.find(fd, document, SUFFIX, hidden)
 
 
 def names(folder):
@@ -71,7 +72,7 @@ def names(folder):
 
 def temporary(fd):
     """The name that the temporary file of MARKER gets."""
-    made, name = mark._named(fd, MARKER.message_id)
+    made, name = writing._named(fd, MARKER.message_id)
     os.close(made)
     os.unlink(name, dir_fd=fd)
     return name
@@ -81,7 +82,7 @@ def temporary(fd):
 
 
 def test_a_marker_says_in_utf8_json_what_the_contract_shows(folder, fd):
-    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     content = (folder / f"{NAME}.validated.json").read_bytes()
     assert NAME.encode() in content
     assert json.loads(content) == {
@@ -110,14 +111,14 @@ def test_what_is_written_is_found_again(fd):
 
 def test_text_that_is_not_utf8_never_stops_a_marker():
     content = replace(MARKER, document="\udce9t\udce9.pdf").to_json()
-    read = mark.Marker.from_json(content)
+    read = Marker.from_json(content)
     assert read is not None
     assert read.document == "?t?.pdf"
 
 
 def test_a_later_version_may_add_fields():
     content = json.dumps({**json.loads(MARKER.to_json()), "new": [1]}).encode()
-    assert mark.Marker.from_json(content) == MARKER
+    assert Marker.from_json(content) == MARKER
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_later_version_may_add_fields():
     ],
 )
 def test_anything_else_is_no_marker(content):
-    assert mark.Marker.from_json(content) is None
+    assert Marker.from_json(content) is None
 
 
 # Names
@@ -187,7 +188,7 @@ def test_two_long_names_that_differ_at_their_end_get_two_markers(folder, fd):
 )
 def test_the_second_name_has_its_number_before_the_extension(folder, fd, suffix, second):
     (folder / f"{NAME}{suffix}").write_bytes(b"foreign")
-    assert write(fd, suffix=suffix) == mark.Written(DOCUMENT + second.encode(), displaced=True)
+    assert write(fd, suffix=suffix) == Written(DOCUMENT + second.encode(), displaced=True)
 
 
 def test_a_temporary_name_is_recognised_and_nothing_else_is(fd):
@@ -256,7 +257,7 @@ def test_what_has_the_markers_name_is_left_alone_and_the_next_name_is_used(folde
     plant(kind, taken, elsewhere)
     before, content = photograph(taken), elsewhere.read_bytes()
     written = write(fd)
-    assert written == mark.Written(DOCUMENT + b".validated-2.json", displaced=True)
+    assert written == Written(DOCUMENT + b".validated-2.json", displaced=True)
     assert photograph(taken) == before
     assert elsewhere.read_bytes() == content
     assert not elsewhere.with_name("nowhere").exists()
@@ -269,7 +270,7 @@ def test_what_has_the_temporary_files_name_is_left_alone(folder, fd, elsewhere, 
     taken = folder / os.fsdecode(temporary(fd))
     plant(kind, taken, elsewhere)
     before, content = photograph(taken), elsewhere.read_bytes()
-    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     assert photograph(taken) == before
     assert elsewhere.read_bytes() == content
     assert find(fd) == MARKER
@@ -286,7 +287,7 @@ def test_a_file_that_comes_between_the_look_and_the_writing_is_not_replaced(fold
         link(*args, **kwargs)
 
     monkeypatch.setattr(os, "link", late)
-    assert write(fd) == mark.Written(DOCUMENT + b".validated-2.json", displaced=True)
+    assert write(fd) == Written(DOCUMENT + b".validated-2.json", displaced=True)
     assert taken.read_bytes() == b"foreign"
     assert names(folder) == {NAME, taken.name, f"{NAME}.validated-2.json"}
 
@@ -378,7 +379,7 @@ def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends
     assert all(is_leftover(os.fsencode(name)) for name in left)
     assert not (unnamed and left)
     assert find(fd) in (None, MARKER)
-    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     assert find(fd) == MARKER
 
 
@@ -400,11 +401,11 @@ def test_a_file_that_gets_no_name_by_a_link_is_written_again_under_one_or_the_re
 
     monkeypatch.setattr(os, "link", no_link)
     with monkeypatch.context() as patch:
-        patch.setattr(mark, "_named", full)
+        patch.setattr(writing, "_named", full)
         with pytest.raises(OSError, match="full"):
             write(fd)
     assert set(os.listdir("/proc/self/fd")) == before
-    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     assert find(fd) == MARKER
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -469,7 +470,7 @@ def test_a_read_only_file_system_is_an_error_until_it_can_be_written_again(small
         write(small_fd)
     assert caught.value.errno == errno.EROFS
     mount(small, "remount,rw")
-    assert write(small_fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+    assert write(small_fd) == Written(DOCUMENT + b".validated.json", displaced=False)
 
 
 def test_a_full_file_system_is_an_error_that_leaves_nothing_behind(small, small_fd):
@@ -501,7 +502,7 @@ class Libc:
 
     @staticmethod
     def renameat2(*_):
-        mark.ctypes.set_errno(errno.EINVAL)
+        writing.ctypes.set_errno(errno.EINVAL)
         return -1
 
 
@@ -509,12 +510,12 @@ class Libc:
 def test_without_hard_links_the_marker_is_renamed_and_still_replaces_nothing(folder, fd, monkeypatch, flag):
     without_links(monkeypatch)
     if flag == "without the flag":
-        monkeypatch.setattr(mark, "_libc", Libc())
-    assert write(fd) == mark.Written(DOCUMENT + b".validated.json", displaced=False)
+        monkeypatch.setattr(writing, "_libc", Libc())
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     foreign = folder / f"{NAME}.ok"
-    monkeypatch.setattr(mark, "_exists", lambda *_: False)  # it comes after the look
+    monkeypatch.setattr(writing, "exists", lambda *_: False)  # it comes after the look
     foreign.write_bytes(b"foreign")
-    assert write(fd, suffix=".ok") == mark.Written(DOCUMENT + b".ok-2", displaced=True)
+    assert write(fd, suffix=".ok") == Written(DOCUMENT + b".ok-2", displaced=True)
     assert foreign.read_bytes() == b"foreign"
     assert names(folder) == {NAME, f"{NAME}.validated.json", foreign.name, f"{NAME}.ok-2"}
 
@@ -535,7 +536,7 @@ def failing_in(monkeypatch, call, directory, fails):
             raise OSError(errno.EIO, "Input/output error")
         return usual(*args, **kwargs)
 
-    monkeypatch.setattr(mark.os, call, failing)
+    monkeypatch.setattr(writing.os, call, failing)
 
 
 FAILING = {
@@ -570,33 +571,33 @@ def test_what_fails_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_pa
     call, fails = FAILING[failure]
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", fails)
-        first, failed, *others = mark.write_all(clients, SUFFIX, hidden=False)
-    assert {first, *others} == {mark.Written(DOCUMENT + b".validated.json", displaced=False)}
+        first, failed, *others = writing.write_all(clients, SUFFIX, hidden=False)
+    assert {first, *others} == {Written(DOCUMENT + b".validated.json", displaced=False)}
     assert isinstance(failed, OSError)
     assert not [name for client in CLIENTS for name in names(tmp_path / client) if is_leftover(os.fsencode(name))]
-    assert mark.write_all(clients, SUFFIX, hidden=False) == [first] * len(CLIENTS)
+    assert writing.write_all(clients, SUFFIX, hidden=False) == [first] * len(CLIENTS)
 
 
 @pytest.mark.parametrize("call", ["close", "unlink", "fchown"])
 def test_what_is_in_the_way_after_the_marker_has_its_name_is_no_failure(tmp_path, clients, monkeypatch, call):
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", lambda *_, **__: True)
-        written = mark.write_all(clients, SUFFIX, hidden=False)
-    assert written == [mark.Written(DOCUMENT + b".validated.json", displaced=False)] * len(CLIENTS)
+        written = writing.write_all(clients, SUFFIX, hidden=False)
+    assert written == [Written(DOCUMENT + b".validated.json", displaced=False)] * len(CLIENTS)
 
 
 def test_a_marker_that_stands_needs_no_room_on_the_disk(tmp_path, clients, monkeypatch):
     """A crash came before the journal knew of it, and then the disk was full."""
-    written = mark.write_all(clients, SUFFIX, hidden=False)
+    written = writing.write_all(clients, SUFFIX, hidden=False)
     with monkeypatch.context() as patch:
         failing_in(patch, "open", tmp_path, lambda path, flags, *_, **__: flags & os.O_WRONLY)
-        assert mark.write_all(clients, SUFFIX, hidden=False) == written
+        assert writing.write_all(clients, SUFFIX, hidden=False) == written
 
 
 def test_a_document_that_leaves_while_the_disk_keeps_the_others_waiting_gets_no_marker(tmp_path, clients, monkeypatch):
     usual = os.fsync
-    monkeypatch.setattr(mark.os, "fsync", lambda fd: ((tmp_path / "b" / NAME).unlink(missing_ok=True), usual(fd)))
-    written = mark.write_all(clients, SUFFIX, hidden=False)
+    monkeypatch.setattr(writing.os, "fsync", lambda fd: ((tmp_path / "b" / NAME).unlink(missing_ok=True), usual(fd)))
+    written = writing.write_all(clients, SUFFIX, hidden=False)
     assert isinstance(written[1], FileNotFoundError)
     assert names(tmp_path / "b") == set()
 
@@ -606,8 +607,8 @@ def test_each_step_that_may_wait_for_the_disk_is_told_before(clients, monkeypatc
     asked = []
     for call in ("open", "fsync", "link", "unlink", "close"):
         usual = getattr(os, call)
-        monkeypatch.setattr(mark.os, call, lambda *a, u=usual, c=call, **k: asked.append(c) or u(*a, **k))
-    mark.write_all(clients, SUFFIX, hidden=False, progress=lambda: asked.append("beat"))
+        monkeypatch.setattr(writing.os, call, lambda *a, u=usual, c=call, **k: asked.append(c) or u(*a, **k))
+    writing.write_all(clients, SUFFIX, hidden=False, progress=lambda: asked.append("beat"))
     assert asked.count("fsync") == 2 * len(CLIENTS)
     rests = "".join("b" if one == "beat" else "." for one in asked).split("b")
     assert max(map(len, rests)) <= 3  # a temporary file may be opened, named and closed in one go
@@ -631,7 +632,7 @@ def other_fd(other):
 
 
 def follow(fd, old, other_fd, document=b"renamed.pdf", hidden=False):
-    return mark.follow(fd, old, other_fd, document, SUFFIX, hidden)
+    return moving.follow(fd, old, other_fd, document, SUFFIX, hidden)
 
 
 def test_a_marker_follows_its_document_and_keeps_its_content(folder, fd, other, other_fd):

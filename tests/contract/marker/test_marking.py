@@ -78,7 +78,7 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
 
     monkeypatch.setattr(calm, "call", watched)
     monkeypatch.setattr(marking, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    monkeypatch.setattr(marking.mark.os, "fsync", slowly)
+    monkeypatch.setattr(marking.writing.os, "fsync", slowly)
     Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
     assert max(silent) < 1.0  # intake has its turns meanwhile
@@ -96,9 +96,9 @@ def fast(monkeypatch):
 @pytest.fixture
 def counts(monkeypatch):
     """How many markers each call is of."""
-    counts, usual = [], marking.mark.write_all
+    counts, usual = [], marking.writing.write_all
     monkeypatch.setattr(
-        marking.mark, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
+        marking.writing, "write_all", lambda markers, *a: counts.append(len(markers)) or usual(markers, *a)
     )
     return counts
 
@@ -149,9 +149,9 @@ def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the
     mounts, settings, _ = many(tmp_path, journal, calm, 4)
     asked, usual, link = [], os.fsync, os.link
     monkeypatch.setattr(
-        marking.mark.os, "fsync", lambda fd: (asked.append(stat.S_IFMT(os.fstat(fd).st_mode)), usual(fd))
+        marking.writing.os, "fsync", lambda fd: (asked.append(stat.S_IFMT(os.fstat(fd).st_mode)), usual(fd))
     )
-    monkeypatch.setattr(marking.mark.os, "link", lambda *a, **k: (asked.append("name"), link(*a, **k)))
+    monkeypatch.setattr(marking.writing.os, "link", lambda *a, **k: (asked.append("name"), link(*a, **k)))
     Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * 4
     assert asked == [stat.S_IFREG] * 4 + ["name"] * 4 + [stat.S_IFDIR] * 4

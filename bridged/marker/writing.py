@@ -1,9 +1,8 @@
-"""The marker: the sidecar file beside a document that says it is validated.
+"""A marker written whole.
 
-Written whole: temporary file (without a name where the file system knows such, so that a crash leaves nothing),
-fsync, published under its name without replacing anything, fsync of the directory. Everything is relative to the
-directory's descriptor: whoever may write in a GED may plant links and files at the names used here, and must gain
-nothing by it.
+Its temporary file has no name where the file system knows such files, so that a crash leaves nothing. The file is
+synced, gets its name without replacing anything, and then the directory is synced. Every name is relative to a
+directory's descriptor, because a client may plant links and files at the names used here.
 """
 
 from __future__ import annotations
@@ -13,18 +12,16 @@ import ctypes
 import errno
 import functools
 import hashlib
-import json
 import os
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+from bridged.marker.finding import belongs, exists, names_in
+from bridged.marker.marker import Marker
+
+ALL_TAKEN: Final = "every name for its marker is taken by another file"
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
-_NAMES: Final = 99
-_ALL_TAKEN: Final = "every name for its marker is taken by another file"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
@@ -33,54 +30,9 @@ _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _RENAME_NOREPLACE: Final = 1
 _UNNAMED: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE: Final = 2
-_ENCODED: Final = json.JSONEncoder(ensure_ascii=False).encode
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Marker:
-    """What a marker says. Times are ISO 8601, UTC, as `utc` writes them."""
-
-    status: str
-    document: str
-    client: str
-    collection_email: str
-    sha256: str
-    size: int
-    message_id: str
-    deposited_at: str
-    validated_at: str
-    relay_reply: str
-    attempts: int
-    bridged: str
-
-    def to_json(self) -> bytes:
-        """The content of the file: UTF-8, one field a line. What is not UTF-8 is written as `?`."""
-        # Not json.dumps with an indent: that one is written in Python, and takes longer than the file.
-        lines = ",\n".join([f'  "{name}": {_ENCODED(getattr(self, name))}' for name in self.__slots__])
-        return f"{{\n{lines}\n}}\n".encode("utf-8", "replace")
-
-    @classmethod
-    def from_json(cls, content: bytes) -> Marker | None:
-        """The marker with this content; None for anything else. Fields of later versions are passed over."""
-        try:
-            found: Any = json.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested to exhaust the reader
-            return None
-        if not isinstance(found, dict) or found.get("status") != "validated" or not found.get("message_id"):
-            return None
-        values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(cls)}
-        right = all(type(values[field.name]).__name__ == field.type for field in fields(cls))
-        return cls(**values) if right and all(map(_storable, values.values())) else None
-
-
-def _storable(value: str | int) -> bool:
-    """Whoever may write in a GED may plant a marker: what SQLite would refuse must not get as far as there."""
-    if isinstance(value, int):
-        return 0 <= value < 1 << 63
-    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,127 +78,11 @@ def write_all(
         failures: dict[int, OSError | None] = {}
         for directory_fd in dict.fromkeys(directory_fd for directory_fd, _, _ in markers):
             progress()  # also where a marker stood already: a crash may have come before this
-            failures[directory_fd] = _attempt(_sync, directory_fd)
+            failures[directory_fd] = _attempt(sync_directory, directory_fd)
     return [
         outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome  # type: ignore[misc]  # no draft
         for outcome, (directory_fd, _, _) in zip(drafts, markers, strict=True)
     ]
-
-
-def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
-    """The newest valid marker beside a document. Whether it speaks of these bytes, the caller compares.
-
-    Raises OSError when something is there that cannot be read: that is not the same as none.
-    """
-    newest = None
-    for _, name in _names(document, suffix, hidden, _longest_name(directory_fd)):
-        if not _exists(directory_fd, name):
-            break
-        with contextlib.suppress(PermissionError):  # ours would be as readable as its document
-            newest = _read(directory_fd, name) or newest
-    return newest
-
-
-def follow(
-    old_fd: int, old_marker_name: bytes, new_fd: int, new_document: bytes, suffix: str, hidden: bool
-) -> bytes | None:
-    """Move a marker after its document's rename, content kept; None where no valid marker has the old name.
-
-    Returns the new name. As long as the old one is there it may be repeated, and ends what it began.
-    """
-    marker = _read(old_fd, old_marker_name)
-    if marker is None:
-        return None
-    for _, name in _names(new_document, suffix, hidden, _longest_name(new_fd)):
-        if _same(old_fd, old_marker_name, new_fd, name):
-            return name
-        if _is(new_fd, name, marker.message_id):
-            os.unlink(old_marker_name, dir_fd=old_fd)
-            return name
-        if not _exists(new_fd, name):
-            with contextlib.suppress(FileExistsError):
-                _move(old_fd, old_marker_name, new_fd, name, marker)
-                return name
-    raise OSError(errno.EEXIST, _ALL_TAKEN)
-
-
-# Names
-
-
-def _longest_name(directory_fd: int) -> int:
-    """In bytes. vfat claims 1530 and means 255 characters."""
-    return min(os.fpathconf(directory_fd, "PC_NAME_MAX"), 255)
-
-
-def _names(document: bytes, suffix: str, hidden: bool, longest: int) -> Iterator[tuple[int, bytes]]:
-    """The names a marker may have, in order of preference, each short enough for the file system."""
-    dot = b"." if hidden else b""
-    for number in range(1, _NAMES + 1):
-        end = _numbered(os.fsencode(suffix), number)
-        yield number, dot + _shortened(document, longest - len(dot) - len(end)) + end
-
-
-def _numbered(suffix: bytes, number: int) -> bytes:
-    """`.validated.json` -> `.validated-2.json`"""
-    if number == 1:
-        return suffix
-    stem, extension = os.path.splitext(suffix)
-    return stem + b"-%d" % number + extension
-
-
-def _shortened(document: bytes, room: int) -> bytes:
-    """The name cut to `room` bytes between two characters, its extension kept, told apart by a hash."""
-    if len(document) <= room:
-        return document
-    stem, extension = os.path.splitext(document)
-    extension = extension if len(extension) <= 16 else b""
-    end = b"~" + hashlib.sha256(document).hexdigest()[:8].encode() + extension
-    cut = max(room - len(end), 0)
-    while cut and stem[cut : cut + 1] and stem[cut] & 0xC0 == 0x80:  # not in the middle of a UTF-8 character
-        cut -= 1
-    return stem[:cut] + end
-
-
-# Looking
-
-
-def _exists(directory_fd: int, name: bytes) -> bool:
-    try:
-        os.lstat(name, dir_fd=directory_fd)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _same(one_fd: int, one: bytes, other_fd: int, other: bytes) -> bool:
-    """Whether two names are one entry of one directory. (Two links to one file are not.)"""
-    return one == other and os.path.samestat(os.fstat(one_fd), os.fstat(other_fd))
-
-
-def _is(directory_fd: int, name: bytes, message_id: str) -> bool:
-    try:
-        found = _read(directory_fd, name)
-    except PermissionError:  # ours would be as readable as its document: this one is somebody else's
-        return False
-    return found is not None and found.message_id == message_id
-
-
-def _read(directory_fd: int, name: bytes) -> Marker | None:
-    """The marker at a name; None where there is nothing, or something else, which is not opened."""
-    try:
-        status = os.lstat(name, dir_fd=directory_fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-            return None
-        fd = os.open(name, _READ, dir_fd=directory_fd)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        # The name may have changed hands since the lstat: a FIFO would be read to no end.
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return Marker.from_json(file.read(_LARGEST)) if regular else None
-
-
-# Writing
 
 
 @dataclass(slots=True)
@@ -284,7 +120,7 @@ class _Draft:
     def publish(self, name: bytes) -> None:
         """Under this name, replacing nothing (FileExistsError). Durable once the directory is synced."""
         try:
-            _name(self.directory_fd, self.temporary, self.directory_fd, name)
+            give_name(self.directory_fd, self.temporary, self.directory_fd, name)
         except OSError as error:
             if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
                 raise
@@ -293,7 +129,7 @@ class _Draft:
             self.fd, self.temporary = named
             self.write()
             self.sync()
-            _name(self.directory_fd, self.temporary, self.directory_fd, name)
+            give_name(self.directory_fd, self.temporary, self.directory_fd, name)
         self.published = True
 
     def leave(self) -> None:
@@ -328,10 +164,10 @@ def _further(
 def _drafted(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidden: bool) -> _Draft | Written:
     """The marker that stands there already, which needs no room on the disk; or a draft."""
     like = os.lstat(document, dir_fd=directory_fd)
-    for number, name in _names(document, suffix, hidden, _longest_name(directory_fd)):
-        if not _exists(directory_fd, name):
+    for number, name in names_in(directory_fd, document, suffix, hidden):
+        if not exists(directory_fd, name):
             break
-        if _is(directory_fd, name, marker.message_id):
+        if belongs(directory_fd, name, marker.message_id):
             return Written(name, number > 1)
     return _draft(directory_fd, document, marker, like)
 
@@ -350,14 +186,14 @@ def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_res
 def _published(draft: _Draft, suffix: str, hidden: bool) -> Written:
     """Under the first name that is free, unless this very marker stands there already."""
     os.lstat(draft.document, dir_fd=draft.directory_fd)  # the disk may have kept the others waiting for long
-    for number, name in _names(draft.document, suffix, hidden, _longest_name(draft.directory_fd)):
+    for number, name in names_in(draft.directory_fd, draft.document, suffix, hidden):
         try:
             draft.publish(name)
         except FileExistsError:
-            if not _is(draft.directory_fd, name, draft.marker.message_id):
+            if not belongs(draft.directory_fd, name, draft.marker.message_id):
                 continue
         return Written(name, number > 1)
-    raise OSError(errno.EEXIST, _ALL_TAKEN)
+    raise OSError(errno.EEXIST, ALL_TAKEN)
 
 
 def _give(fd: int, like: os.stat_result) -> None:
@@ -405,19 +241,7 @@ def _named(directory_fd: int, message_id: str) -> tuple[int, bytes]:
     raise OSError(errno.EBUSY, "every name for the marker's temporary file is taken", os.fsdecode(stem))
 
 
-def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> None:
-    try:
-        _name(old_fd, old, new_fd, new)
-    except OSError as error:
-        if error.errno != errno.EXDEV:  # a folder of the GED may be another file system
-            raise
-        _copy(new_fd, new, marker, os.lstat(old, dir_fd=old_fd))
-    _sync(new_fd)
-    with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
-        os.unlink(old, dir_fd=old_fd)
-
-
-def _copy(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
+def write_at(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
     """A new file at a free name (else FileExistsError), whole or not at all, as accessible as `like`."""
     draft = _draft(directory_fd, name, marker, like)
     try:
@@ -427,7 +251,7 @@ def _copy(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) 
         draft.leave()
 
 
-def _name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
+def give_name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
     """Give a file another name, replacing nothing (FileExistsError). The old one goes only where there are no links."""
     unnamed = old.startswith(_DESCRIPTORS)  # open(2), O_TMPFILE: the link in /proc is followed to the file itself
     try:
@@ -454,13 +278,10 @@ def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
         raise
 
 
-def _sync(directory_fd: int) -> None:
+def sync_directory(directory_fd: int) -> None:
+    """Make the names in a directory durable, where its file system syncs directories. Raises OSError."""
     try:
         os.fsync(directory_fd)
     except OSError as error:
         if error.errno not in _NO_SYNC:  # some network file systems have no such thing as a directory's sync
             raise
-
-
-# A marker follows its document's rename after this time, when the rename has proved not to be a save.
-MARKER_FOLLOWS: Final = 2.5

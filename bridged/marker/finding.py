@@ -1,0 +1,76 @@
+"""A marker found beside its document.
+
+Every name is relative to a directory's descriptor. A client may plant links, FIFOs and files at a marker's names;
+none of them is followed or opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import Final
+
+from bridged.marker.marker import Marker
+from bridged.marker.naming import names
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
+
+
+def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
+    """The newest valid marker beside a document. Whether it speaks of these bytes, the caller compares.
+
+    Raises OSError when something is there that cannot be read: that is not the same as none.
+    """
+    newest = None
+    for _, name in names_in(directory_fd, document, suffix, hidden):
+        if not exists(directory_fd, name):
+            break
+        with contextlib.suppress(PermissionError):  # ours would be as readable as its document
+            newest = read(directory_fd, name) or newest
+    return newest
+
+
+def names_in(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Iterator[tuple[int, bytes]]:
+    """The numbers and names that a document's marker may have in this directory. Raises OSError."""
+    return names(document, os.fsencode(suffix), hidden, _longest_name(directory_fd))
+
+
+def _longest_name(directory_fd: int) -> int:
+    """Bytes of the longest file name. vfat claims 1530 and means 255 characters."""
+    return min(os.fpathconf(directory_fd, "PC_NAME_MAX"), 255)
+
+
+def exists(directory_fd: int, name: bytes) -> bool:
+    """Whether a directory has an entry of this name, of any kind. Raises OSError."""
+    try:
+        os.lstat(name, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def belongs(directory_fd: int, name: bytes, message_id: str) -> bool:
+    """Whether the marker of this delivery stands at a name. Raises OSError."""
+    try:
+        found = read(directory_fd, name)
+    except PermissionError:  # ours would be as readable as its document: this one is somebody else's
+        return False
+    return found is not None and found.message_id == message_id
+
+
+def read(directory_fd: int, name: bytes) -> Marker | None:
+    """The marker at a name; None where there is nothing, or something else, which is not opened."""
+    try:
+        status = os.lstat(name, dir_fd=directory_fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            return None
+        fd = os.open(name, _READ, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        # The name may have changed hands since the lstat: a FIFO would be read to no end.
+        regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        return Marker.from_json(file.read(_LARGEST)) if regular else None
