@@ -22,8 +22,10 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 
 from bridged import mail
-from bridged.alerts import alerts, letters
-from bridged.alerts.alerts import Ended, Kind, Ledger, Raised
+from bridged.alerts import events, letters
+from bridged.alerts.digest import LATE, LOOK_BACK, Digest, digest_due, silences
+from bridged.alerts.events import Ended, Kind, Raised
+from bridged.alerts.ledger import Condition, Ledger
 from bridged.alerts.letters import Letter
 from bridged.config import as_written, read
 from bridged.config.settings import Alerts, Settings, Smtp
@@ -120,7 +122,7 @@ class Alerting:
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
         """Take a log line; no more than a thought, whoever says it must not wait."""
-        news = alerts.read(event, fields)
+        news = events.read(event, fields)
         if news or event in _RELAY_WELL:
             self._heard.put((event, news))
 
@@ -197,7 +199,7 @@ class Alerting:
         if self._digest_at is None or self._digest_at > now.wall:
             self._digest_at = now.wall
         last = self._digest_at
-        if wanted.digest is None or not alerts.digest_due(wanted.digest, last, now.wall, self._zone):
+        if wanted.digest is None or not digest_due(wanted.digest, last, now.wall, self._zone):
             return
         found = self._found(last, now.wall)
         self._digest_at = now.wall
@@ -205,15 +207,15 @@ class Alerting:
             self._mailings = [mailing for mailing in self._mailings if not mailing.digest]  # an older one is no news
             self._add(letters.digest(found, wanted.language, self._zone), wanted, now, digest=True)
 
-    def _found(self, last: float, now: float) -> alerts.Digest:
-        since = now - timedelta(days=alerts.LOOK_BACK).total_seconds()
+    def _found(self, last: float, now: float) -> Digest:
+        since = now - timedelta(days=LOOK_BACK).total_seconds()
         held, late, missed, days = self._journal.read(
-            lambda tx: (tx.held(), tx.late(now - alerts.LATE), tx.missed_since(last), tx.active_days(since))
+            lambda tx: (tx.held(), tx.late(now - LATE), tx.missed_since(last), tx.active_days(since))
         )
         names = [client.name for client in self._settings.clients]
         yesterday, today = (datetime.fromtimestamp(at, self._zone).date() for at in (last, now))
-        silent = alerts.silences(days, names, yesterday, today)
-        return alerts.Digest(tuple(held), tuple(late), tuple(missed), silent)
+        silent = silences(days, names, yesterday, today)
+        return Digest(tuple(held), tuple(late), tuple(missed), silent)
 
     def _add(self, letter: Letter, wanted: Alerts, now: Instant, *, digest: bool = False) -> None:
         mailing = Mailing(f"alert-{uuid.uuid4().hex}", letter, now.wall, tuple(wanted.to), digest=digest)
@@ -450,7 +452,7 @@ def _refusal_failures(
         return
     wanted, smtp = found
     smtp = smtp.model_copy(update={"timeout": min(smtp.timeout, within)})
-    conditions = [alerts.Condition(Raised(Kind.CONFIGURATION, why=problem), now, 0.0) for problem in problems]
+    conditions = [Condition(Raised(Kind.CONFIGURATION, why=problem), now, 0.0) for problem in problems]
     letter = letters.alert(conditions, wanted.language)
     mail = composed(letter, smtp, wanted.to, f"alert-{uuid.uuid4().hex}", now)
     for outcome in deliver(smtp, wanted.to, mail).values():

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Final, Literal
 
-from bridged.alerts.alerts import Condition, Digest, Kind
+from bridged.alerts.digest import Digest
+from bridged.alerts.events import Kind
+from bridged.alerts.ledger import Condition
 from bridged.model import readable
 
 Language = Literal["fr", "en"]

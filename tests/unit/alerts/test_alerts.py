@@ -14,25 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.alerts import letters
-from bridged.alerts.alerts import (
-    ACTIVE_DAYS,
-    AGAIN,
-    CONFIRMED_WITHIN,
-    GATHER,
-    PROBED_WITHIN,
-    SILENT_FOR,
-    Condition,
-    Digest,
-    Kind,
-    Ledger,
-    Raised,
-    Silence,
-    digest_due,
-    read,
-    scheduled,
-    silence,
-    silences,
-)
+from bridged.alerts.digest import ACTIVE_DAYS, SILENT_FOR, Digest, Silence, digest_due, scheduled, silence, silences
+from bridged.alerts.events import Kind, Raised, read
+from bridged.alerts.ledger import AGAIN, CONFIRMED_WITHIN, GATHER, PROBED_WITHIN, Condition, Ledger
 from bridged.model import Instant
 
 PARIS = ZoneInfo("Europe/Paris")
