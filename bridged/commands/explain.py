@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Final
 
-from bridged.commands.report import clean, date
-from bridged.config import Place, SwitchedFolders
+import click
+
+from bridged.commands.cli import ANSWER_WITHIN, PATH, ask, config_option, dry_run_option, main, opened
+from bridged.commands.output import clean, date, say
+from bridged.config import Place, SwitchedFolders, find_config, load
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
 from bridged.journal import Journal, KnownFile, Transaction
@@ -23,6 +27,23 @@ _NAMES: Final = {
     "system": "its name is one that the system uses for itself",
     "ignored by configuration": "`ignore` in the configuration names it",
 }
+
+
+@main.command()
+@config_option
+@dry_run_option
+@click.argument("path", type=PATH)
+def explain(config: Path | None, dry: bool, path: bytes) -> None:
+    """Say why a file was or was not sent."""
+    settings = load(find_config(config), dry_run=dry)
+    with opened(settings) as journal:
+        say(explained(settings, journal, locate(settings, path), dry=dry))
+
+
+def explained(settings: Settings, journal: Journal | None, path: bytes, *, dry: bool) -> str:
+    """The sentence about a path that `locate` returned. Asks whether the daemon runs."""
+    running = ask(settings.state_dir, "status", ANSWER_WITHIN) is not None
+    return Explainer(settings, journal, running=running, dry_run=dry).sentence(path)
 
 
 def locate(settings: Settings, path: bytes) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridged import __version__
-from bridged.commands import cli, report
+from bridged.commands import cli, status
 from bridged.config import schema
 from bridged.daemon import control, daemon
 from bridged.model import UserError
@@ -176,7 +176,7 @@ def test_what_a_person_can_mend_is_told_in_a_sentence(error, code, file, monkeyp
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(report, "status", fail)
+    monkeypatch.setattr(status, "folder_rows", fail)
     result = bridged("status", "--config", file)
     assert result.exit_code == code
     assert isinstance(result.exception, SystemExit)
@@ -187,7 +187,7 @@ def test_no_control_character_reaches_the_terminal_in_a_message(file, monkeypatc
     def fail(*_):
         raise UserError("A relay says \x1b[2J\x07 and \u202e too.\nSecond line.")
 
-    monkeypatch.setattr(report, "status", fail)
+    monkeypatch.setattr(status, "folder_rows", fail)
     told = refused(bridged("status", "--config", file), 1)
     assert told.splitlines() == ["A relay says \ufffd[2J\ufffd and \ufffd too.", "Second line."]
 

@@ -1,85 +1,79 @@
-"""What the commands say of the folders and the journal. Read-only: a look changes nothing."""
+"""The commands that look at the journal: status and documents. Read-only."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import click
 
-from bridged.config import SwitchedFolders
-from bridged.config.settings import Settings, Smtp
+from bridged.commands.cli import ANSWER_WITHIN, ask, config_option, dry_run_option, json_option, main, opened
+from bridged.commands.output import date, lines, say, table
+from bridged.config import SwitchedFolders, find_config, load
+from bridged.config.settings import Settings
 from bridged.journal import Journal
 from bridged.model import Document, State, readable, utc
 from bridged.paths import split
-
-_WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched
-
-Row = Mapping[str, Any]
-
-
-def clean(text: str) -> str:
-    """One line without control characters: neither a file's name nor a relay may rearrange a terminal."""
-    return readable(text.encode("utf-8", "replace"))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return clean(str(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    return [_plain(item) for item in value] if isinstance(value, list) else value
-
-
-def lines(rows: Iterable[Row]) -> None:
-    """Print one JSON object a line."""
-    for row in rows:
-        print(json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False))
-
-
-def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Print some columns as a table; nothing when there are no rows."""
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        grid.add_column(Text(column.replace("_", " ")), overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(_cell(row[column])) for column in columns))
-    if grid.row_count:
-        Console(file=sys.stdout, width=None if sys.stdout.isatty() else _WIDE).print(grid)
-
-
-def relay(smtp: Smtp) -> dict[str, Any]:
-    """What a preset and the keys that override it have come to; a limit that is not set is none."""
-    rate = "none" if smtp.rate is None else f"{smtp.rate.count} in {smtp.rate.seconds:g} s"
-    return {
-        "relay": f"{smtp.host}:{smtp.port}",
-        "security": smtp.security,
-        "connections": smtp.connections,
-        "rate": rate,
-        "daily_quota": smtp.daily_quota or "none",
-        "size_limit": smtp.size_limit or "none",
-    }
-
-
-# -- status and documents
 
 STATES: Final = ("existing", "waiting", "queued", "validated", "held", "withdrawn", "missed")
 _COLUMN_OF: Final = {state: "queued" if state in {"sending", "sent"} else str(state) for state in State}
 
 
-def status(settings: Settings, journal: Journal | None, daemon: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+@main.command()
+@config_option
+@dry_run_option
+@json_option
+def status(config: Path | None, dry: bool, as_json: bool) -> None:
+    """Show the daemon, the relay, and every switched folder with its counts."""
+    settings = load(find_config(config), dry_run=dry)
+    daemon = ask(settings.state_dir, "status", ANSWER_WITHIN)
+    with opened(settings) as journal:
+        rows = folder_rows(settings, journal, daemon)
+    if as_json:
+        lines([_head(daemon), *rows])
+        return
+    say(_daemon_sentence(daemon))
+    columns = ("client", "folder", "since", "watch_mode", "reachable", *STATES)
+    table(rows, columns)
+
+
+def _head(daemon: Mapping[str, Any] | None) -> dict[str, Any]:
+    if daemon is None:
+        return {"daemon": "stopped", "pid": None, "since": None, "relay": None, "relay_detail": None}
+    relay = daemon["relay"]
+    head = {"daemon": "running", "pid": daemon["pid"], "since": utc(daemon["since"])}
+    return {**head, "relay": relay["state"], "relay_detail": relay["detail"]}
+
+
+def _daemon_sentence(daemon: Mapping[str, Any] | None) -> str:
+    if daemon is None:
+        return "The daemon is stopped; what is known of the relay went with it."
+    relay, since = daemon["relay"], utc(daemon["since"])
+    detail = f" ({relay['detail']})" if relay["detail"] else ""
+    return f"The daemon is running since {since} (pid {daemon['pid']}); the relay is {relay['state']}{detail}."
+
+
+@main.command()
+@config_option
+@dry_run_option
+@click.option("--client", metavar="N", help="Only this client's.")
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only those in this state.")
+@json_option
+def documents(config: Path | None, dry: bool, client: str | None, state: str | None, as_json: bool) -> None:
+    """List the journal's documents, in the order of their deposit."""
+    settings = load(find_config(config), dry_run=dry)
+    with opened(settings) as journal:
+        rows = [] if journal is None else document_rows(journal, client, state)
+    if as_json:
+        lines(rows)
+    else:
+        columns = ("id", "client", "document", "state", "attempts", "deposited_at", "validated_at", "reason")
+        table(rows, columns)
+
+
+def folder_rows(settings: Settings, journal: Journal | None, daemon: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """A row for each switched folder. Without a journal the counts are 0; without a daemon nobody watches."""
     switched = SwitchedFolders(settings.clients, settings.ignore)
     counts, since = _counts(journal, switched)
@@ -124,12 +118,7 @@ def _counts(
     return counts, journal.read(lambda tx: tx.folders())
 
 
-def date(epoch: float | None) -> str | None:
-    """A moment as it is told; None for one that is not on record."""
-    return None if epoch is None else utc(epoch)
-
-
-def documents(journal: Journal, client: str | None, state: str | None) -> list[dict[str, Any]]:
+def document_rows(journal: Journal, client: str | None, state: str | None) -> list[dict[str, Any]]:
     """The journal's documents, in the order of their deposit."""
     wanted = {name: value for name, value in (("client", client), ("state", state)) if value is not None}
     where = " AND ".join(f"{name} = ?" for name in wanted) or "1"

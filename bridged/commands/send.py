@@ -1,0 +1,97 @@
+"""The command that forwards existing or missed documents: send."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+import click
+
+from bridged.commands.cli import PATH, config_option, dry_run_option, finish, main, writable
+from bridged.commands.explain import explained, locate
+from bridged.commands.output import say
+from bridged.config import Place, SwitchedFolders, find_config, load
+from bridged.config.settings import Settings
+from bridged.ged import files
+from bridged.journal import SPECIAL, Journal, StateConflict, Transaction
+from bridged.model import ALL_RULES, Stamp, State, readable
+from bridged.names import looks_like_marker
+from bridged.paths import split
+
+
+@main.command()
+@config_option
+@dry_run_option
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+def send(config: Path | None, dry: bool, paths: tuple[bytes, ...]) -> None:
+    """Forward existing or missed documents on purpose."""
+    settings = load(find_config(config), dry_run=dry)
+    done, refused = 0, []
+    with writable(settings) as journal:
+        for path in dict.fromkeys(locate(settings, path) for path in paths):
+            try:
+                place = _send(journal, settings, path, time.time())
+            except (NotSendable, StateConflict) as error:
+                refused.append(f"Not sent: {str(error) or explained(settings, journal, path, dry=dry)}")
+                continue
+            done += 1
+            say(f"Queued: {readable(path[len(place.ged) + 1 :])} for {place.collection_email}.")
+    finish(settings, bool(done), refused)
+
+
+class NotSendable(Exception):
+    """The file is neither existing nor missed; without a text, the explanation of it says what it is."""
+
+
+def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Place:
+    switched = SwitchedFolders(settings.clients, settings.ignore)
+    directory, name = split(path)
+    place = switched.place(directory)
+    if place is None or settings.ignored(name):
+        raise NotSendable
+    stamp = _stamp(place, path)
+    journal.write(lambda tx: _queue(tx, settings, place, path, stamp, now))
+    return place
+
+
+def _stamp(place: Place, path: bytes) -> Stamp:
+    """The identity of the bytes that will be sent; refuses what is never sent, on purpose or not."""
+    from bridged.intake import HEAD  # noqa: PLC0415 - as for `check`
+
+    relative = path[len(place.ged) + 1 :]
+    name = readable(relative)
+    try:
+        with files.root(place.ged) as root_fd:
+            if not stat.S_ISREG(files.lstat(root_fd, relative).st_mode):
+                raise NotSendable
+            with files.open_document(root_fd, relative) as file:
+                stamp, head = files.stamp_of(os.fstat(file.fileno())), file.read(HEAD)
+    except FileNotFoundError as error:
+        raise NotSendable from error
+    except OSError as error:
+        raise NotSendable(f"“{name}” cannot be read: {error.strerror}.") from error
+    if stamp.size == 0:
+        raise NotSendable(f"“{name}” is empty, and an empty document is never mailed.")
+    if looks_like_marker(head):
+        raise NotSendable(f"“{name}” is a copy of a marker, and markers are never sent.")
+    return stamp
+
+
+def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> None:
+    from bridged.intake import enter  # noqa: PLC0415 - as for `check`
+
+    known = tx.known(path)
+    if known is None or known.stamp == SPECIAL:
+        raise NotSendable
+    purpose = {"queued_at": now, "reason": "sent on purpose", "passed": ALL_RULES}
+    if known.document is None:
+        seq = enter(tx, settings, place, path, stamp, State.QUEUED, now, **purpose)
+    else:
+        document = tx.document(known.document)
+        if document is None or document.state is not State.MISSED:
+            raise NotSendable
+        seq = document.seq
+        tx.move(seq, State.MISSED, State.QUEUED, stamp=stamp, due_at=0.0, **purpose)
+    tx.know(path, stamp, seq)
