@@ -55,6 +55,17 @@ class NotRegular(OSError):
     """A link, directory, FIFO, socket or device stands at a document's path. It was not read."""
 
 
+class Names(NamedTuple):
+    """The names in a directory, in the kernel's form (getdents64(2)).
+
+    `read_ns` is nanoseconds since the epoch, by the clock of file systems' stamps, just before the reading.
+    """
+
+    records: bytes
+    read_ns: int
+    status: os.stat_result
+
+
 class Entry(NamedTuple):
     """One name of a directory.
 
@@ -202,6 +213,21 @@ def listing(directory_fd: int) -> list[Entry]:
     with os.scandir(directory_fd) as found:
         entries = [_entry(item) for item in found]
     return [entry for entry in entries if entry is not None]
+
+
+def names(root_fd: int, relative: bytes, device: int) -> Names | None:
+    """The names in a directory below a root. None where it is on another file system than `device`, or without them.
+
+    Raises OSError when the directory cannot be opened or read to its end.
+    """
+    fd = open_directory(root_fd, relative)
+    try:
+        status = os.fstat(fd)
+        read_ns = kernel.coarse_ns()
+        records = kernel.records(fd) if status.st_dev == device else None
+    finally:
+        os.close(fd)
+    return None if records is None else Names(records, read_ns, status)
 
 
 def born_ns(root_fd: int, relative: bytes) -> int | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from operator import attrgetter
 from typing import Final, NamedTuple
 
-from bridged.ged import files, kernel
+from bridged.ged import files
 from bridged.journal import packed
+
+# The fields that change when an entry comes or goes, or when another directory takes the place.
+STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 
 
 class Look(NamedTuple):
-    """A directory as it was found. `read_ns` is as in `packed.Packed`, `status` what `STATUS` takes of it."""
+    """A directory as it was found. `read_ns` is as in `packed.Packed`; `status` is the result of `STATUS`."""
 
     records: bytes
     read_ns: int
@@ -19,32 +21,21 @@ class Look(NamedTuple):
     directories: list[bytes]
 
 
-# What tells whether anything has come or gone, or another directory is there.
-STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
-
-
 def look(root_fd: int, relative: bytes, device: int, endings: tuple[bytes, ...]) -> Look | None:
-    """What is in a directory below a root; None where more must be asked than names, or there is trouble.
+    """The names in a directory below a root. None where names are not enough, or where it cannot be read.
 
-    `device`: of the root; another file system is not looked at. `endings` are for `packed.only_documents`. Whoever
-    wants to know what comes meanwhile has asked for hints before.
+    `device` is the root's; another file system is not looked at. `endings` are for `packed.only_documents`. The caller
+    has asked for hints before; otherwise a file that comes after the reading would be missed.
     """
     try:
-        fd = files.open_directory(root_fd, relative)
+        found = files.names(root_fd, relative, device)
     except OSError:
         return None
-    try:
-        status = os.fstat(fd)
-        read_ns = kernel.coarse_ns()
-        records = kernel.records(fd) if status.st_dev == device else None
-    except OSError:
+    # Where the clock is behind the stamps of the file system, `read_ns` does not tell earlier files from later ones.
+    if found is None or max(found.status.st_mtime_ns, found.status.st_ctime_ns) >= found.read_ns:
         return None
-    finally:
-        os.close(fd)
-    # Where the clock is behind the file system's own times, they would tell nothing of what came first.
-    young = max(status.st_mtime_ns, status.st_ctime_ns) >= read_ns
-    if records is None or young or not packed.only_documents(records, endings):
+    if not packed.only_documents(found.records, endings):
         return None
-    # Of file systems that count directories in a directory's links (not btrfs) most say at once that there is none.
-    directories = packed.directories(records) if status.st_nlink != 2 else []
-    return Look(records, read_ns, STATUS(status), directories)
+    # ext4, xfs, f2fs and tmpfs count a directory's directories in its links: two say that there is none.
+    directories = packed.directories(found.records) if found.status.st_nlink != 2 else []
+    return Look(found.records, found.read_ns, STATUS(found.status), directories)
