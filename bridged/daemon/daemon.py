@@ -6,14 +6,11 @@ import ctypes
 import gc
 import os
 import random
-import select
 import signal
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,19 +19,19 @@ from bridged.alerts import Alerting, refused_at_start
 from bridged.config import ConfigError, Problem, SwitchedFolders, load
 from bridged.config.settings import Settings
 from bridged.daemon import control, systemd
+from bridged.daemon.loops import Loop, instant, woken_by_signals
 from bridged.dispatch import Route, Sender, Shared
 from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal, damaged
 from bridged.line import Line, resume
-from bridged.logs import Trouble, say, say_document
+from bridged.logs import say, say_document
 from bridged.marker import Marking
 from bridged.model import Instant
 from bridged.relay import Outbox
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
 TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
-AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
 FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
 ABANDON_WITHIN: Final = 2.0
 GATHER: Final = 0.005  # seconds: markers that are written together cost a fraction
@@ -42,44 +39,6 @@ GATHER_HINTS: Final = 0.002  # and so do hints; one document at rest waits that 
 MARK_WITHIN: Final = 1.0  # for the last markers: one that is not written then is written at the next start
 STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
 RELOAD_WITHIN: Final = 100.0
-
-
-def instant() -> Instant:
-    """Now, by both clocks."""
-    return Instant(time.time(), time.monotonic())
-
-
-class Loop(threading.Thread):
-    """Steps one half until told to stop. A step that raises is told as `state_failed` and tried again."""
-
-    def __init__(
-        self, name: str, step: Callable[[Instant], float], *, gather: float = 0.0, once_more: bool = False
-    ) -> None:
-        """`gather`: so long (seconds) a wake-up waits for others. `once_more`: a last step begins after `stop`."""
-        super().__init__(name=name, daemon=True)
-        self._gather = gather
-        self._once_more = once_more
-        self._step = step
-        self.wake = threading.Event()
-        self._stopping = False
-        self._trouble = Trouble(name)
-        self.stepped_at = time.monotonic()
-
-    def run(self) -> None:
-        """Step, wait, step."""
-        while not self._stopping:
-            self.wake.clear()
-            delay = self._trouble.guarded(lambda: self._step(instant()))
-            self.stepped_at = time.monotonic()
-            if delay != 0 and self.wake.wait(AFTER_TROUBLE if delay is None else delay) and not self._stopping:
-                time.sleep(self._gather)
-        if self._once_more:
-            self._trouble.guarded(lambda: self._step(instant()))
-
-    def stop(self) -> None:
-        """No further step begins."""
-        self._stopping = True
-        self.wake.set()
 
 
 class Daemon:
@@ -137,7 +96,7 @@ class Daemon:
         for loop in (self._intake_loop, self._marking_loop, self._alerting_loop):
             loop.start()
         self._server.start()
-        with _woken_by_signals() as wait:
+        with woken_by_signals() as wait:
             while not self._stop.is_set():
                 self._tend()
                 wait(self._tick())
@@ -373,26 +332,6 @@ class Daemon:
         relay = {"state": self._line.state, "detail": self._line.detail}
         folders = self._rounds.status()
         return {"ok": True, "pid": os.getpid(), "since": self._since, "relay": relay, "folders": folders}
-
-
-@contextmanager
-def _woken_by_signals() -> Iterator[Callable[[float], None]]:
-    """What waits so many seconds, or until a signal comes: an Event's wait would go on for the rest of its time."""
-    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    poll = select.poll()
-    poll.register(reading, select.POLLIN)
-
-    def wait(seconds: float) -> None:
-        if poll.poll(seconds * 1000):
-            os.read(reading, 512)
-
-    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    try:
-        yield wait
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writing)
-        os.close(reading)
 
 
 def _settle_down() -> None:
