@@ -119,7 +119,7 @@ def test_the_table_of_transitions_in_the_docs_is_the_one_in_the_model():
 
 
 def test_every_state_is_explained_in_the_docs():
-    table = rows("states.md", "| state | what is true | what the next start does |")
+    table = rows("states.md", "| state | is true | the next start |")
     assert {state.strip("`") for state, *_ in table} == {state.value for state in State}
 
 
