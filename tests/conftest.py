@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.bridge import Bridge
 from tests.support.relay import ScriptedRelay
 
 HERE = Path(__file__).parent
+# No deadline for one example, because on a busy machine any of them may wait 200 ms for a processor.
+settings.register_profile("bridged", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bridged")
+
 SMALL = (HERE / "unit", HERE / "contract", HERE / "test_architecture.py")  # all of these tests are in `make test`
 
 
