@@ -1,4 +1,4 @@
-"""logs.py: what a line looks like to a machine, to a person and to the journal of systemd."""
+"""A log line as JSON, on a terminal, and in the journal of systemd."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _restored(monkeypatch):
 
 
 def said(*args, form="json", **fields):
-    """What one line is written as."""
+    """The text of one line."""
     out = io.StringIO()
     logs.configure(form, "debug", out)
     logs.say(*args, **fields)
@@ -51,13 +51,13 @@ def test_the_catalogue_has_exactly_the_names_of_the_contract():
 
 
 def test_an_event_that_is_not_in_the_catalogue_raises():
-    """It would be a line that nobody knows of."""
+    """Otherwise a line would bear a name that docs/logs.md does not list."""
     with pytest.raises(KeyError):
         said("document_lost")
 
 
 def test_a_line_is_one_json_object_whose_first_keys_are_in_order():
-    """Whoever reads them with the eye finds when, how grave, what and whose first."""
+    """A person finds time, level, event and client at the beginning of each line."""
     text = said("document_sent", relay_reply="250 Ok", id="d1", document="Achats/a.pdf", client="Martin", attempts=1)
     assert text.endswith("}\n")
     assert text.count("\n") == 1
@@ -72,7 +72,7 @@ def test_the_timestamp_is_utc_with_milliseconds():
 
 
 def test_a_line_has_its_usual_level_or_a_given_one_and_lesser_ones_are_left_out():
-    """log.level decides."""
+    """`log.level` decides which lines are left out."""
     assert json.loads(said("document_held"))["level"] == "error"
     assert json.loads(said("document_ignored", level="debug"))["level"] == "debug"
     out = io.StringIO()
@@ -95,14 +95,14 @@ def test_a_name_cannot_forge_a_line_or_drive_a_terminal(form):
 
 
 def test_values_that_json_does_not_know_are_written_as_text():
-    """Paths are bytes here."""
+    """Paths are bytes in bridged."""
     line = json.loads(said("document_held", path=Path("/srv"), raw="é".encode() + b"\xff", many=(b"a", 1), no=None))
     assert (line["path"], line["raw"], line["many"], line["no"]) == ("/srv", "é\ufffd", ["a", "1"], None)
 
 
 @pytest.mark.parametrize("character", ["x", "é", "😀", '"', "\\"])
 def test_a_line_stays_below_four_kilobytes_whatever_it_holds(character):
-    """Longer ones are cut on their way, and what is cut is no JSON."""
+    """A longer line is cut on its way, and a part of a line is no JSON."""
     long = character * 100_000
     fields = {f"field_{n}": long for n in range(12)} | {"document": long, "client": long, "problems": [long] * 500}
     text = said("config_rejected", **fields)
@@ -146,7 +146,7 @@ class Terminal(io.StringIO):
 
 
 def test_auto_is_console_on_a_terminal_and_json_otherwise():
-    """Without colours where nobody sees them."""
+    """Colours only on a terminal."""
     terminal = Terminal()
     logs.configure("auto", "info", terminal)
     logs.say("document_sent", document="Achats/a.pdf")
@@ -166,7 +166,7 @@ class Channel:
 
 @pytest.fixture(params=["pipe", "socket"])
 def channel(request):
-    """What systemd connects stderr to (a stream socket), and what a shell does (a pipe)."""
+    """The stderr of a unit (a stream socket), and the stderr of a shell's pipe."""
     if request.param == "pipe":
         reader, writer = os.pipe()
         yield Channel(writer, lambda: os.read(reader, 65536).decode())
@@ -194,7 +194,7 @@ def written_to(channel, form="json"):
 
 
 def test_a_line_to_the_journal_begins_with_its_priority(channel, monkeypatch):
-    """So that `journalctl -p err` finds what a person must act on."""
+    """`journalctl -p err` finds the lines on which a person must act."""
     monkeypatch.setenv("JOURNAL_STREAM", journal_stream(channel.write_end))
     lines = written_to(channel)
     assert [line[:4] for line in lines] == ["<3>{", "<4>{", "<6>{", "<7>{"]
@@ -203,14 +203,14 @@ def test_a_line_to_the_journal_begins_with_its_priority(channel, monkeypatch):
 
 @pytest.mark.parametrize("stream", [None, "", "1:1", "nonsense"])
 def test_a_line_to_anything_else_is_bare_json(channel, monkeypatch, stream):
-    """JOURNAL_STREAM is inherited also by those whose stderr goes somewhere else."""
+    """A process inherits JOURNAL_STREAM even when its stderr goes elsewhere."""
     if stream is not None:
         monkeypatch.setenv("JOURNAL_STREAM", stream)
     assert [json.loads(line)["event"] for line in written_to(channel)][:2] == ["document_held", "hints_lost"]
 
 
 def test_the_console_has_no_priority_even_in_the_journal(channel, monkeypatch):
-    """Whoever chose it reads it with the eye."""
+    """The console is for a person's eye."""
     monkeypatch.setenv("JOURNAL_STREAM", journal_stream(channel.write_end))
     assert not any(line.startswith("<") for line in written_to(channel, "console"))
 

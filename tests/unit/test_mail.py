@@ -1,4 +1,4 @@
-"""What leaves the firm: one mail, one address, the document's own bytes, whatever its name is."""
+"""A document leaves as one mail with one address and its own bytes, under any name."""
 
 import hashlib
 import io

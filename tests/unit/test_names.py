@@ -1,4 +1,4 @@
-"""Which names are documents, and which were made by the system, an editor, a transfer or bridged itself."""
+"""The names of documents, and the ignored names of the system, an editor, a transfer, or bridged itself."""
 
 import json
 

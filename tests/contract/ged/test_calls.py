@@ -1,4 +1,4 @@
-"""Calls that do not return: whoever waits gives up in time, and nothing is left open. A full pipe is what hangs."""
+"""Calls that do not return: the caller gives up in time, and no file stays open. An empty pipe hangs each read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pipe():
 
 
 @pytest.fixture
-def impatient(monkeypatch):
+def hurried(monkeypatch):
     monkeypatch.setattr(calls, "HANGING", 0.2)
     return Calls(time.monotonic)
 
@@ -34,83 +34,83 @@ def test_a_call_returns_what_it_returns_and_raises_what_it_raises():
 
 
 @pytest.mark.parametrize("at_most", [0.5, 60.0])
-def test_a_call_that_reports_progress_is_awaited_for_the_time_asked_for(impatient, at_most):
+def test_a_call_that_reports_progress_is_awaited_for_the_time_asked_for(hurried, at_most):
     ended, began = threading.Event(), time.monotonic()
 
-    def beat_on():
+    def work_on():
         while not ended.wait(0.05) and time.monotonic() - began < 2.0:
-            impatient.progress()
+            hurried.progress()
         return 42
 
     if at_most > 2.0:
-        assert impatient.call(b"/ged", beat_on, at_most) == 42
+        assert hurried.call(b"/ged", work_on, at_most) == 42
     else:
         with pytest.raises(Hanging):
-            impatient.call(b"/ged", beat_on, at_most)
+            hurried.call(b"/ged", work_on, at_most)
         assert time.monotonic() - began >= at_most
         ended.set()
 
 
-def test_a_call_that_hangs_raises_hanging_and_blocks_the_next_into_its_mount(pipe, impatient):
+def test_a_call_that_hangs_raises_hanging_and_blocks_the_next_into_its_mount(pipe, hurried):
     reading, writing = pipe
     for ged in (b"/share/a", b"/share/b"):
-        impatient.locate(ged, "the share")
-    impatient.locate(b"/disk", "the disk")
+        hurried.locate(ged, "the share")
+    hurried.locate(b"/disk", "the disk")
     with pytest.raises(Hanging):
-        impatient.call(b"/share/a", lambda: os.read(reading, 1))
+        hurried.call(b"/share/a", lambda: os.read(reading, 1))
     begun = []
     with pytest.raises(Hanging):
-        impatient.call(b"/share/b", lambda: begun.append(1))
+        hurried.call(b"/share/b", lambda: begun.append(1))
     assert begun == []
-    assert set(impatient.hanging()) == {b"/share/a", b"/share/b"}
-    assert impatient.call(b"/disk", lambda: "well") == "well"
+    assert set(hurried.hanging()) == {b"/share/a", b"/share/b"}
+    assert hurried.call(b"/disk", lambda: "well") == "well"
     os.write(writing, b"x")
-    until(lambda: impatient.hanging() == (), "it answers")
-    assert impatient.call(b"/share/b", lambda: "well") == "well"
+    until(lambda: hurried.hanging() == (), "it answers")
+    assert hurried.call(b"/share/b", lambda: "well") == "well"
 
 
-def test_a_ged_that_a_call_finds_on_another_mount_hangs_with_the_call(pipe, impatient):
-    """Several GEDs have their turn in one call, which is that of the first."""
+def test_a_ged_that_a_call_finds_on_another_mount_hangs_with_the_call(pipe, hurried):
+    """Several GEDs have their turn in one call, which counts for the first of them."""
     reading, writing = pipe
     for ged in (b"/ged/a", b"/ged/b"):
-        impatient.locate(ged, "the disk")
-    impatient.locate(b"/share/c", "the share")
+        hurried.locate(ged, "the disk")
+    hurried.locate(b"/share/c", "the share")
 
     def turn():
-        impatient.locate(b"/ged/b", "the share")
+        hurried.locate(b"/ged/b", "the share")
         os.read(reading, 1)
 
     with pytest.raises(Hanging):
-        impatient.call(b"/ged/a", turn)
-    assert impatient.silent_for(b"/ged/b") >= 0.2
-    assert set(impatient.hanging()) == {b"/ged/a", b"/ged/b", b"/share/c"}
+        hurried.call(b"/ged/a", turn)
+    assert hurried.silent_for(b"/ged/b") >= 0.2
+    assert set(hurried.hanging()) == {b"/ged/a", b"/ged/b", b"/share/c"}
     os.write(writing, b"x")
-    until(lambda: impatient.hanging() == (), "it answers")
+    until(lambda: hurried.hanging() == (), "it answers")
 
 
-def test_a_call_that_gets_no_thread_leaves_its_mount_well(monkeypatch, impatient):
+def test_a_call_that_gets_no_thread_leaves_its_mount_well(monkeypatch, hurried):
     def refuse(_):
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(threading.Thread, "start", refuse)
-        impatient.call(b"/ged", lambda: 42)
+        hurried.call(b"/ged", lambda: 42)
     time.sleep(0.25)
-    assert impatient.silent_for(b"/ged") == 0.0
-    assert impatient.call(b"/ged", lambda: 42) == 42
+    assert hurried.silent_for(b"/ged") == 0.0
+    assert hurried.call(b"/ged", lambda: 42) == 42
 
 
-def test_a_forgotten_ged_is_not_named_among_the_hanging(pipe, impatient):
+def test_a_forgotten_ged_is_not_named_among_the_hanging(pipe, hurried):
     reading, writing = pipe
-    impatient.locate(b"/share", "the share")
+    hurried.locate(b"/share", "the share")
     with pytest.raises(Hanging):
-        impatient.call(b"/share", lambda: os.read(reading, 1))
-    impatient.forget(b"/share")
-    assert impatient.hanging() == ()
+        hurried.call(b"/share", lambda: os.read(reading, 1))
+    hurried.forget(b"/share")
+    assert hurried.hanging() == ()
     os.write(writing, b"x")
 
 
-def test_a_file_opened_after_its_reader_gave_up_is_closed(pipe, impatient, tmp_path):
+def test_a_file_opened_after_its_reader_gave_up_is_closed(pipe, hurried, tmp_path):
     reading, writing = pipe
     (tmp_path / "document").write_bytes(b"late")
     opened = []
@@ -120,10 +120,10 @@ def test_a_file_opened_after_its_reader_gave_up_is_closed(pipe, impatient, tmp_p
         opened.append((tmp_path / "document").open("rb"))
         return opened[-1]
 
-    with pytest.raises(Hanging), CalledFile(impatient, b"/share", slowly):
+    with pytest.raises(Hanging), CalledFile(hurried, b"/share", slowly):
         pass
     os.write(writing, b"x")
-    until(lambda: opened and opened[0].closed, "it was opened after all, and is closed")
+    until(lambda: opened and opened[0].closed, "the file that was opened late is closed")
 
 
 def test_a_document_read_by_calls_is_whole_and_then_closed(tmp_path):

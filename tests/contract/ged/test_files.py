@@ -1,4 +1,4 @@
-"""files.py against real files, links, FIFOs, sockets and mounts."""
+"""`ged.files` against real files, links, FIFOs, sockets and mounts."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def plant(kind, path):
 @pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("kind", ["symbolic link", "FIFO", "socket", "directory", "device"])
 def test_a_special_file_is_named_by_its_kind_and_never_read(ged, root, kind, tmp_path):
-    # A short path: the name of a socket has at most 107 bytes.
+    # A short path, because the name of a socket has at most 107 bytes (unix(7)).
     os.chdir(ged / "Achats" / "11")
     try:
         plant(kind, Path("it"))
@@ -132,7 +132,7 @@ def test_a_special_file_is_named_by_its_kind_and_never_read(ged, root, kind, tmp
 
 @pytest.mark.usefixtures("collected")
 def test_a_fifo_that_takes_the_files_place_after_the_look_neither_blocks_nor_leaks(ged, root, monkeypatch):
-    """The lstat says a regular file; by the time of the open it is a FIFO without a writer."""
+    """At the lstat it is a regular file; at the open it is a FIFO without a writer."""
     regular = os.lstat(ged / "Achats/11/facture.pdf")
     os.mkfifo(ged / "Achats/11/swapped.pdf")
     monkeypatch.setattr(files.os, "lstat", lambda *_, **__: regular)
@@ -213,7 +213,7 @@ def test_a_writer_is_seen_until_it_closes(ged, root):
 
 
 def test_a_writer_that_comes_while_the_lease_is_held_does_not_end_the_process(ged):
-    """The default action of SIGIO would. Below, a writer comes just before the lease is given back."""
+    """The default action of SIGIO would end it. The writer comes just before the lease is given back."""
     script = """if True:
         import fcntl, os, sys
         from bridged.ged import files

@@ -24,7 +24,7 @@ class Interrupted(dict):
 
 
 def test_a_ged_forgotten_while_it_is_told_away_does_not_stay_away(tmp_path):
-    """What is left of it in the queue must be looked at, and be withdrawn."""
+    """Otherwise its queued documents would wait for ever instead of being withdrawn."""
     mounts, ged = Mounts(), os.fsencode(tmp_path)
     mounts.expect(ged, ged)
     mounts._points[ged] = points = Interrupted(mounts._points[ged])

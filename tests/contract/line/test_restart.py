@@ -1,4 +1,4 @@
-"""What of a relay's pace outlives the daemon: a real journal, and what somebody else may have written into it."""
+"""The pace outlives the daemon: a real journal, also with values that a later version wrote into it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def at(seconds: float) -> Instant:
 
 
 def line(journal: Journal, relay: Smtp, now: float) -> Line:
-    """As the daemon makes one at its start and at a reload."""
+    """A line as the daemon makes it at a start and at a reload."""
     made = Line(Retry(), 2, daily_quota=relay.daily_quota)
     restart.resume(journal, relay, made, at(now))
     return made
@@ -50,7 +50,7 @@ def accept(journal: Journal, count: int, now: float) -> None:
 
 
 def left(a_line: Line, now: float) -> int:
-    """How many mails the quota lets through."""
+    """The number of mails that the quota lets through."""
     count = 0
     while a_line.may_send(now):
         a_line.report(Accepted("250 ok"), now)
@@ -58,7 +58,7 @@ def left(a_line: Line, now: float) -> int:
     return count
 
 
-# -- whose attempts count
+# -- attempts and their accounts
 
 
 def test_an_attempt_counts_for_its_own_account_and_for_no_other(journal):
@@ -158,7 +158,7 @@ def test_a_kept_pace_shows_nothing_of_the_secret(journal, monkeypatch, tmp_path)
     assert not [path for path in (tmp_path / "state").iterdir() if b"old~secret" in path.read_bytes()]
 
 
-# -- what cannot be read
+# -- values that cannot be read
 
 
 def key() -> str:

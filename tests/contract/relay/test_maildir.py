@@ -26,7 +26,7 @@ def test_a_mail_that_fits_is_whole_in_new(tmp_path, limit):
 
 
 def test_a_mail_above_size_limit_is_refused_in_the_words_of_the_relays_side(tmp_path):
-    """A dry run shows what would leave, and what would be held."""
+    """A dry run holds the documents that the relay's side would hold, and for the same reason."""
     smtp = Smtp(host="127.0.0.1", port=1, security="plain", sender="a@b.example", size_limit="19B")
     outcome = deliver(Maildir(tmp_path / "Maildir", 19))
     assert isinstance(outcome, Refused)

@@ -1,4 +1,4 @@
-"""Signing in by a token: a real token endpoint on this machine, a relay that speaks XOAUTH2, and what goes wrong."""
+"""Signing in by a token: a real token endpoint on this machine, a relay that speaks XOAUTH2, and their faults."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ BODY = b"Subject: x\r\n\r\nbody\r\n"
 
 
 class Endpoint:
-    """A token endpoint that gives a new token at each request, or what `script` says: (status, body[, headers])."""
+    """A token endpoint: a new token at each request, or the next answer of `script`, (status, body[, headers])."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self.requests: list[SimpleNamespace] = []
@@ -79,7 +79,7 @@ class Endpoint:
                 pass
 
             def handle(self) -> None:
-                with contextlib.suppress(OSError):  # the client has had enough of it
+                with contextlib.suppress(OSError):  # raised when the client hangs up first
                     super().handle()
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -255,7 +255,7 @@ def in_threads(count: int, work: Callable[[], Any]) -> list[Any]:
     return results
 
 
-# -- what goes well
+# -- tokens
 
 
 def test_an_application_signs_in_with_its_client_secret(endpoint, server, microsoft):
@@ -275,7 +275,7 @@ def test_an_application_signs_in_with_its_client_secret(endpoint, server, micros
 
 
 def test_microsofts_endpoint_is_the_tenants_own(microsoft):
-    """A tenant that could be another path stays one name in it."""
+    """A tenant with slashes stays one component of the path."""
     auth = microsoft().auth
     assert auth is not None
     own = auth.model_copy(update={"token_url": None, "tenant": "a/../b?c"})
@@ -286,7 +286,7 @@ def test_microsofts_endpoint_is_the_tenants_own(microsoft):
 def test_a_service_account_signs_in_with_an_assertion_that_its_public_key_verifies(
     endpoint, server, google, key_file, rsa_key, token_url
 ):
-    """auth.token_url stands before the key file's own."""
+    """`auth.token_url` goes before the key file's own address."""
     smtp = google(server, token_url=endpoint.url) if token_url else google(server)
     if token_url:
         key_file.write_text(json.dumps(json.loads(key_file.read_text()) | {"token_uri": "https://127.0.0.1:1/none"}))
@@ -330,7 +330,7 @@ def test_one_token_is_asked_for_by_four_sessions_at_a_time_and_kept_for_the_next
 
 
 def test_sessions_that_waited_in_vain_for_a_token_share_one_failure(endpoint, microsoft):
-    """Four time-outs in a row would be longer than any stop waits. Who comes later asks anew."""
+    """Four time-outs in a row would be longer than a stop waits. A later session asks anew."""
     tokens = Tokens(microsoft())
     lock = tokens._lock = Counted()  # type: ignore[assignment]
 
@@ -380,7 +380,7 @@ def test_a_secret_that_was_changed_holds_from_the_next_token_on(endpoint, micros
 
 
 def test_without_auth_the_password_signs_in(tmp_path):
-    """Read anew each time, whatever became of the last one."""
+    """The password is read anew each time, whether the last one was refused or not."""
     file = tmp_path / "password"
     smtp = Smtp(host="a.example", sender=USER, username=USER, password_file=str(file))
     for words in ("one", "two"):
@@ -389,7 +389,7 @@ def test_without_auth_the_password_signs_in(tmp_path):
 
 
 def test_a_sign_in_by_password_loads_no_library_of_tokens():
-    """They are as large as the daemon."""
+    """The libraries are as large as the daemon."""
     code = "import sys, bridged.commands, bridged.daemon; print({'authlib', 'httpx2', 'joserfc'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"
@@ -470,7 +470,7 @@ def test_a_refusal_that_is_no_matter_of_the_token_keeps_its_own_remedy(server, m
 
 
 def test_two_sessions_whose_token_was_refused_renew_it_once(endpoint, microsoft):
-    """The second finds that the one it had is no longer the one that is kept."""
+    """The second session finds another token than its own, and takes it."""
     tokens = Tokens(microsoft())
     had = threading.Barrier(2)
 
@@ -504,7 +504,7 @@ def test_a_token_is_not_sent_in_clear_to_another_machine(endpoint, server, micro
 @pytest.mark.parametrize("cut", [None, 400, 100])
 @pytest.mark.parametrize("code", [535, 454, 501])
 def test_a_relay_that_echoes_the_token_does_not_get_it_into_the_outcome(endpoint, server, microsoft, code, cut):
-    """Whole, cut off or wrapped, in the clear or as it was sent."""
+    """The echo is whole, cut off or wrapped, in clear or in base64."""
 
     class Echo(str):
         __slots__ = ()
@@ -527,7 +527,7 @@ def test_a_relay_that_echoes_the_token_does_not_get_it_into_the_outcome(endpoint
         assert base64.b64encode(f"user={USER}\x01auth=Bearer {token}".encode()).decode()[:60] not in outcome.detail
 
 
-# -- no token is to be had just now
+# -- no token can be had now
 
 
 def test_an_endpoint_that_is_down_is_the_relays_trouble_without_a_sign_in(endpoint, server, microsoft):
@@ -570,7 +570,7 @@ ENDLESS = (b"x" * 4096 for _ in iter(int, 1))
     ids=lambda value: str(value)[:40],
 )
 def test_an_answer_without_a_token_is_unavailable_and_the_next_request_asks_anew(endpoint, microsoft, answer, words):
-    """And the next time there is a token."""
+    """A person is not told, because the next request gets a token."""
     tokens = Tokens(microsoft())
     endpoint.script.append(answer)
     told, log = failure(tokens, TokenUnavailable)
@@ -720,7 +720,7 @@ def test_a_secret_file_that_cannot_be_read_names_its_key_in_the_configuration(
 
 @pytest.fixture
 def authority(tmp_path) -> Iterator[tuple[Endpoint, Path]]:
-    """An endpoint with a certificate, and the file of who issued it."""
+    """An endpoint with a certificate, and the file of its authority."""
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(context)
@@ -742,14 +742,14 @@ def test_an_endpoint_must_have_a_certificate_of_the_system_or_of_ca_file(authori
 
 
 def test_a_proxy_of_the_environment_never_reads_a_request_that_has_no_tls(endpoint, microsoft, monkeypatch):
-    """Nothing listens on port 1: the request would fail there."""
+    """A request through this proxy would fail, because no server listens on port 1."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert Tokens(microsoft()).token() == endpoint.tokens[0]
 
 
 def test_a_proxy_of_the_environment_is_used_with_tls(authority, microsoft, monkeypatch):
-    """Where it cannot be reached, that passes by itself; where it is no proxy at all, it does not."""
+    """A proxy that cannot be reached may come back; an address that is no proxy's never does."""
     endpoint, ca_file = authority
     for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

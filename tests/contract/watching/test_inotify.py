@@ -1,4 +1,4 @@
-"""watch.py against the kernel: what a watcher holds, and that it gives it back."""
+"""`watching.inotify` against the kernel: hints come, and a closed watcher gives its queue back."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_a_deleted_directory_gives_a_hint_and_is_no_longer_watched(watcher, tmp_
     os.mkdir(directory)
     watcher.watch(directory)
     os.rmdir(directory)
-    until(lambda: watcher.count == 0, "watched no longer", 5)
+    until(lambda: watcher.count == 0, "the end of the watch", 5)
     hints: list[Hint] = []
-    until(lambda: hints.extend(watcher.drain(10)) or Hint("look", directory) in hints, "told of", 5)
+    until(lambda: hints.extend(watcher.drain(10)) or Hint("look", directory) in hints, "a hint", 5)
 
 
 def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_that(watcher, tmp_path):
-    """The kernel knows it as the same one: a hint of the old name would lead nowhere."""
+    """A hint with the old name would lead nowhere, and the kernel keeps one watch for both names."""
     old, new = os.fsencode(tmp_path / "Achats"), os.fsencode(tmp_path / "Achats 2026")
     os.mkdir(old)
     watcher.watch(old)
@@ -52,7 +52,7 @@ def test_a_directory_that_was_renamed_is_watched_under_its_new_name_and_only_tha
 
 
 def test_a_hint_from_a_renamed_directory_has_its_new_name_at_once(watcher, tmp_path):
-    """Before anybody has asked for it: another one may stand at the old name by then."""
+    """Without a new watch, because another directory may stand at the old name by then."""
     for directory in ("site/deep", "site.new"):
         (tmp_path / directory).mkdir(parents=True)
     for directory in ("", "site", "site/deep", "site.new"):
@@ -69,10 +69,10 @@ def test_a_hint_from_a_renamed_directory_has_its_new_name_at_once(watcher, tmp_p
 
 
 def test_an_unnamed_file_gives_no_hint_before_it_has_a_name(watcher, tmp_path):
-    """A marker is written so: the kernel's own name for it leads nowhere. A document may be really called so."""
+    """A marker begins without a name, and the kernel's name for it leads nowhere. A document may bear such a name."""
     watcher.watch(os.fsencode(tmp_path))
     unnamed = os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY, 0o600)
-    # With a directory's descriptor, or Python would not follow the link in /proc.
+    # With a directory's descriptor, because Python follows the link in /proc only then.
     os.link(f"/proc/self/fd/{unnamed}", tmp_path / "named.pdf", src_dir_fd=unnamed, follow_symlinks=True)
     os.close(unnamed)
     (tmp_path / "#4711").write_text("a document")
@@ -91,7 +91,7 @@ def test_a_path_that_cannot_be_watched_raises_the_reason(watcher, tmp_path, name
 
 
 def test_a_hint_of_an_earlier_change_comes_before_the_sync(watcher, tmp_path):
-    """In many directories, in a burst, with renames whose halves wait for each other."""
+    """In a burst over many directories, with renames whose halves wait for each other."""
     directories = [tmp_path / str(number) for number in range(50)]
     for directory in directories:
         directory.mkdir()
@@ -127,7 +127,7 @@ def test_without_a_watch_to_be_had_a_sync_raises(watcher, monkeypatch):
 
 
 def test_a_closed_watcher_has_given_its_queue_back_and_takes_no_directory(tmp_path):
-    """The number of its descriptor may be another file's by then."""
+    """Its descriptor's number may belong to another file by then."""
     before = queues()
     watcher = Watcher(lambda: None, lambda _: False)
     watcher.watch(os.fsencode(tmp_path))
@@ -138,7 +138,7 @@ def test_a_closed_watcher_has_given_its_queue_back_and_takes_no_directory(tmp_pa
 
 
 def test_a_watcher_whose_reader_died_gives_its_queue_back(monkeypatch):
-    """Else its watches would count against the limit, and the next watcher might get none."""
+    """Otherwise its watches would count against the limit, and the next watcher might get none."""
 
     def die(_self):
         raise SystemExit

@@ -1,4 +1,4 @@
-"""Each answer that real relays give, the row of the table that decides it, and the outcome the contract wants."""
+"""The replies of real relays, the row of the table that decides each, and the outcome that the contract wants."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAIL, RCPT, DATA, UPLOAD, DOT = Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.UPLOAD
 BEFORE_DOT = [phase for phase in Phase if phase is not DOT]
 TRANSACTION = [MAIL, RCPT, DATA, UPLOAD, DOT]
 
-# What relays say, each decided by the very row that it stands under.
+# Replies of relays, each under the row that decides it.
 EXAMPLES: dict[str, list[tuple[Phase, int, str]]] = {
     "accepted": [(DOT, 250, "2.0.0 Ok: queued as 4Xy"), (DOT, 250, "Ok 0102018f-000000")],
     "no-verdict": [(DOT, 354, "go on"), (DOT, -1, "HTTP/1.1 400")],
@@ -371,7 +371,7 @@ EACH = [
 ]
 BY_NAME = {row.name: row for row in ROWS}
 NOTHING = Row("nothing", frozenset(Phase), "(?s:.*)", lambda _: Accepted("nobody has decided this"), "this test")
-# The only wording that is believed to be permanent although the relay says 4yz.
+# The only rows whose wording counts as permanent in a 4yz.
 MENDED_BY_A_PERSON = {"relay-denied", "sign-in-first"}
 WORDS = sorted({word for said in chain(*EXAMPLES.values()) for word in said[2].split()})
 
@@ -395,7 +395,7 @@ def test_every_example_stands_under_a_row_of_the_table():
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_table_without_a_row_decides_an_example_of_it_otherwise(row):
-    """A row that changes nothing has no place in the table, and an example that would not notice proves nothing."""
+    """A row that changes no outcome has no place in the table."""
     rest = [*(other for other in ROWS if other is not row), NOTHING]
     noticed = [
         said
@@ -426,7 +426,7 @@ PROOFS = {(kind, proof): None for row in ROWS for kind in ("enhanced", "wording"
 
 @pytest.mark.parametrize(("kind", "proof"), PROOFS)
 def test_each_code_and_each_wording_of_a_proof_decides_something_by_itself(kind, proof):
-    """A pattern that no reply needs is a guess; in a table without it, some example must find another row."""
+    """A pattern that no reply needs is a guess: without it, an example must find another row."""
     rows = [row for row in ROWS if getattr(row, kind) == proof]
     parts = alternatives(proof)
     for part in parts:
