@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -106,6 +107,12 @@ def defined(tree: ast.AST, prefix: str = "") -> set[str]:
     return names
 
 
+def contract(name: str) -> dict[str, Any]:
+    """A contract of import-linter in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return next(one for one in project["tool"]["importlinter"]["contracts"] if one["id"] == name)
+
+
 def samples() -> list[Path]:
     return sorted((ROOT / "config").glob("*.y*ml"))
 
@@ -198,11 +205,15 @@ def test_the_architecture_page_names_every_module_of_a_package(package):
 def test_the_architecture_page_names_the_door_of_a_package(package):
     """A door is the names of `__all__`, and the modules that the imports contract leaves public."""
     door, modules = PACKAGES[package]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = project["tool"]["importlinter"]["contracts"]
-    protected = next(one["protected_modules"] for one in contracts if one["id"] == f"door-{package}")
+    protected = contract(f"door-{package}")["protected_modules"]
     public = [f"{name}.py" for name in marked(modules) if f"bridged.{package}.{name}" not in protected]
     assert sorted(marked(door)) == sorted([*importlib.import_module(f"bridged.{package}").__all__, *public])
+
+
+def test_the_architecture_page_shows_the_layers_of_the_imports_contract():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    block = page.partition("## Imports go one way")[2].split("```")[1]
+    assert block.split("\n")[1:-1] == contract("layers")["layers"]
 
 
 @pytest.mark.parametrize(("module", "name"), STEPS)

@@ -283,7 +283,7 @@ ROWS: Final[tuple[Row, ...]] = (
     Row("content", _BODY, "5..", _Certain, f"{_GOOGLE}: 552 5.7.0 attachment; Exim: acl_smtp_mime; {_POSTFIX}: milters",
         wording=r"virus|malware|infected|\bspam\b|unsolicited|phish|attachment|file type|malformed"
         r"|content (is |was |has been )?(refused|rejected|blocked)|because its content"),
-    # -- what nobody has written down
+    # -- 5yz of any other kind
     Row("greeting-policy", _GREETING, "5..", Misconfigured, f"{_RFC_3463} 3.8: X.7 Security or policy",
         enhanced=r"5\.7\.\d+"),
     Row("link-refused", _LINK, "5..", RelayDown, f"{_RFC_5321} 3.1: 554 No SMTP service here"),
