@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from bridged import logs
 from tests.support.bridge import Bridge
 from tests.support.relay import ScriptedRelay
 
@@ -22,15 +25,44 @@ SMALL = (HERE / "unit", HERE / "contract", HERE / "test_architecture.py")  # all
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make test` leaves out, and put the longest first: otherwise one worker ends late."""
     for item in items:
-        if not any(item.path.is_relative_to(small) for small in SMALL) and not item.get_closest_marker("promise"):
+        if not any(item.path.is_relative_to(small) for small in SMALL) and not _proves_a_promise(item):
             item.add_marker("rest")
+    _require_the_named(items)
     items.sort(key=_longest_time, reverse=True)
+
+
+def _proves_a_promise(item: pytest.Item) -> bool:
+    """`promise` chooses a test, or with arguments only those of its parametrizations."""
+    marker = item.get_closest_marker("promise")
+    return marker is not None and (not marker.args or _id(item) in marker.args)
+
+
+def _id(item: pytest.Item) -> str:
+    return item.name.partition("[")[2].removesuffix("]")
+
+
+def _require_the_named(items: list[pytest.Item]) -> None:
+    """Refuse a `promise` of a parametrization that does not exist. Otherwise `make test` would run none of them."""
+    tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+    for name, group in tests.items():
+        marker = group[0].get_closest_marker("promise")
+        missing = set(marker.args if marker else ()) - {_id(item) for item in group}
+        if missing and len(group) > 1:  # one alone was asked for by its name
+            raise pytest.UsageError(f"{name} has no parametrization {sorted(missing)}")
 
 
 def _longest_time(item: pytest.Item) -> float:
     """Seconds that a test may take, as its `timeout` says."""
     timeout = item.get_closest_marker("timeout")
     return float(timeout.args[0]) if timeout else 0.0
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> None:
+    """Give each test a log of its own. Otherwise it writes to that of an earlier test, which may be closed."""
+    logs.configure("json", "info", io.StringIO())
 
 
 @pytest.fixture

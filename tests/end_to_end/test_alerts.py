@@ -84,6 +84,7 @@ def test_a_refused_address_is_told_through_the_relay_of_the_documents(bridge):
     assert "550 5.1.1 no such user" in text
 
 
+@pytest.mark.promise
 def test_a_configuration_that_is_refused_at_start_is_told_and_the_exit_code_stays(bridge, second):
     bridge.extra = alerts(second)
     bridge.config.write_text(bridge.text().replace("switched_folders", "swiched_folders"))

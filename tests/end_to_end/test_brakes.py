@@ -86,6 +86,7 @@ def test_a_review_holds_everything_and_a_folder_is_released_or_dropped_as_a_whol
     assert set(bridge.sent()) == {"b.txt", "c.txt"}
 
 
+@pytest.mark.promise
 def test_bytes_that_the_address_already_got_are_held_and_those_that_are_new_are_not(bridge):
     with_rule(bridge, "duplicates: hold").start()
     (bridge.inbox / "first.txt").write_bytes(b"the same bytes")
@@ -183,6 +184,7 @@ def test_of_many_copies_that_come_at_once_one_leaves(bridge):
     assert sum(bridge.sent().values()) == 1
 
 
+@pytest.mark.promise
 def test_what_the_collector_would_drop_is_held_with_the_reason_and_the_rest_goes(bridge):
     with_rule(bridge, "collector: conciliator").start()
     (bridge.inbox / "small.pdf").write_bytes(PDF)
@@ -217,6 +219,7 @@ def test_an_address_that_is_refused_is_tried_once_and_again_only_when_a_person_s
     until(lambda: bridge.sent()["2.txt"] == 1, "and what was held with it leaves")
 
 
+@pytest.mark.promise
 def test_three_refusals_in_a_row_for_three_clients_are_the_relays_fault_and_all_are_put_back(bridge):
     for name in ("b", "c", "d"):
         (bridge.base / name / "Achats").mkdir(parents=True)
@@ -245,6 +248,7 @@ def test_three_refusals_in_a_row_for_three_clients_are_the_relays_fault_and_all_
     assert bridge.count("relay_recovered") == 1
 
 
+@pytest.mark.promise
 def test_a_dry_run_shows_what_would_leave_and_touches_nothing(bridge):
     bridge.config.write_text(bridge.text())
     with bridge.log.open("ab") as log:

@@ -10,12 +10,15 @@ import socket
 import subprocess
 import zipfile
 
+import pytest
+
 from tests.support.bridge import Bridge, sha256, until
 from tests.support.packages import needs
 
 PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 
 
+@pytest.mark.promise("polling")
 def test_what_was_there_before_is_never_sent_and_what_comes_after_is(bridge: Bridge) -> None:
     """Existing stays; a new file is sent once, whole, and gets its marker."""
     (bridge.inbox / "old.pdf").write_bytes(PDF)
@@ -30,6 +33,7 @@ def test_what_was_there_before_is_never_sent_and_what_comes_after_is(bridge: Bri
     assert not (bridge.inbox / "old.pdf.validated.json").exists()
 
 
+@pytest.mark.promise("inotify")
 def test_every_way_to_deposit_sends_once(bridge: Bridge) -> None:
     """Each document once by cp, cp -r, mv, mv of a directory, hard link, tar and mkdir -p."""
     out = bridge.outside
@@ -92,6 +96,7 @@ def test_a_document_that_is_cut_off_or_empty_waits(bridge: Bridge) -> None:
     assert dict(bridge.arrived())["cut.pdf"] == PDF
 
 
+@pytest.mark.promise("inotify")
 def test_a_document_somebody_still_writes_is_waited_for(bridge: Bridge) -> None:
     """It looks finished, but it is open for writing: its final bytes are what is sent."""
     bridge.start()
@@ -105,6 +110,7 @@ def test_a_document_somebody_still_writes_is_waited_for(bridge: Bridge) -> None:
     assert dict(bridge.arrived())["slow.txt"] == b"first page, second page"
 
 
+@pytest.mark.promise("inotify")
 def test_renames_are_followed(bridge: Bridge) -> None:
     """Existing stays existing, validated is not sent again and its marker moves along; so with a parent directory."""
     (bridge.inbox / "old.pdf").write_bytes(PDF)
@@ -241,6 +247,7 @@ def test_ignored_names_are_ignored_and_no_others(bridge: Bridge) -> None:
     bridge.expect("notes~$2.txt", "template.tmp.txt")
 
 
+@pytest.mark.promise("inotify")
 def test_markers_and_their_copies_are_never_sent(bridge: Bridge) -> None:
     """Copied, renamed or moved: a marker is not a document."""
     bridge.start()

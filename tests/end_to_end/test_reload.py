@@ -183,6 +183,7 @@ def test_reload_without_a_daemon_says_so(bridge: Bridge) -> None:
     assert "gedd" in answer.stderr
 
 
+@pytest.mark.promise
 def test_what_an_exclusion_or_an_ignored_name_kept_out_is_existing_when_it_is_lifted(bridge: Bridge) -> None:
     """Old drafts and backups are not mailed because a line was deleted; what comes after the reload is new."""
     bridge.folders = "[{path: Achats, exclude: [Entwurf]}, Notes]"
@@ -201,6 +202,7 @@ def test_what_an_exclusion_or_an_ignored_name_kept_out_is_existing_when_it_is_li
     bridge.expect("new.txt", "new.bak")
 
 
+@pytest.mark.promise
 def test_fewer_sessions_say_no_goodbye_into_the_mail_that_one_is_sending(bridge: Bridge) -> None:
     """A reload from two to one while both upload: what arrives is whole, once, and nothing else."""
     content = {f"{i}.txt": bytes([65 + i]) * 9_000_000 for i in range(2)}

@@ -115,6 +115,7 @@ def test_documents_and_their_markers_outlive_the_restarts(bridge):
     bridge.expect("new.txt", "second.txt")
 
 
+@pytest.mark.promise("an exclusion is lifted")
 @pytest.mark.parametrize("how", ["an exclusion is lifted", "a name is no longer ignored"])
 def test_what_the_rules_left_out_before_a_stop_is_no_deposit_though_it_is_caught_up(bridge, how):
     """`catch_up` sends what came while the daemon was stopped, and only that."""

@@ -169,6 +169,7 @@ def test_a_stalled_relay_does_not_keep_the_daemon_from_stopping(bridge: Bridge, 
     bridge.expect("a.txt")
 
 
+@pytest.mark.promise("inotify")
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 def test_a_document_deleted_while_it_is_sent_and_another_deposited_there_leave_once_each_at_most(
     bridge: Bridge,

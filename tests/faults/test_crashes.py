@@ -344,6 +344,7 @@ def test_a_stop_after_the_dot_while_the_reply_is_late(bridge: Bridge, answered: 
     assert len(set(mails)) == 1
 
 
+@pytest.mark.promise("killed-inotify")
 @one_mode
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_an_acceptance_is_entered_although_the_marking_waits_for_a_share(bridge: Bridge, end: str) -> None:
@@ -379,6 +380,7 @@ def test_an_acceptance_is_entered_although_the_marking_waits_for_a_share(bridge:
 # -- 4. two instances
 
 
+@pytest.mark.promise
 @one_mode
 def test_a_second_instance_ends_with_75_and_does_not_disturb_the_first(bridge: Bridge) -> None:
     """A sentence that names the state directory; the first goes on sending and answering."""
@@ -443,6 +445,7 @@ def _with_clock(bridge: Bridge, offset: Path) -> None:
     assert ready_or_ended(bridge, ready)
 
 
+@pytest.mark.promise("inotify--86400")
 @pytest.mark.parametrize("jump", [HOUR, -HOUR, -DAY, YEAR, -YEAR])
 def test_a_jump_of_the_clock_stalls_nothing_and_sends_nothing_twice(bridge: Bridge, tmp_path: Path, jump: int) -> None:
     """A document waits, one is deferred, one has just come: after the jump they leave as if nothing had happened."""
@@ -550,6 +553,7 @@ def _too_many(bridge: Bridge) -> bool:
     return any("Too many open files" in str(line.get("reason")) for line in bridge.lines())
 
 
+@pytest.mark.promise("inotify-1")
 @pytest.mark.parametrize("spare", [0, 1, 2, 3])
 def test_what_comes_while_no_descriptor_is_free_leaves_once_when_there_are_some(bridge: Bridge, spare: int) -> None:
     """EMFILE while looking, sending or marking: said, nothing concluded, everything sent once afterwards."""
@@ -705,6 +709,7 @@ def test_three_hundred_megabytes_are_streamed_in_bounded_memory(bridge: Bridge, 
 # -- 5. kill -9 in the first look
 
 
+@pytest.mark.promise
 @one_mode
 def test_what_a_first_look_that_was_killed_had_not_met_is_existing_for_the_next(bridge: Bridge) -> None:
     """Else `catch_up` would send it all: killed after each commit until the daemon lives to be ready."""

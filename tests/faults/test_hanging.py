@@ -76,6 +76,7 @@ def pair(tmp_path: Path, relay: ScriptedRelay, fuse: Fuse) -> Iterator[Pair]:
         pair.stop()
 
 
+@pytest.mark.promise
 def test_a_share_that_hangs_stops_nobody_else_and_is_told_of_once(pair: Pair, fuse: Fuse) -> None:
     """Others leave meanwhile, `folder_unreachable` names it; at its return what was deposited there leaves once."""
     pair.start()

@@ -238,6 +238,7 @@ REQUESTS = {
 }
 
 
+@pytest.mark.promise
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 def test_nothing_that_is_written_into_the_control_socket_stops_the_daemon(bridge: Bridge) -> None:
     """Garbage, 10 MB without a line end, half requests, a hundred who say nothing: it answers and sends on."""

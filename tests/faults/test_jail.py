@@ -56,6 +56,7 @@ def leaked(bridge: Bridge) -> bool:
 # -- what is not a regular file
 
 
+@pytest.mark.promise("inotify")
 @both_modes
 def test_links_fifos_sockets_and_devices_are_warned_of_once_and_never_opened(bridge: Bridge) -> None:
     """Whatever they are called and wherever they point; a document beside them is sent; also after a restart."""
@@ -272,6 +273,7 @@ def plant(kind: str, path: Path, outside: Path) -> None:
         os.mkfifo(path)
 
 
+@pytest.mark.promise("link-inotify")
 @one_mode
 @pytest.mark.parametrize("kind", PLANTS)
 def test_what_is_planted_at_the_markers_names_is_left_alone(bridge: Bridge, kind: str) -> None:
@@ -413,6 +415,7 @@ def user(bridge: Bridge, relay: ScriptedRelay) -> Iterator[UserBridge]:
         shutil.rmtree(base)
 
 
+@pytest.mark.promise
 @one_mode
 @needs_root
 def test_an_ordinary_user_with_group_access_sends_and_writes_markers_for_the_group(user: UserBridge) -> None:
@@ -429,6 +432,7 @@ def test_an_ordinary_user_with_group_access_sends_and_writes_markers_for_the_gro
         assert (stat.S_IMODE(found.st_mode), found.st_gid) == (mode, GROUP), name
 
 
+@pytest.mark.promise
 @one_mode
 @needs_root
 def test_a_document_that_may_not_be_read_waits_with_one_warning_until_it_may(user: UserBridge) -> None:

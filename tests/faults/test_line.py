@@ -55,6 +55,7 @@ def nothing_counted(bridge: LineBridge, *names: str) -> None:
 # -- each phase
 
 
+@pytest.mark.promise("cut-UPLOAD")
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("fault", ["cut", "stalled"])
 def test_a_line_lost_before_the_dot_counts_nothing_and_everything_waits(
@@ -162,6 +163,7 @@ def test_a_goodbye_that_fails_neither_delays_the_stop_nor_sends_again(
 # -- the final dot
 
 
+@pytest.mark.promise("cut0")
 @pytest.mark.parametrize("cut", [Cut(keep=True), Cut(keep=True, reset=True), Cut(raw=b"25", keep=True)])
 def test_a_lost_reply_to_the_dot_is_tried_so_often_and_then_held(plain: LineBridge, cut: Cut) -> None:
     """Each time the same Message-ID and the very same bytes; two more tries, then a person decides."""
@@ -237,6 +239,7 @@ def rearrange(bridge: LineBridge) -> tuple[dict[str, str], set[str]]:
     return stay, gone
 
 
+@pytest.mark.promise("running")
 @pytest.mark.parametrize("when", ["running", "killed", "stopped while it happens"])
 @pytest.mark.timeout(180)
 def test_a_queue_that_is_rearranged_while_the_relay_is_away_leaves_as_it_is_at_the_end(
@@ -333,6 +336,7 @@ BABBLES = {
 }
 
 
+@pytest.mark.promise("an EHLO that never ends")
 @pytest.mark.parametrize("babble", BABBLES.values(), ids=BABBLES)
 def test_a_relay_that_never_ends_its_reply_is_unreachable_after_the_timeout(tmp_path: Path, babble: Babble) -> None:
     """It is never silent, so that a time-out per read never comes: the whole reply must have one."""
@@ -361,6 +365,7 @@ GARBAGE = {
 UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+@pytest.mark.promise("escapes-DOT")
 @pytest.mark.parametrize("phase", ["CONNECT", "EHLO", "MAIL", "RCPT", "DOT"])
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 def test_nothing_that_a_relay_says_is_shown_but_as_printable_text(plain: LineBridge, phase: str, garbage: str) -> None:

@@ -107,6 +107,7 @@ DONE = (
 )
 
 
+@pytest.mark.promise("renamed-hints")
 @pytest.mark.parametrize("way", HINTS)
 @pytest.mark.parametrize("done", DONE)
 def test_no_existing_file_is_sent_for_what_is_done_to_it(

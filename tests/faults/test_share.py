@@ -74,6 +74,7 @@ def with_documents_on_their_way(share: Share) -> dict[str, str]:
 # -- the same file system goes and returns
 
 
+@pytest.mark.promise("inotify-umount")
 @PLAIN_AND_LAZY
 def test_a_share_that_goes_and_returns_changes_nothing_and_loses_nothing(
     share: Share, disk: Disk, how: tuple[str, ...]
@@ -388,6 +389,7 @@ def test_files_on_the_bare_mount_point_at_a_start_are_not_sent_nor_missed(share:
 # -- markers that cannot be written
 
 
+@pytest.mark.promise
 @INOTIFY
 def test_a_marker_on_a_share_gone_read_only_is_told_once_and_written_when_it_may(share: Share, disk: Disk) -> None:
     """`remount,ro`, as the kernel does after an error of the disk; one mail, whatever becomes of the marker."""
@@ -445,6 +447,7 @@ def marker_at_last(share: Share) -> None:
 # -- where inotify is blind
 
 
+@pytest.mark.promise("bindfs-auto")
 @AUTO
 @pytest.mark.parametrize("kind", ["bindfs", "sshfs"])
 def test_a_fuse_share_is_polled_without_being_told_to(share: Share, kind: str) -> None:

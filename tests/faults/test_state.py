@@ -64,6 +64,7 @@ def _names(bridge: Bridge) -> set[str]:
 # -- 1. power cuts
 
 
+@pytest.mark.promise("1-inotify")
 @needs_images
 @pytest.mark.parametrize("after", [1, 7, 15])
 def test_what_the_relay_accepted_before_a_power_cut_is_in_the_journal(
@@ -349,6 +350,7 @@ def test_a_corrupt_journal_is_refused_with_a_remedy_or_works_and_mails_nothing(
 # -- 4. a lost journal
 
 
+@pytest.mark.promise
 def test_without_its_journal_a_ged_of_fifty_files_and_their_markers_is_not_mailed(bridge: Bridge) -> None:
     """Forty were sent, ten not: all are existing, the forty count as validated."""
     for i in range(10):
@@ -403,6 +405,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(bridge: Bridge) 
 # -- 6. open to others
 
 
+@pytest.mark.promise
 def test_nobody_else_can_read_the_state_even_under_umask_000(bridge: Bridge) -> None:
     """The directory 0700, every file in it 0600, as long as it runs and afterwards."""
     ready = bridge.count("daemon_ready")

@@ -271,6 +271,7 @@ def test_a_watch_limit_reached_by_a_new_folder_is_said_once_and_costs_one_sweep(
     assert bridge.count("watch_limit_reached") == 1
 
 
+@pytest.mark.promise
 @inotify
 def test_without_any_inotify_instance_the_sweep_does_it_all(bridge: Bridge) -> None:
     """Said once, as an error; ready nevertheless; deposits leave within a sweep."""
@@ -621,6 +622,7 @@ def test_an_observer_one_of_whose_threads_dies_is_replaced(bridge: Bridge, fault
     assert bridge.count("observer_restarted") == 1
 
 
+@pytest.mark.promise
 @inotify
 def test_a_silent_observer_is_found_out_by_a_sweep_and_replaced(bridge: Bridge) -> None:
     """All threads live and no hint comes: the next sweep sends the deposit, and the new observer is quick again."""
@@ -682,6 +684,7 @@ def supervisor() -> Iterator[Supervisor]:
     supervisor.socket.close()
 
 
+@pytest.mark.promise
 @inotify
 def test_the_watchdog_is_fed_while_the_bridge_works_and_while_it_waits(bridge: Bridge, supervisor: Supervisor) -> None:
     """Idle, busy, or waiting for a relay that does not answer: well within the interval in each."""
@@ -715,6 +718,7 @@ def test_a_living_thread_that_makes_no_step_does_not_feed_the_watchdog(bridge: B
 # -- 9: what made watchdog itself livelock
 
 
+@pytest.mark.promise("siblings-inotify")
 @inotify
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("shape", ["nested", "siblings", "chains"])

@@ -416,7 +416,18 @@ class LifeByNames(LifeWithHints):
 
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
-@pytest.mark.parametrize(("machine", "examples"), [(Life, 40), (LifeWithHints, 20), (LifeByNames, 15)])
+@pytest.mark.promise("polling", "hints", "names")
+@pytest.mark.parametrize(
+    ("machine", "examples"),
+    [
+        pytest.param(Life, 6, id="polling"),
+        pytest.param(LifeWithHints, 3, id="hints"),
+        pytest.param(LifeByNames, 3, id="names"),
+        pytest.param(Life, 34, id="polling at length"),
+        pytest.param(LifeWithHints, 17, id="hints at length"),
+        pytest.param(LifeByNames, 12, id="names at length"),
+    ],
+)
 def test_no_history_loses_a_document_sends_one_twice_or_to_somebody_else(machine: type[Life], examples: int) -> None:
     """Hypothesis invents the histories; one that fails is printed as a program."""
     run_state_machine_as_test(
