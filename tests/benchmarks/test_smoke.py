@@ -36,7 +36,7 @@ def test_a_figure_is_met_on_the_right_side_of_its_mark():
     assert [better(figure) for figure in FIGURES[:2]] == [2.0, 3 / 50]
 
 
-def test_a_row_and_the_picture_show_what_was_found():
+def test_a_row_and_the_picture_show_the_figures():
     assert FIGURES[0].row() == "| met | 50 /s | peer: 100 /s | 0.5 x | at least 0.25 x | yes |"
     picture = drawn(FIGURES)
     assert re.findall(r'fill="(seagreen|firebrick)"', picture) == ["seagreen", "firebrick"]

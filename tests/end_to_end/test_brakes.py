@@ -101,7 +101,7 @@ def test_bytes_that_the_address_already_got_are_held_and_those_that_are_new_are_
     until(lambda: bridge.sent()["again.txt"] == 1, "released, it leaves all the same")
 
 
-def test_a_release_is_from_the_rule_that_held_and_not_from_those_nobody_was_told_of(bridge):
+def test_a_release_is_from_the_rule_that_held_and_not_from_the_untold_rules(bridge):
     """Released from the review, the second of two copies is still a duplicate; released again, it leaves."""
     with_rule(bridge, "review: true, duplicates: hold").start()
     for name in ("first.txt", "copy.txt"):
@@ -115,7 +115,7 @@ def test_a_release_is_from_the_rule_that_held_and_not_from_those_nobody_was_told
     until(lambda: bridge.sent() == {"first.txt": 1, "copy.txt": 1}, "released twice, it leaves")
 
 
-def test_what_is_overwritten_after_its_review_is_reviewed_again(bridge):
+def test_a_document_overwritten_after_its_review_is_reviewed_again(bridge):
     with_rule(bridge, "review: true").start()
     document = bridge.inbox / "a.txt"
     document.write_bytes(b"what was reviewed")
@@ -152,7 +152,7 @@ def test_a_daily_cap_puts_the_rest_off_without_a_storm_and_holds_up_no_other_add
     assert "takes 300 documents a day" in bridge.lines("document_deferred")[0]["reason"]
 
 
-def test_of_two_copies_in_two_sessions_the_second_to_be_read_waits_whichever_is_the_elder(tmp_path):
+def test_of_two_copies_in_two_sessions_the_second_to_be_read_waits(tmp_path):
     """The younger may be read first; then it has left, or is about to, and the elder is the duplicate."""
     journal = Journal(tmp_path)
     columns = {"client": "A", "ged": b"/ged", "stamp": Stamp(1, 2, 3, 4), "date": "", "deposited_at": 1.0}
@@ -185,7 +185,7 @@ def test_of_many_copies_that_come_at_once_one_leaves(bridge):
 
 
 @pytest.mark.promise
-def test_what_the_collector_would_drop_is_held_with_the_reason_and_the_rest_goes(bridge):
+def test_a_document_that_the_collector_would_drop_is_held_and_the_rest_goes(bridge):
     with_rule(bridge, "collector: conciliator").start()
     (bridge.inbox / "small.pdf").write_bytes(PDF)
     (bridge.inbox / "large.pdf").write_bytes(b"%PDF-1.4\n" + b"%" * 40_000 + b"\n%%EOF\n")
@@ -196,7 +196,7 @@ def test_what_the_collector_would_drop_is_held_with_the_reason_and_the_rest_goes
     until(lambda: set(bridge.sent()) == {"small.pdf", "large.pdf"}, "a person knows better")
 
 
-def test_an_address_that_is_refused_is_tried_once_and_again_only_when_a_person_says_so(bridge):
+def test_a_refused_address_is_tried_once_and_again_only_when_a_person_says_so(bridge):
     bridge.more_clients = (
         f"  - {{name: Dupont, ged: {bridge.base}/dupont, collection_email: dupont@collecte.example,"
         " switched_folders: [Achats]}\n"
@@ -220,7 +220,7 @@ def test_an_address_that_is_refused_is_tried_once_and_again_only_when_a_person_s
 
 
 @pytest.mark.promise
-def test_three_refusals_in_a_row_for_three_clients_are_the_relays_fault_and_all_are_put_back(bridge):
+def test_refusals_in_a_row_for_three_clients_are_the_relays_and_all_are_put_back(bridge):
     for name in ("b", "c", "d"):
         (bridge.base / name / "Achats").mkdir(parents=True)
         bridge.more_clients += (
@@ -249,7 +249,7 @@ def test_three_refusals_in_a_row_for_three_clients_are_the_relays_fault_and_all_
 
 
 @pytest.mark.promise
-def test_a_dry_run_shows_what_would_leave_and_touches_nothing(bridge):
+def test_a_dry_run_shows_the_mails_and_touches_nothing(bridge):
     bridge.config.write_text(bridge.text())
     with bridge.log.open("ab") as log:
         bridge.process = subprocess.Popen([COMMAND, "run", "--dry-run", "--config", bridge.config], stderr=log)

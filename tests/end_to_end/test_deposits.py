@@ -19,7 +19,7 @@ PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 
 
 @pytest.mark.promise("polling")
-def test_what_was_there_before_is_never_sent_and_what_comes_after_is(bridge: Bridge) -> None:
+def test_an_existing_file_is_never_sent_and_a_deposit_is(bridge: Bridge) -> None:
     """Existing stays; a new file is sent once, whole, and gets its marker."""
     (bridge.inbox / "old.pdf").write_bytes(PDF)
     bridge.start()
@@ -260,7 +260,7 @@ def test_markers_and_their_copies_are_never_sent(bridge: Bridge) -> None:
     bridge.expect("a.txt")
 
 
-def test_what_was_deposited_while_the_daemon_was_stopped_is_missed(bridge: Bridge) -> None:
+def test_a_file_deposited_while_the_daemon_is_stopped_is_missed(bridge: Bridge) -> None:
     """Reported once per folder, listed, not sent; `bridged send` sends it on purpose."""
     bridge.start()
     bridge.stop()
@@ -276,7 +276,7 @@ def test_what_was_deposited_while_the_daemon_was_stopped_is_missed(bridge: Bridg
     bridge.expect("missed.txt")
 
 
-def test_catch_up_sends_what_was_deposited_meanwhile(bridge: Bridge) -> None:
+def test_catch_up_sends_a_file_deposited_while_the_daemon_is_stopped(bridge: Bridge) -> None:
     """And still nothing of what existed before the first start."""
     (bridge.inbox / "old.txt").write_text("old")
     bridge.extra = "catch_up: true"

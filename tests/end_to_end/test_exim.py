@@ -74,9 +74,7 @@ def test_documents_arrive_at_exim_once_and_whole(
     assert exim.log().count(f"A=plain:{credentials.user}") == len(documents)
 
 
-def test_an_address_that_exim_refuses_holds_its_document_in_exims_words_and_others_go_on(
-    exim: Exim, bridge: SubmittingBridge
-) -> None:
+def test_an_address_refused_by_exim_holds_its_document_and_others_go_on(exim: Exim, bridge: SubmittingBridge) -> None:
     """550 5.1.1 is of that address alone."""
     with running(bridge):
         bridge.deposit("for a closed address.pdf", pdf(1, 2000), client=2)
@@ -110,7 +108,7 @@ def test_a_document_over_exims_message_size_limit_is_held_before_any_of_it_is_se
     assert "rejected" not in exim.log()  # neither MAIL with that SIZE nor DATA was tried
 
 
-def test_what_exim_defers_is_tried_again_until_it_is_accepted(exim: Exim, bridge: SubmittingBridge) -> None:
+def test_a_document_deferred_by_exim_is_tried_again_until_it_is_accepted(exim: Exim, bridge: SubmittingBridge) -> None:
     """Greylisting is of one address: nobody else waits, and nothing is taken for a throttle."""
     exim.greylist(True)
     with running(bridge):

@@ -59,7 +59,7 @@ def test_a_folder_switched_on_by_an_edit_holds_existing_files_and_sends_new_ones
     bridge.expect("new.txt")
 
 
-def test_a_folder_switched_off_withdraws_what_is_queued(bridge: Bridge) -> None:
+def test_a_folder_switched_off_withdraws_its_queued_documents(bridge: Bridge) -> None:
     """`bridged reload` returns 0 once it is in force; nothing of the folder leaves."""
     bridge.start()
     bridge.relay.stop_listening()

@@ -72,7 +72,7 @@ def test_a_queued_document_goes_to_the_address_that_is_in_force(bridge: Bridge) 
     assert b"\r\nTo: right@collecte.example\r\n" in mail.data
 
 
-def test_another_relay_takes_over_what_is_queued(bridge: Bridge) -> None:
+def test_another_relay_takes_over_the_queue(bridge: Bridge) -> None:
     """The old one is down for good; the new one gets everything, once."""
     bridge.start()
     bridge.relay.stop_listening()
@@ -85,7 +85,7 @@ def test_another_relay_takes_over_what_is_queued(bridge: Bridge) -> None:
         bridge.stop()
 
 
-def test_a_client_that_is_added_starts_with_what_it_has_and_a_removed_one_sends_no_more(bridge: Bridge) -> None:
+def test_an_added_client_has_existing_files_and_a_removed_client_sends_no_more(bridge: Bridge) -> None:
     """Its files are existing, its new ones go to its address; removed, its queued document is withdrawn."""
     inbox = bridge.base / "ged2/In"
     inbox.mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_a_folder_that_does_not_exist_yet_is_switched_on_and_its_content_is_new(
     bridge.expect("new.txt")
 
 
-def test_a_reload_loses_no_deposit_that_waits_and_keeps_what_is_known(bridge: Bridge) -> None:
+def test_a_reload_loses_no_waiting_deposit_and_keeps_known_files(bridge: Bridge) -> None:
     """A waiting, an existing and a validated one over three reloads and a client's new name: one mail each at most."""
     (bridge.inbox / "old.txt").write_text("old")
     bridge.start()
@@ -184,7 +184,7 @@ def test_reload_without_a_daemon_says_so(bridge: Bridge) -> None:
 
 
 @pytest.mark.promise
-def test_what_an_exclusion_or_an_ignored_name_kept_out_is_existing_when_it_is_lifted(bridge: Bridge) -> None:
+def test_a_file_that_an_exclusion_or_an_ignored_name_hid_is_existing_when_lifted(bridge: Bridge) -> None:
     """Old drafts and backups are not mailed because a line was deleted; what comes after the reload is new."""
     bridge.folders = "[{path: Achats, exclude: [Entwurf]}, Notes]"
     bridge.extra = 'ignore: ["*.bak"]'

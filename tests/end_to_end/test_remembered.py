@@ -45,7 +45,7 @@ def nothing_leaves(bridge: Bridge) -> None:
     assert {name for name in bridge.sent() if not name.startswith("probe-")} == set()
 
 
-def test_what_comes_while_it_is_stopped_is_missed_and_what_was_there_stays_existing(bridge):
+def test_a_file_deposited_during_a_stop_is_missed_and_an_existing_one_stays_so(bridge):
     run_until_remembered(bridge)
     bridge.stop()
     (bridge.inbox / "old" / "missed.txt").write_bytes(b"meanwhile")
@@ -78,7 +78,7 @@ def test_an_exclusion_that_is_lifted_after_a_restart_makes_no_deposits(bridge):
 
 
 @pytest.mark.parametrize("restart", [True, False])
-def test_a_folder_that_was_off_for_a_while_holds_existing_files_whatever_was_remembered(bridge, restart):
+def test_a_folder_off_for_a_while_holds_existing_files_despite_remembered_times(bridge, restart):
     run_until_remembered(bridge)
     for folders in ("[Notes]", "[Achats, Notes]"):
         bridge.folders = folders
@@ -93,7 +93,7 @@ def test_a_folder_that_was_off_for_a_while_holds_existing_files_whatever_was_rem
     nothing_leaves(bridge)
 
 
-def test_what_is_saved_over_while_it_is_stopped_is_not_sent_where_saves_are(bridge):
+def test_a_save_during_a_stop_is_not_sent_though_on_overwrite_is_send(bridge):
     """`on_overwrite: send` is not retroactive: such a restart has to read everything."""
     bridge.extra = "on_overwrite: send"
     run_until_remembered(bridge)
@@ -117,7 +117,7 @@ def test_documents_and_their_markers_outlive_the_restarts(bridge):
 
 @pytest.mark.promise("an exclusion is lifted")
 @pytest.mark.parametrize("how", ["an exclusion is lifted", "a name is no longer ignored"])
-def test_what_the_rules_left_out_before_a_stop_is_no_deposit_though_it_is_caught_up(bridge, how):
+def test_a_file_that_the_rules_hid_before_a_stop_is_no_deposit_despite_catch_up(bridge, how):
     """`catch_up` sends what came while the daemon was stopped, and only that."""
     bridge.extra = "catch_up: true\n" + ("ignore: ['*.bak']" if "ignored" in how else "")
     bridge.folders = "[{path: Achats, exclude: [old]}, Notes]" if "exclusion" in how else bridge.folders

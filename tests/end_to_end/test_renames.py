@@ -29,7 +29,7 @@ def another_client(bridge: Bridge) -> Path:
     return inbox
 
 
-def test_a_validated_document_moved_to_another_switched_folder_takes_its_marker_along(bridge: Bridge) -> None:
+def test_a_validated_document_moved_between_switched_folders_takes_its_marker_along(bridge: Bridge) -> None:
     """No second mail, and the marker's content is what it was."""
     bridge.start()
     here, there = bridge.inbox / "sent.txt", bridge.ged / "Notes/moved.txt"
@@ -77,7 +77,7 @@ def test_existing_files_that_change_names_in_a_chain_or_a_circle_stay_existing(b
     bridge.expect()
 
 
-def test_a_directory_that_another_one_takes_the_place_of_in_an_instant_stays_existing(bridge: Bridge) -> None:
+def test_a_directory_whose_place_another_takes_in_an_instant_stays_existing(bridge: Bridge) -> None:
     """The former is then deleted: what the kernel tells of it, by the name it had, says nothing of the new one."""
     for number in range(20):
         for directory in (f"{number}/site", f"{number}/site.new"):
@@ -164,9 +164,7 @@ def test_a_queued_document_renamed_to_a_temporary_name_and_back_is_sent_once(bri
 
 
 @pytest.mark.parametrize("was", ["sending", "held"])
-def test_a_document_renamed_to_a_temporary_name_when_it_could_not_be_withdrawn_does_not_leave(
-    bridge: Bridge, was: str
-) -> None:
+def test_a_sending_or_held_document_renamed_to_a_temporary_name_does_not_leave(bridge: Bridge, was: str) -> None:
     """While it is being sent, or held, its state stays; when its turn comes again its name decides."""
     bridge.relay.script(*(("MAIL", Stall()) if was == "sending" else ("DOT", Say("550 5.7.1 no"))))
     bridge.start()
@@ -260,7 +258,7 @@ def test_folder_names_match_however_their_accents_are_written(bridge: Bridge) ->
     bridge.expect("new.txt")
 
 
-def test_a_document_renamed_while_it_is_on_its_way_is_sent_once_and_marked_under_its_new_name(bridge: Bridge) -> None:
+def test_a_document_renamed_on_its_way_is_sent_once_and_marked_under_its_new_name(bridge: Bridge) -> None:
     """The relay is slow at DATA: the mail has the old name, the marker stands beside the new one."""
     bridge.relay.script("DATA", Late())
     bridge.start()

@@ -111,7 +111,7 @@ def test_missed_documents_are_reported_once_per_folder_and_not_at_every_start(br
     }
 
 
-def test_catch_up_sends_directories_and_what_a_kill_made_it_miss(bridge: Bridge) -> None:
+def test_catch_up_sends_directories_and_deposits_that_a_kill_missed(bridge: Bridge) -> None:
     """However the daemon ended and however deep the file lies; each once, over two more starts."""
     bridge.extra = "catch_up: true"
     bridge.start()
@@ -171,7 +171,7 @@ def test_a_stalled_relay_does_not_keep_the_daemon_from_stopping(bridge: Bridge, 
 
 @pytest.mark.promise("inotify")
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
-def test_a_document_deleted_while_it_is_sent_and_another_deposited_there_leave_once_each_at_most(
+def test_a_document_deleted_and_replaced_while_it_is_sent_leaves_once_at_most(
     bridge: Bridge,
 ) -> None:
     """The line is lost before the dot: the first has left its folder, and only the second is sent, once."""

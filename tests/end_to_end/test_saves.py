@@ -90,9 +90,7 @@ def test_a_queued_document_that_is_saved_again_is_sent_once_and_whole(bridge: Br
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_document_saved_while_it_is_on_its_way_is_sent_once_and_never_changed_in_silence(
-    bridge: Bridge, save: Save
-) -> None:
+def test_a_document_saved_on_its_way_is_sent_once_and_the_change_is_told(bridge: Bridge, save: Save) -> None:
     """The relay is slow at DATA: one mail, whole; where it has the old bytes, `document_changed` tells of the new."""
     bridge.relay.script("DATA", Late())
     bridge.start()
@@ -198,7 +196,7 @@ def test_a_scanner_that_opens_and_closes_for_every_page_is_waited_for(bridge: Br
     assert dict(bridge.arrived())["scan.txt"] == b"".join(b"page %d\n" % page for page in range(1, 11))
 
 
-def test_what_still_looks_cut_off_after_the_limit_is_sent_with_a_warning(bridge: Bridge) -> None:
+def test_a_document_cut_off_after_quiet_limit_is_sent_with_a_warning(bridge: Bridge) -> None:
     """Nothing waits for ever: after `quiet_limit` it leaves, and the log says how it looked."""
     bridge.watch = ", quiet_limit: 1500ms"
     bridge.start()

@@ -470,7 +470,7 @@ def test_a_jump_of_the_clock_stalls_nothing_and_sends_nothing_twice(bridge: Brid
 
 
 @one_mode
-def test_what_the_relay_defers_leaves_soon_after_a_jump_back_of_an_hour(bridge: Bridge, tmp_path: Path) -> None:
+def test_a_deferred_document_leaves_soon_after_a_jump_back_of_an_hour(bridge: Bridge, tmp_path: Path) -> None:
     """The due time lies an hour away by the new clock, which no schedule of one second has made."""
     offset = tmp_path / "offset"
     offset.write_text("0")
@@ -555,7 +555,7 @@ def _too_many(bridge: Bridge) -> bool:
 
 @pytest.mark.promise("inotify-1")
 @pytest.mark.parametrize("spare", [0, 1, 2, 3])
-def test_what_comes_while_no_descriptor_is_free_leaves_once_when_there_are_some(bridge: Bridge, spare: int) -> None:
+def test_a_deposit_while_no_descriptor_is_free_leaves_once_when_some_are_free(bridge: Bridge, spare: int) -> None:
     """EMFILE while looking, sending or marking: said, nothing concluded, everything sent once afterwards."""
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
@@ -623,7 +623,7 @@ def test_two_hundred_documents_leave_no_descriptor_behind(bridge: Bridge) -> Non
 @needs_strace
 @pytest.mark.parametrize("error", ["EIO", "EMFILE"])
 @pytest.mark.parametrize("where", ["ged", "inbox"])
-def test_a_directory_that_cannot_be_read_for_an_instant_at_the_first_start_is_not_mailed(
+def test_a_directory_unreadable_for_an_instant_at_the_first_start_is_not_mailed(
     bridge: Bridge, where: str, error: str
 ) -> None:
     """One failed listing during the baseline: what was there before the start is existing all the same."""
@@ -640,7 +640,7 @@ def test_a_directory_that_cannot_be_read_for_an_instant_at_the_first_start_is_no
 
 
 @needs_strace
-def test_a_directory_that_cannot_be_read_for_an_instant_at_a_start_is_missed_not_mailed(bridge: Bridge) -> None:
+def test_a_directory_unreadable_for_an_instant_at_a_start_is_missed_not_mailed(bridge: Bridge) -> None:
     """The same after a stop: what came meanwhile is not retroactive because of one failed listing."""
     bridge.start()
     bridge.stop()
@@ -711,7 +711,7 @@ def test_three_hundred_megabytes_are_streamed_in_bounded_memory(bridge: Bridge, 
 
 @pytest.mark.promise
 @one_mode
-def test_what_a_first_look_that_was_killed_had_not_met_is_existing_for_the_next(bridge: Bridge) -> None:
+def test_a_file_that_a_killed_first_look_had_not_met_is_existing_for_the_next(bridge: Bridge) -> None:
     """Else `catch_up` would send it all: killed after each commit until the daemon lives to be ready."""
     bridge.extra = "catch_up: true"
     _existing(bridge)
@@ -745,7 +745,7 @@ def _first_look_killed(bridge: Bridge, number: int) -> bool:
 
 
 @one_mode
-def test_what_was_excluded_is_existing_though_the_reload_that_lifts_it_is_killed(bridge: Bridge) -> None:
+def test_an_excluded_file_is_existing_though_the_reload_that_lifts_it_is_killed(bridge: Bridge) -> None:
     bridge.extra = "catch_up: true"
     _existing(bridge)
     lifted, kills = bridge.folders, 0

@@ -77,7 +77,7 @@ def pair(tmp_path: Path, relay: ScriptedRelay, fuse: Fuse) -> Iterator[Pair]:
 
 
 @pytest.mark.promise
-def test_a_share_that_hangs_stops_nobody_else_and_is_told_of_once(pair: Pair, fuse: Fuse) -> None:
+def test_a_share_that_hangs_stops_no_other_client_and_is_told_once(pair: Pair, fuse: Fuse) -> None:
     """Others leave meanwhile, `folder_unreachable` names it; at its return what was deposited there leaves once."""
     pair.start()
     (fuse.behind / "Achats/before.txt").write_text("before")

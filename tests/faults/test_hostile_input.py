@@ -116,7 +116,7 @@ def test_a_configuration_made_to_harm_is_refused_with_a_sentence(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "directory", "zero", "socket", "dangling", "loop", "proc"])
-def test_what_is_no_file_is_refused_as_configuration(tmp_path: Path, kind: str) -> None:
+def test_a_configuration_that_is_no_regular_file_is_refused(tmp_path: Path, kind: str) -> None:
     """Neither waited for nor read to no end."""
     config = tmp_path / "c"
     with ExitStack() as stack:
@@ -183,7 +183,7 @@ def test_a_running_daemon_rejects_each_of_them_and_keeps_the_old_one_in_force(br
 
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 @pytest.mark.parametrize("kind", ["fifo", "directory", "dangling"])
-def test_a_running_daemon_rejects_what_is_no_file(bridge: Bridge, kind: str) -> None:
+def test_a_running_daemon_rejects_a_configuration_that_is_no_regular_file(bridge: Bridge, kind: str) -> None:
     """In the place of its configuration, then the configuration again."""
     with running(bridge):
         bridge.config.unlink()

@@ -212,7 +212,7 @@ def test_directories_that_become_links_while_they_are_looked_at_leak_nothing(bri
 
 
 @both_modes
-def test_a_hard_link_to_a_file_outside_is_a_deposit_and_the_pages_say_what_that_means(bridge: Bridge) -> None:
+def test_a_hard_link_to_a_file_outside_is_a_deposit_and_the_pages_warn_of_it(bridge: Bridge) -> None:
     """Its content is what the depositor could link; the kernel's protected_hardlinks is what limits that."""
     (bridge.outside / "theirs.txt").write_text("linked")
     bridge.start()
@@ -225,7 +225,7 @@ def test_a_hard_link_to_a_file_outside_is_a_deposit_and_the_pages_say_what_that_
 
 
 @one_mode
-def test_another_clients_document_linked_or_copied_into_this_ones_folder_is_a_deposit_here(bridge: Bridge) -> None:
+def test_another_clients_document_linked_or_copied_into_a_folder_is_a_deposit_there(bridge: Bridge) -> None:
     """Both clients get it, once each, at their own address."""
     theirs = bridge.base / "durand" / "Achats"
     theirs.mkdir(parents=True)
@@ -276,7 +276,7 @@ def plant(kind: str, path: Path, outside: Path) -> None:
 @pytest.mark.promise("link-inotify")
 @one_mode
 @pytest.mark.parametrize("kind", PLANTS)
-def test_what_is_planted_at_the_markers_names_is_left_alone(bridge: Bridge, kind: str) -> None:
+def test_an_entry_planted_at_the_markers_name_is_left_alone(bridge: Bridge, kind: str) -> None:
     """The first two names are taken: `.validated-3.json`, one line that says so, one mail, and no target written."""
     target = bridge.outside / "target"
     target.write_bytes(SECRET)
@@ -297,7 +297,7 @@ def test_what_is_planted_at_the_markers_names_is_left_alone(bridge: Bridge, kind
 
 @one_mode
 @pytest.mark.parametrize("kind", PLANTS)
-def test_what_is_planted_at_the_temporary_name_is_left_alone(bridge: Bridge, kind: str) -> None:
+def test_an_entry_planted_at_the_temporary_name_is_left_alone(bridge: Bridge, kind: str) -> None:
     """Its name can be foretold by who sees the Message-ID; nothing is written through it, and the marker is made."""
     from hashlib import sha256
 
@@ -324,7 +324,7 @@ def test_what_is_planted_at_the_temporary_name_is_left_alone(bridge: Bridge, kin
 
 
 @one_mode
-def test_a_directory_that_becomes_a_link_before_its_marker_is_written_gets_none_outside(bridge: Bridge) -> None:
+def test_a_directory_that_becomes_a_link_before_marking_gets_no_marker_outside(bridge: Bridge) -> None:
     """It has left, and its directory is a link to outside now: no file appears there, nothing is sent again."""
     folder, outside = bridge.inbox / "mars", bridge.outside / "mars"
     folder.mkdir()
@@ -496,7 +496,7 @@ def test_a_foreign_file_that_may_not_be_read_at_the_markers_name_stops_nothing(u
 
 @one_mode
 @needs_root
-def test_a_directory_that_may_not_be_entered_stops_only_what_is_in_it(user: UserBridge) -> None:
+def test_a_directory_that_may_not_be_entered_stops_only_its_own_documents(user: UserBridge) -> None:
     """One warning that names it; others go on; when it may be entered, what is in it leaves."""
     user.start()
     closed = user.inbox / "closed"

@@ -97,7 +97,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("fault", ["4yz", "5yz"])
 @pytest.mark.parametrize("phase", REFUSALS)
-def test_a_refusal_is_what_the_contract_makes_of_it_in_each_phase(bridge: LineBridge, phase: str, fault: str) -> None:
+def test_a_refusal_in_each_phase_has_the_reaction_of_the_contract(bridge: LineBridge, phase: str, fault: str) -> None:
     """Deferred, held, unreachable or misconfigured, in the relay's words; well again, each leaves once."""
     reply, event = REFUSALS[phase][:2] if fault == "4yz" else REFUSALS[phase][2:]
     bridge.start()
@@ -242,9 +242,7 @@ def rearrange(bridge: LineBridge) -> tuple[dict[str, str], set[str]]:
 @pytest.mark.promise("running")
 @pytest.mark.parametrize("when", ["running", "killed", "stopped while it happens"])
 @pytest.mark.timeout(180)
-def test_a_queue_that_is_rearranged_while_the_relay_is_away_leaves_as_it_is_at_the_end(
-    plain: LineBridge, when: str
-) -> None:
+def test_a_queue_rearranged_while_the_relay_is_away_leaves_as_it_is_at_the_end(plain: LineBridge, when: str) -> None:
     """Each remaining document once, under its final name, with its final bytes; the rest withdrawn, one warning."""
     plain.relay.stop_listening()
     plain.start()

@@ -169,7 +169,7 @@ def on_a_terminal(*arguments: str | os.PathLike[str], term: str) -> str:
 
 @pytest.mark.parametrize("bridge", ["inotify", "polling"], indirect=True)
 @pytest.mark.timeout(400)
-def test_five_hundred_files_with_such_names_leave_once_each_and_rearrange_no_terminal(bridge: Bridge) -> None:
+def test_500_files_with_hostile_names_leave_once_each_and_rearrange_no_terminal(bridge: Bridge) -> None:
     """None lost, none twice, the log is JSON, and no list, table or sentence holds a control character."""
     bridge.start()
     files = creatable(bridge.inbox, 500)

@@ -110,7 +110,7 @@ DONE = (
 @pytest.mark.promise("renamed-hints")
 @pytest.mark.parametrize("way", HINTS)
 @pytest.mark.parametrize("done", DONE)
-def test_no_existing_file_is_sent_for_what_is_done_to_it(
+def test_an_existing_file_changed_or_moved_is_not_sent(
     bridge: Bridge, done: Callable[[Bridge], None], way: str
 ) -> None:
     begin(bridge, HINTS[way])
@@ -126,7 +126,7 @@ def test_no_existing_file_is_sent_for_what_is_done_to_it(
 
 
 @pytest.mark.parametrize("done", DONE)
-def test_no_existing_file_is_sent_for_what_is_done_to_it_while_the_daemon_is_stopped(
+def test_an_existing_file_changed_or_moved_while_the_daemon_is_stopped_is_not_sent(
     bridge: Bridge, done: Callable[[Bridge], None]
 ) -> None:
     """As far as can be told then: `catch_up` is on."""
@@ -168,7 +168,7 @@ def test_a_new_file_with_inode_size_and_time_of_a_deleted_one_is_new(bridge: Bri
 
 
 @pytest.mark.parametrize("way", HINTS)
-def test_of_what_is_filed_and_scanned_anew_the_new_one_is_sent(bridge: Bridge, way: str) -> None:
+def test_of_a_file_that_is_filed_and_scanned_anew_the_new_one_is_sent(bridge: Bridge, way: str) -> None:
     begin(bridge, HINTS[way])
     (bridge.inbox / "one.txt").rename(bridge.inbox / "empty" / "one.txt")
     (bridge.inbox / "one.txt").write_bytes(b"the next scan")
@@ -198,7 +198,7 @@ def test_all_are_looked_at_soon(bridge: Bridge) -> None:
     bridge.expect()
 
 
-def test_what_is_existing_can_be_counted_told_of_and_sent_on_purpose(bridge: Bridge) -> None:
+def test_existing_files_can_be_counted_explained_and_sent_on_purpose(bridge: Bridge) -> None:
     begin(bridge, HINTS["hints"])
     counted = [line for line in bridge.run("status", "--json").stdout.splitlines() if '"existing"' in line]
     assert any('"existing": 5' in line for line in counted), counted

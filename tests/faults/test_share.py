@@ -319,7 +319,7 @@ def test_a_queued_document_is_not_sent_with_the_bytes_of_another_file_system(
     assert "queued.txt.validated.json" not in tree(share.inbox)
 
 
-def test_the_same_file_system_on_another_device_goes_on_with_what_was_queued(share: Share, disk: Disk) -> None:
+def test_the_same_file_system_on_another_device_goes_on_with_queued_documents(share: Share, disk: Disk) -> None:
     """A disk that comes back under another name is another share by the contract; what was queued is the same file."""
     disk.mount(share.ged)
     with_documents_on_their_way(share)
@@ -342,7 +342,7 @@ def test_the_same_file_system_on_another_device_goes_on_with_what_was_queued(sha
 
 
 @PLAIN_AND_LAZY
-def test_what_someone_writes_on_the_bare_mount_point_is_not_sent_nor_marked(
+def test_a_file_on_the_bare_mount_point_is_neither_sent_nor_marked(
     share: Share, disk: Disk, how: tuple[str, ...]
 ) -> None:
     """New names, and the very names of documents that are queued, waiting and validated; all wait for the share."""

@@ -67,9 +67,7 @@ def _names(bridge: Bridge) -> set[str]:
 @pytest.mark.promise("1-inotify")
 @needs_images
 @pytest.mark.parametrize("after", [1, 7, 15])
-def test_what_the_relay_accepted_before_a_power_cut_is_in_the_journal(
-    bridge: Bridge, state_disk: Disk, after: int
-) -> None:
+def test_an_acceptance_before_a_power_cut_is_in_the_journal(bridge: Bridge, state_disk: Disk, after: int) -> None:
     """Under a stream of documents: accepted is sent, validated or dotted; a second mail has the same Message-ID."""
     bridge.extra = "catch_up: true"
     (bridge.inbox / "existing.txt").write_text("existing")
@@ -218,9 +216,7 @@ def test_a_state_disk_that_is_full_during_the_first_look_causes_no_mass_mailing(
 
 
 @needs_images
-def test_in_a_large_ged_too_a_deposit_is_found_within_a_sweep_after_the_disk_was_full(
-    bridge: Bridge, state_disk: Disk
-) -> None:
+def test_after_a_full_disk_a_deposit_in_a_large_ged_is_found_within_a_sweep(bridge: Bridge, state_disk: Disk) -> None:
     """The hint came and the sweep looked while nothing could be recorded: the next sweep looks again."""
     for i in range(4000):
         (bridge.ged / "Notes" / f"{i}").mkdir()
@@ -406,7 +402,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_left_alone(bridge: Bridge) 
 
 
 @pytest.mark.promise
-def test_nobody_else_can_read_the_state_even_under_umask_000(bridge: Bridge) -> None:
+def test_another_user_cannot_read_the_state_even_under_umask_000(bridge: Bridge) -> None:
     """The directory 0700, every file in it 0600, as long as it runs and afterwards."""
     ready = bridge.count("daemon_ready")
     launch(bridge, ["sh", "-c", 'umask 000; exec "$@"', "sh"])

@@ -343,7 +343,7 @@ def test_a_folder_that_was_readable_loses_nothing_while_it_is_not(bridge: Bridge
 
 @needs_root
 @pytest.mark.parametrize("unreadable", ["sub-folder", "switched folder", "GED"])
-def test_what_an_unreadable_folder_held_at_the_start_is_never_sent(
+def test_a_file_in_a_folder_unreadable_at_the_start_is_never_sent(
     bridge: Bridge, private: Path, unreadable: str
 ) -> None:
     """It was there when the daemon started: existing (contract §2), seen or not. What comes once it is read is sent.
@@ -439,7 +439,7 @@ def test_a_directory_that_is_renamed_again_and_again_while_files_arrive_in_it(br
     assert len(documents_in(bridge.inbox)) > 100
 
 
-def test_a_directory_that_is_moved_out_and_replaced_again_and_again_while_files_arrive(bridge: Bridge) -> None:
+def test_a_directory_replaced_again_and_again_while_files_arrive_loses_none(bridge: Bridge) -> None:
     """Moved out, one of the same name made and removed and made: watchdog's own reader dies of it. Ours does not."""
     bridge.start()
     current, empty = bridge.inbox / "current", bridge.inbox / "empty"

@@ -101,7 +101,7 @@ def goes_through(server: Microsoft365, bridge: HurriedBridge, count: int, within
     assert len(server.logins) == server.sessions < 20, server.kinds()  # every session has signed in once
 
 
-def test_two_hundred_documents_are_two_hundred_mails_by_three_sessions_without_a_storm(tmp_path: Path) -> None:
+def test_200_documents_are_200_mails_by_three_sessions_without_a_storm(tmp_path: Path) -> None:
     """By the preset: fewer than 20 answers in all are refusals."""
     with provider(BY_20) as server:
         goes_through(server, HurriedBridge(tmp_path, server, BY_20, provider="microsoft365"), 200, 100)
@@ -315,7 +315,7 @@ def submit(client: smtplib.SMTP) -> tuple[int, bytes]:
     return client.data(b"Subject: one\r\n\r\none\r\n")
 
 
-def test_the_look_alike_offers_what_microsoft_offers_and_nothing_before_tls(server: Microsoft365) -> None:
+def test_the_look_alike_offers_microsofts_extensions_and_nothing_before_tls(server: Microsoft365) -> None:
     with smtplib.SMTP("localhost", server.port, timeout=10) as client:
         client.ehlo()
         assert "auth" not in client.esmtp_features
