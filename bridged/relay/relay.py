@@ -1,8 +1,8 @@
-"""One SMTP conversation at a time with the relay, and what it came to.
+"""One SMTP conversation at a time with the relay, and its outcome (RFC 5321).
 
-All of it is our own, because it must know what smtplib forgets: whether the final dot was on its way when the line
-broke, and since when a reply that never ends is awaited. Lost before the dot is RelayDown and certain; lost after it
-is Uncertain. Nothing here raises for what a relay or a line does.
+smtplib does not do, because it forgets two things: whether the final dot had left when the line broke, and since when
+a reply is awaited. A line lost before the dot is RelayDown, and certain. A line lost after the dot is Uncertain. No
+function raises for an act of a relay or of a line.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from bridged.relay.wire import Interrupted, Lost, Wire, connected, why
 if TYPE_CHECKING:
     from bridged.config.settings import Smtp
 
-DOT_WAIT: Final = 600.0  # RFC 5321 4.5.3.2.6: giving up earlier on the final reply manufactures duplicates
-IDLE_LIMIT: Final = 90.0  # relays drop idle sessions after a few minutes; do not be there when they do
-_GOODBYE_WAIT: Final = 2.0
-# Refusals of a sign-in that the table explains with the password, where there is a token.
+DOT_WAIT: Final = 600.0  # seconds (RFC 5321 4.5.3.2.6): to give up on the final reply earlier makes duplicates
+IDLE_LIMIT: Final = 90.0  # seconds: relays drop idle sessions after a few minutes
+_GOODBYE_WAIT: Final = 2.0  # seconds for QUIT and its reply
+# Rows of the table that explain a refused sign-in with the password. With a token the password is not the reason.
 _OF_PASSWORDS: Final = frozenset({"m365-password", "google-app-password", "google-password", "sign-in-refused"})
-# Refusals of a mail whose remedy would be to sign in, by a password or by smtp.auth.
+# Rows of the table whose remedy is to sign in, by a password or by smtp.auth.
 _OF_SIGN_IN: Final = frozenset({"sign-in-first", "sign-in-code", "sign-in-basic", "relay-denied"})
-_TOKEN_ENDED: Final = ("530", "535")  # in the middle of a session that had signed in
+_TOKEN_ENDED: Final = ("530", "535")  # codes that refuse a token in the middle of a session
 _RENEWED_IN_VAIN: Final = (
     "The token was renewed and refused again: check smtp.username, and that the application or the service account of"
     " smtp.auth may send as this mailbox"
@@ -64,9 +64,9 @@ class _Envelope(NamedTuple):
 
 
 class _Stale(Exception):
-    """The session that was kept open turned out to be dead before this mail had begun.
+    """The kept session proved dead before this mail began, so a new one may carry it.
 
-    `token`: what is dead is only the token that it signed in with, so that another one is asked for.
+    `token`: only the token of the session is dead. The new session must sign in with another one.
     """
 
     def __init__(self, *, token: bool = False) -> None:
@@ -75,11 +75,11 @@ class _Stale(Exception):
 
 
 class _TokenRefused(Exception):
-    """The relay does not take this token, which may have been revoked since it was given: another one may do."""
+    """The relay refuses this token. Another one may do, because tokens are revoked before they end."""
 
 
 class _Ended(Exception):
-    """The conversation ended with this outcome; `reusable` says whether the session is still in step."""
+    """The conversation ended with this outcome. `reusable`: no reply is outstanding, so the session may go on."""
 
     def __init__(self, outcome: Outcome, *, reusable: bool = False) -> None:
         super().__init__(outcome)
@@ -88,7 +88,7 @@ class _Ended(Exception):
 
 
 class _Session:
-    """An open conversation: its wire, what the relay said it can do, and what was found on the way, for people."""
+    """An open conversation: its wire, the features that the relay offers, and findings as sentences for people."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -98,7 +98,7 @@ class _Session:
         self.learn("")
 
     def learn(self, text: str) -> None:
-        """Take what an EHLO reply offers in the place of all that was known."""
+        """Replace all known features by those of an EHLO reply."""
         features = _features(text)
         self.starttls = "STARTTLS" in features
         self.pipelining = "PIPELINING" in features
@@ -109,18 +109,18 @@ class _Session:
 
 
 class Relay:
-    """The way to one relay for one sender thread: a session that is opened when needed, kept and reused.
+    """One session with one relay: opened when a mail needs it, kept, and reused.
 
-    Not for two threads at a time, but for `abort`.
+    One thread at a time may call it. `abort` alone may be called by any thread.
     """
 
     def __init__(self, smtp: Smtp, secret: Callable[[bool], str | None]) -> None:
-        """`secret` gives the password, or the token of smtp.auth; it is told whether the last one was refused."""
+        """`secret` returns the password, or the token of smtp.auth. Its argument: the last one was refused."""
         self._smtp = smtp
         self._secret = secret
         self._session: _Session | None = None
         self._socket: socket.socket | None = None
-        self._guard = threading.Lock()  # abort() must never shut a descriptor that has become another file
+        self._guard = threading.Lock()  # otherwise abort() may shut a descriptor that has become another file
         self._aborted = False
         self._secrets: tuple[str, ...] = ()
 
@@ -132,13 +132,13 @@ class Relay:
         chunks: Iterator[bytes],
         before_dot: Callable[[], None],
     ) -> Outcome:
-        """Send one mail and say what came of it: Uncertain only if the final dot had left and no answer came.
+        """Send one mail of `size` bytes, and return its outcome: Uncertain only after the final dot without a reply.
 
         `before_dot` is called after the last byte of the body and before the dot. When `before_dot` or `chunks`
-        raises, the line is cut without a dot (the relay discards the mail) and the exception rises.
+        raises, the line is cut without a dot, so that the relay discards the mail, and the exception rises.
         """
         most = self._smtp.size_limit
-        if most is not None and size > most:  # known without asking, so no session is opened or touched for it
+        if most is not None and size > most:  # known without a session: none is opened for it
             words = f"The mail would be {size} bytes, more than smtp.size_limit of {most} bytes"
             return Refused(words, certain=True)
         try:
@@ -157,9 +157,9 @@ class Relay:
         return outcome
 
     def check(self) -> list[str]:
-        """Connect, start TLS, authenticate, read SIZE, send nothing: what was found, as sentences for people.
+        """Connect, start TLS, authenticate and read SIZE, and send nothing. Returns findings as sentences for people.
 
-        Raises UserError with a sentence and a remedy when something is in the way.
+        Raises UserError with a sentence and a remedy when one of these steps fails.
         """
         self.close()
         try:
@@ -172,7 +172,7 @@ class Relay:
             self.close()
 
     def close(self) -> None:
-        """Say goodbye and close the session, if there is one."""
+        """Say QUIT and close the session, if there is one. Raises nothing."""
         if self._session is not None and not self._aborted:
             with contextlib.suppress(Lost):  # a relay that is gone needs no goodbye
                 self._session.wire.send(b"QUIT\r\n", _GOODBYE_WAIT)
@@ -180,21 +180,21 @@ class Relay:
         self._drop()
 
     def abort(self) -> None:
-        """Break the line for good, from any thread: a blocked `deliver` returns at once, a later one too.
+        """Break the line for good, from any thread: this `deliver` and every later one returns at once.
 
-        RelayDown if the dot had not left, Uncertain if it had. Only a name being resolved cannot be hurried.
+        Its outcome is RelayDown before the dot, and Uncertain after it. Only a DNS query cannot be hurried.
         """
         with self._guard:
             self._aborted = True
             if self._socket is not None:
-                with contextlib.suppress(OSError):  # not connected, or closed already: then nothing blocks on it
-                    # Not SSLSocket.shutdown: that takes TLS off first, and the other thread is still writing.
+                with contextlib.suppress(OSError):  # not connected, or closed already: no thread waits for it
+                    # Not SSLSocket.shutdown, because it removes TLS first, while the other thread is writing.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     # -- the transaction
 
     def _envelope(self, sender: str, collection_email: str, size: int) -> _Session:
-        """A session that waits for the mail: the kept one, or where that has died a new one, once."""
+        """A session that waits for the body: the kept one, or a new one in place of a dead one, once."""
         envelope = _Envelope(sender, collection_email, size)
         if self._session is not None and time.monotonic() - self._session.used_at > IDLE_LIMIT:
             self.close()
@@ -230,7 +230,7 @@ class Relay:
             died = closed or (isinstance(error, _Ended) and isinstance(error.outcome, RelayDown))
             ended = isinstance(error, _Ended) and _words(error.outcome).startswith(_TOKEN_ENDED)
             if kept and not begun and ended and self._smtp.auth is not None:
-                # Tokens end in the middle of a session, which is nothing that a person must see to.
+                # A token may end in the middle of a session. Otherwise that would halt the line for a person.
                 raise _Stale(token=True) from error
             if reset and died and not self._aborted:
                 raise _Stale from error
@@ -243,7 +243,7 @@ class Relay:
             raise _Ended(outcome, reusable=self._in_step_after(phase, session))
 
     def _in_step_after(self, refused: Phase, session: _Session) -> bool:
-        """Whether nothing is left to be answered. A refused MAIL may leave the answers to the others behind.
+        """Whether no reply is outstanding. After a refused MAIL the replies to RCPT and DATA may still come.
 
         After a refused RCPT a relay may wait for a mail to nobody (RFC 2920 3.1): it gets no dot, the line is cut.
         """
@@ -287,7 +287,10 @@ class Relay:
         return self._classified(Phase.DOT, reply)
 
     def _asked(self, session: _Session, command: bytes) -> Reply:
-        """Send a command (nothing when it was pipelined) and take the whole reply, within smtp.timeout."""
+        """Send a command, or b"" for one that was sent in a group, and return its whole reply.
+
+        Raises Lost, also when the reply is not whole within smtp.timeout.
+        """
         session.wire.send(command, self._smtp.timeout)
         reply = session.wire.reply(self._smtp.timeout)
         session.used_at = time.monotonic()
@@ -303,7 +306,7 @@ class Relay:
         reusable: bool = False,
         shared: bool = True,
     ) -> None:
-        """Ask, and go on if the reply is `wanted`; else the end."""
+        """Send a command. Raises _Ended unless its reply is `wanted`."""
         self._require(phase, self._asked(session, command), wanted, reusable=reusable, shared=shared)
 
     def _require(
@@ -319,19 +322,19 @@ class Relay:
         return classify(phase, reply.code, text, shared_sender=shared)
 
     def _masked(self, text: str) -> str:
-        """A relay that echoes what it was sent must not get it into a log."""
+        """The text without secrets. Otherwise a relay that echoes a command would write the password into the log."""
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        if self._smtp.auth is not None:  # tokens are long, and what echoes them cuts them off or wraps them
+        if self._smtp.auth is not None:  # a relay may echo a token cut off or wrapped
             text = re.sub(r"[\w.+/=~-]{60,}", "***", text)
         return text
 
     # -- the session
 
     def _open(self, *, fresh: bool = False) -> _Session:
-        """A new session, greeted, in TLS and authenticated; _Ended with the outcome when that fails.
+        """A new session: greeted, in TLS, authenticated. Raises _Ended with the outcome when a step fails.
 
-        `fresh`: the last token is known to be refused.
+        `fresh`: the last token was refused, so another one is asked for.
         """
         try:
             return self._opened(fresh=fresh)
@@ -387,7 +390,7 @@ class Relay:
         return context
 
     def _encrypted(self, context: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
-        sock.settimeout(self._smtp.timeout)  # a handshake blocks, and has so long for all of it
+        sock.settimeout(self._smtp.timeout)  # for the whole handshake, which blocks
         wrapped = context.wrap_socket(sock, server_hostname=self._smtp.host, do_handshake_on_connect=False)
         self._hold(wrapped)
         wrapped.do_handshake()
@@ -403,7 +406,7 @@ class Relay:
         self._require(Phase.EHLO, reply, {250})
 
     def _started_tls(self, session: _Session, context: ssl.SSLContext) -> _Session:
-        """A new session in the place of this one: what was read or learnt before TLS, anybody may have said."""
+        """A new session in place of this one, because anybody may have written the bytes before TLS."""
         if not session.starttls:
             words = f"{self._smtp.host}:{self._smtp.port} offers no STARTTLS, and nothing is sent without TLS"
             raise _Ended(Misconfigured(f"{words}. Set smtp.port, or smtp.security to tls"))
@@ -413,7 +416,7 @@ class Relay:
         return session
 
     def _authenticated(self, session: _Session, *, fresh: bool) -> str:
-        """Log in by one mechanism, once: a second try with the same password only locks the account."""
+        """Log in once, by one mechanism. Otherwise a second try with the same password may lock the account."""
         user, offered, auth = self._smtp.username, session.mechanisms, self._smtp.auth
         if user is None:
             return "No authentication is configured."
@@ -446,7 +449,7 @@ class Relay:
         return secret
 
     def _show_token(self, session: _Session, user: str, token: str, *, fresh: bool) -> None:
-        """Microsoft's and Google's XOAUTH2. A refusal may first be a challenge, which an empty line answers."""
+        """Sign in by XOAUTH2 of Microsoft and Google. A refusal may begin with a challenge: an empty line ends it."""
         both = _base64(f"user={user}\x01auth=Bearer {token}\x01\x01")
         self._secrets = (both, _base64(token), token)
         reply = self._asked(session, f"AUTH XOAUTH2 {both}\r\n".encode("ascii"))
@@ -480,7 +483,7 @@ class Relay:
 
 
 def _path(command: str, address: str) -> bytes:
-    """The configuration admits only plain addresses; one that slips through must not become a command."""
+    """MAIL or RCPT with an address. Raises ValueError for an address that would become another command."""
     if not address.isascii() or not address.isprintable() or any(c in " <>" for c in address):
         raise ValueError("an address that cannot stand in an SMTP command")
     return f"{command}<{address}>".encode("ascii")
@@ -497,9 +500,12 @@ def _commands(session: _Session, envelope: _Envelope, *, reset: bool) -> dict[Ph
 
 
 def _stuffed(chunk: bytes, before: bytes) -> bytes:
-    """RFC 5321 4.5.2. Our mails have no line that starts with a dot; if one had, the mail would end there."""
+    """The chunk with a second dot before each dot that begins a line (RFC 5321 4.5.2). `before`: the last bytes sent.
+
+    Otherwise such a line might end the mail.
+    """
     at = chunk.find(b".")
-    while at >= 0:  # dots alone are found quickly, and base64 has none
+    while at >= 0:  # a search for dots alone is quick, because base64 has none
         if (chunk[at - 1 : at] or before[-1:]) == b"\n":
             stuffed = chunk.replace(b"\n.", b"\n..")
             return b"." + stuffed if chunk.startswith(b".") and before.endswith(b"\n") else stuffed
@@ -508,7 +514,7 @@ def _stuffed(chunk: bytes, before: bytes) -> bytes:
 
 
 def _features(text: str) -> dict[str, str]:
-    """What an EHLO reply offers: keyword to parameters. Old relays write `AUTH=LOGIN`, some beside `AUTH PLAIN`."""
+    """The features of an EHLO reply: keyword to parameters. Old relays write `AUTH=LOGIN`, some beside `AUTH PLAIN`."""
     features: dict[str, str] = {}
     for line in text.split("\n")[1:]:
         keyword, *rest = re.split("[ =]", line.strip(), maxsplit=1)
@@ -517,7 +523,7 @@ def _features(text: str) -> dict[str, str]:
 
 
 def _our_name(sock: socket.socket) -> str:
-    """The name to greet with, without asking DNS, which may be what is down."""
+    """The name for EHLO, without a DNS query, because DNS may be down."""
     name = socket.gethostname()
     if "." in name and all(part.isascii() and part.replace("-", "").isalnum() for part in name.split(".")):
         return name
@@ -536,7 +542,7 @@ def _base64(words: str) -> str:
 
 
 def _in_step(outcome: Outcome) -> bool:
-    """Whether the session can take another mail after it: this one, or its address, was judged, not the line."""
+    """Whether the session can take another mail: the outcome judges this mail or its address, and not the line."""
     return isinstance(outcome, Accepted | Deferred | Refused | AddressRefused)
 
 
