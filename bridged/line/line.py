@@ -1,6 +1,6 @@
-"""The way to the relay: whether it is open, how fast it may be used, and what was last heard of it.
+"""The way to the relay: whether it is open, how fast it may be used, and the last trouble on it.
 
-Nothing here reads a clock or sleeps: `now` is an argument, and whoever waits asks `wake_in`.
+No function reads a clock or sleeps. `now` is an argument, in seconds of the steady clock.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from bridged.relay.outcome import (
 LineState = Literal["up", "unreachable", "throttled", "misconfigured"]
 LineEventName = Literal["relay_unreachable", "relay_recovered", "relay_misconfigured", "relay_throttled"]
 
-DAY: Final = 86_400.0
-_FIRST_PROBE: Final = 5.0
-_SIGN_IN_PROBES: Final = (60.0, 120.0, 300.0, 600.0)
-_THROTTLED_FIRST, _THROTTLED_MAX = 60.0, 900.0
-_EXHAUSTED: Final = 3600.0
-_HALTED_FIRST, _HALTED_LATER = 900.0, 3600.0
-_ACCEPTANCES: Final = 20  # so many in a row, and the relay is trusted a little more
-_LEAST_SHARE: Final = 1 / 32
-_STEP: Final = 1 / 8  # of the rate that comes back at a time: doubled as it was halved, it would be throttled again
-_NO_LIMIT: Final = 6000  # messages a minute
-_MEASURED_OVER: Final = 60.0  # seconds: the rate that a throttling found, where none is configured
-_LEAST_MEASURED: Final = 30  # a relay that throttles the first mail of the morning does not mean one a minute
-_SOON: Final = 0.05
-_IN_A_ROW: Final = 3  # refusals for as many clients, and it is the relay that is at fault
+DAY: Final = 86_400.0  # seconds
+_FIRST_PROBE: Final = 5.0  # seconds until the first probe of a line that is down, at most
+_SIGN_IN_PROBES: Final = (60.0, 120.0, 300.0, 600.0)  # seconds until the next probe where no session could sign in
+_THROTTLED_FIRST, _THROTTLED_MAX = 60.0, 900.0  # seconds of pause after a throttling
+_EXHAUSTED: Final = 3600.0  # seconds until the next probe after the relay's own quota was used up
+_HALTED_FIRST, _HALTED_LATER = 900.0, 3600.0  # seconds until the first probe after a halt, and until each later one
+_ACCEPTANCES: Final = 20  # acceptances in a row that bring back one session and a step of the rate
+_LEAST_SHARE: Final = 1 / 32  # of the rate, after any number of throttlings
+_STEP: Final = 1 / 8  # of the rate that comes back at a time, because a doubled rate would be throttled again
+_NO_LIMIT: Final = 6000  # messages a minute from which a measured rate is none
+_MEASURED_OVER: Final = 60.0  # seconds over which a throttling measures the rate, where none is configured
+_LEAST_MEASURED: Final = 30  # messages a minute: a throttling of the first mail of a day does not mean one a minute
+_SOON: Final = 0.05  # seconds until a turn is asked for again while the first one is under way alone
+_IN_A_ROW: Final = 3  # refusals for as many clients that are the relay's fault
 
-# What is the matter, in the order of gravity, and how it is told.
+# The matter of a line, in the order of gravity, and its names in the status and in the log.
 LineMatter = Literal["up", "unreachable", "throttled", "exhausted", "misconfigured"]
 _GRAVITY: Final[dict[LineMatter, int]] = {"up": 0, "unreachable": 1, "throttled": 2, "exhausted": 3, "misconfigured": 4}
 _STATES: Final[dict[LineMatter, LineState]] = {
@@ -69,18 +69,18 @@ class Rate(Protocol):
 
     @property
     def count(self) -> int:
-        """So many messages."""
+        """The number of messages."""
 
     @property
     def seconds(self) -> float:
-        """In so many seconds."""
+        """The length of the window, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineEvent:
-    """The way to the relay changed; said once per change, by the thread that noticed.
+    """The way to the relay changed. The thread that gets it writes the log line, once for each change.
 
-    `quota`: what may be sent in a day is used up. `put_back`: documents whose refusal was not their own fault.
+    `quota`: the mails of a day are used up. `put_back`: documents whose refusal was the relay's fault.
     """
 
     name: LineEventName
@@ -91,7 +91,7 @@ class LineEvent:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """What of a line outlives the daemon. `due_at` is seconds since the epoch, `measured` messages a minute."""
+    """The part of a line that outlives the daemon. `due_at`: seconds since the epoch. `measured`: messages a minute."""
 
     matter: LineMatter
     detail: str
@@ -105,9 +105,9 @@ class Pace:
 
 @dataclass(slots=True)
 class _Breaker:
-    """Refusals in a row, of whatever documents. Open, it takes every refusal for the relay's and keeps the document.
+    """A circuit breaker over refusals in a row. While it is open, each refusal is the relay's, and no document is held.
 
-    `suspects` are the documents it has kept. Once the relay has accepted another one, their next refusal is their own.
+    `suspects`: documents that were refused in that row. After an acceptance their next refusal is their own.
     """
 
     open: bool = False
@@ -115,7 +115,7 @@ class _Breaker:
     suspects: set[int] = field(default_factory=set)
 
     def refused(self, client: str, document: int) -> bool:
-        """Whether this refusal opens it."""
+        """Count a refusal. True when the breaker is open with it."""
         if document in self.suspects and not self.open:
             return False
         self.streak = [*self.streak, (client, document)][-_IN_A_ROW:]
@@ -126,23 +126,23 @@ class _Breaker:
         return True
 
     def accepted(self) -> None:
-        """The relay is well."""
+        """Close it, because the relay has accepted a document."""
         self.open = False
         self.streak.clear()
 
 
 class Line:
-    """The state of the way to the relay, shared by the sender threads.
+    """The state of the way to the relay. Thread-safe: the senders share it.
 
-    Each True of `may_send` is one turn and must be followed by one `report`, or by `give_back` when there
-    was nothing to send. While the line is in trouble one turn is given when the pause is over (the probe),
-    and its outcome decides; conversations that began before the trouble neither lengthen a pause nor end
-    one that the relay (throttled) or its credentials (misconfigured) asked for.
+    Each True of `may_send` is one turn. One `report` must follow it, or one `give_back` when no mail was sent.
 
-    An alert has its turns by `may_send_alert` and `report_alert`: its outcome tells nothing of the documents' line.
+    While the line is in trouble, one turn is given after the pause: the probe. Its outcome decides. A conversation
+    that began before the trouble lengthens no pause. It ends none that the relay or its credentials asked for.
 
-    Three refusals in a row for three clients are the relay's fault: the line is halted, and whoever sends asks
-    `blameless` whether a refused document is to be put back. Faults of the line never count against a document.
+    An alert has its turns by `may_send_alert` and `report_alert`. Its outcome changes no state but rate and quota.
+
+    Three refusals in a row for three clients are the relay's fault, and halt the line. `blameless` then says that a
+    refused document is to be put back. A fault of the line never counts against a document.
     """
 
     def __init__(
@@ -155,20 +155,23 @@ class Line:
         *,
         careful: bool = False,
     ) -> None:
-        """`careful`: the first turn is alone, or each session would try a wrong password, and lock the account."""
+        """`careful`: the first turn is alone. Otherwise each session tries a wrong password, and locks the account.
+
+        `random` returns a number from 0 to 1, for the jitter of pauses. `daily_quota`: mails in any 24 hours.
+        """
         self._retry = retry
         self._random = random
         self._most_sessions = self._sessions = max(1, sessions)
         self._rate = rate
-        self._turns: deque[float] = deque()  # when the turns of the last `rate.seconds` (or minute) were taken
+        self._turns: deque[float] = deque()  # when each turn of the last `rate.seconds` (or minute) was taken
         self._daily_quota = daily_quota
         self._careful = careful
-        self._accepted: deque[float] = deque()  # when the mails of the last day were accepted, where it has a quota
-        self._share = 1.0  # of the rate: halved at each throttling
-        self._measured = 0  # messages a minute before the first throttling, where no rate is configured
-        self._stepped_at = float("-inf")  # when that was last changed
+        self._accepted: deque[float] = deque()  # when each mail of the last day was accepted, with a daily quota only
+        self._share = 1.0  # of the rate that is in use: halved at each throttling
+        self._measured = 0  # messages a minute that the first throttling found, with no rate configured; 0 is none
+        self._stepped_at = float("-inf")  # when the share or the measured rate was last changed
         self._quota_told = False
-        self._recovery_owed = False  # trouble was told that has ended by itself: the next acceptance says so
+        self._recovery_owed = False  # true while trouble was told that has ended by itself
         self._breaker = _Breaker()
         self._unsaved = False
         self._lock = threading.Lock()
@@ -176,7 +179,7 @@ class Line:
         self._detail = ""
         self._due = float("-inf")
         self._out = 0  # turns taken and not yet reported
-        self._early = 0  # those of them that were taken before the trouble began
+        self._early = 0  # turns of `_out` that were taken before the trouble began
         self._alerts_out = 0  # turns that alerts have taken and not yet reported
         self._probing = False
         self._probe_again = False
@@ -185,25 +188,25 @@ class Line:
 
     @property
     def state(self) -> LineState:
-        """`up`, or what is the matter."""
+        """`up`, or the trouble, as the status names it."""
         with self._lock:
             return "throttled" if self._matter == "up" and self._quota_told else _STATES[self._matter]
 
     @property
     def event(self) -> LineEventName:
-        """The name under which this state is told."""
+        """The log event of this state."""
         with self._lock:
             return "relay_throttled" if self._matter == "up" and self._quota_told else _EVENTS[self._matter]
 
     @property
     def detail(self) -> str:
-        """The relay's or the line's own words for what is the matter; empty when up."""
+        """The words of the relay or of the line for the trouble. Empty when up."""
         with self._lock:
             return self._used_up() if self._matter == "up" and self._quota_told else self._detail
 
     @property
     def quota(self) -> Literal["", "ours", "relays"]:
-        """Whose limit it is that is used up, where it is one: smtp.daily_quota, which no probe can lift, or another."""
+        """The quota that is used up: "ours" is smtp.daily_quota, which no probe can lift; "relays" is the relay's."""
         with self._lock:
             if self._matter == "up":
                 return "ours" if self._quota_told else ""
@@ -223,7 +226,7 @@ class Line:
             return self._matter == "up" and not rationed and not self._breaker.streak
 
     def may_send(self, now: float) -> bool:
-        """Take a turn: always when up and within the rate; in trouble only the one probe that is due."""
+        """Take a turn, if there is one: within rate and quota when up; in trouble the one probe that is due."""
         with self._lock:
             if self._blocked_for(now) > 0:
                 return False
@@ -233,12 +236,12 @@ class Line:
             return True
 
     def wake_in(self, now: float) -> float:
-        """Seconds until `may_send` is worth asking again; 0 when it would say True."""
+        """Seconds until `may_send` may say True. 0 when it would say so now."""
         with self._lock:
             return self._blocked_for(now)
 
     def give_back(self) -> None:
-        """Undo a turn that was not used: nothing was due, or the document was gone."""
+        """Undo a turn without a mail: no document was due, or its file was gone."""
         with self._lock:
             self._out = max(0, self._out - 1)
             self._probing = False
@@ -246,24 +249,24 @@ class Line:
                 self._turns.pop()
 
     def probe_now(self) -> None:
-        """End any pause: a person has acted. Still one probe first, not a crowd."""
+        """End any pause, because a person has acted. The next turn is still one probe alone."""
         with self._lock:
             self._due = float("-inf")
-            self._failures.pop("misconfigured", None)  # the next probe after this one is soon again
+            self._failures.pop("misconfigured", None)  # otherwise the probe after this one would wait an hour
             self._probe_again = self._probing
             self._unsaved = True
 
     def owe_recovery(self) -> None:
-        """The line before this one was told to be in trouble, and this one is not: its first acceptance says so."""
+        """Let the first acceptance be a recovery: the line before this one was told to be in trouble."""
         with self._lock:
             self._recovery_owed = self._matter == "up" and not self._quota_told
 
-    # -- mails that are no documents
+    # -- alerts
 
     def may_send_alert(self, now: float) -> bool:
-        """Take a turn for an alert. Each True must be followed by one `report_alert`.
+        """Take a turn for an alert. One `report_alert` must follow each True.
 
-        Rate, quota and a pause that the relay asked for hold as for documents. A relay in other trouble is not spared:
+        Rate, quota and a pause that the relay asked for hold as for documents. Other trouble of the line does not:
         the caller decides how often an alert tries it.
         """
         with self._lock:
@@ -276,27 +279,27 @@ class Line:
             return True
 
     def report_alert(self, now: float, *, accepted: bool) -> LineEvent | None:
-        """End the turn of an alert. An accepted one counts for the quota. Returns the event when that is used up."""
+        """End the turn of an alert. An accepted one counts for the quota. Returns an event when that is used up."""
         with self._lock:
             self._alerts_out -= 1
             return self._count(now) if accepted else None
 
-    # -- what a document's refusal means
+    # -- refusals of documents
 
     def blameless(self, document: int) -> bool:
-        """Whether this document's refusal is the relay's fault, so that it waits and nothing is counted."""
+        """Whether the refusal of this document is the relay's fault, so that it waits uncounted."""
         with self._lock:
             return self._breaker.open and document in self._breaker.suspects
 
     def suspects(self) -> frozenset[int]:
-        """Documents that have been refused for the relay's fault, as it seems: others are better probes."""
+        """Documents whose refusal seems the relay's fault. Other documents are better probes."""
         with self._lock:
             return frozenset(self._breaker.suspects) if self._breaker.open else frozenset()
 
-    # -- what outlives the daemon
+    # -- over a restart
 
     def unsaved_pace(self, now: Instant) -> Pace | None:
-        """What is to be kept from now on; None when that has not changed since it was asked last."""
+        """The pace to keep. None when it has not changed since the last call."""
         with self._lock:
             if not self._unsaved:
                 return None
@@ -307,9 +310,9 @@ class Line:
             return Pace(*pace, self._breaker.open)
 
     def resume(self, pace: Pace | None, tried: Iterable[float], accepted: Iterable[float], now: Instant) -> None:
-        """Go on as the line of this relay was before the stop: the same halt and pace, and what it has sent counts.
+        """Go on as the line of this relay was at the stop: its halt, its pace, and the mails that count.
 
-        `tried` and `accepted` are seconds since the epoch. A link that was down is tried at once.
+        `tried` and `accepted` are seconds since the epoch. A line that was down is tried at once.
         """
         with self._lock:
             ago = (now.wall - at for at in sorted(tried))
@@ -326,13 +329,13 @@ class Line:
                 return
             self._matter, self._detail, self._breaker.open = pace.matter, pace.detail, pace.breaker
             self._failures[pace.matter] = pace.failures
-            # A due time further away than any pause is the clock's doing.
+            # A due time further away than any pause comes from a clock that jumped.
             self._due = now.steady + min(max(0.0, pace.due_at - now.wall), _HALTED_LATER)
 
-    # -- what was heard
+    # -- outcomes
 
     def report(self, outcome: Outcome, now: float, client: str = "", document: int = 0) -> LineEvent | None:
-        """Learn from a conversation about a client's document. Returns the event when the state changed, once."""
+        """End a turn with the outcome of a client's document. Returns the event when the state changed, once."""
         with self._lock:
             self._out = max(0, self._out - 1)
             probe, self._probing = self._probing, False
@@ -349,7 +352,7 @@ class Line:
                 case Exhausted(reply):
                     return self._trouble("exhausted", reply, now, probe=probe, early=early)
                 case Uncertain(detail):
-                    # Says nothing of a line that is up (the document bears the doubt), but is no recovery.
+                    # No trouble of a line that is up, because the document bears the doubt. No recovery either.
                     if self._matter == "up":
                         return None
                     return self._trouble("unreachable", detail, now, probe=probe, early=early)
@@ -360,19 +363,19 @@ class Line:
 
     def _blocked_for(self, now: float) -> float:
         if self._probing:
-            return 1.0  # until the probe is reported nobody knows
+            return 1.0  # seconds: only the report of the probe decides
         if self._careful and self._out + self._alerts_out > 0:
             return _SOON
         pause = max(0.0, self._due - now) if self._matter != "up" else 0.0
         return max(pause, self._rate_allows_in(now), self._quota_allows_in(now))
 
     def _rate_allows_in(self, now: float) -> float:
-        """A bucket of `count` tokens, each back `seconds` after it was taken: exact for any window."""
+        """Seconds until a turn. Each turn is free again `seconds` after it was taken: exact for any window."""
         seconds = self._rate.seconds if self._rate is not None else _MEASURED_OVER
         while self._turns and self._turns[0] + seconds <= now:
             self._turns.popleft()
         count = self._rate.count if self._rate is not None else self._measured
-        if count == 0:  # no limit is configured, and none was ever met
+        if count == 0:  # no rate is configured, and no throttling found one
             return 0.0
         count = max(1, int(count * self._share))
         if len(self._turns) < count:
@@ -389,7 +392,7 @@ class Line:
         if len(self._accepted) + self._out + self._alerts_out < self._daily_quota:
             return 0.0
         if len(self._accepted) < self._daily_quota:
-            return 1.0  # those under way may use up the rest
+            return 1.0  # second: the mails under way may use up the rest
         return self._accepted[-self._daily_quota] + DAY - now
 
     def _trouble(
@@ -404,7 +407,7 @@ class Line:
     ) -> LineEvent | None:
         known = not probe and (early or now < self._due)
         if known and _GRAVITY[matter] <= _GRAVITY[self._matter]:
-            return None  # from before the pause: one failure of the line is not one for each session
+            return None  # otherwise one failure of the line would count once for each session
         changed = matter != self._matter
         if self._matter == "up":
             self._early = self._out
@@ -419,7 +422,7 @@ class Line:
         return LineEvent(_EVENTS[matter], detail, quota=matter == "exhausted") if changed else None
 
     def _slow_down(self, now: float) -> None:
-        """One session fewer, and half the rate; where none is configured, half of what the relay has just refused."""
+        """One session fewer, and half the rate. With no rate configured, half of the pace that was just refused."""
         self._sessions, self._acceptances = max(1, self._sessions - 1), 0
         if self._rate is None and self._measured == 0:
             self._measured = max(_LEAST_MEASURED, sum(now - _MEASURED_OVER < at for at in self._turns))
@@ -427,7 +430,7 @@ class Line:
         self._stepped_at = now
 
     def _speed_up(self, now: float) -> None:
-        """A step a minute at most: a burst of acceptances must not raise the rate that has let it through."""
+        """One step a minute at most. Otherwise a burst of acceptances would raise the rate that has let it through."""
         if now - self._stepped_at < _MEASURED_OVER:
             return
         self._stepped_at = now
@@ -439,7 +442,7 @@ class Line:
             self._measured = 0 if self._measured > _NO_LIMIT else self._measured
 
     def _pause(self, matter: LineMatter, failures: int) -> float:
-        if matter == "misconfigured":  # rarely: each probe is one more failed login
+        if matter == "misconfigured":  # rarely, because each probe is one more failed login
             return _HALTED_FIRST if failures == 1 else _HALTED_LATER
         if matter == "exhausted":
             return _EXHAUSTED
@@ -452,7 +455,7 @@ class Line:
         return growing(first, longest, failures, self._random)
 
     def _broken(self, reply: str, now: float, *, probe: bool) -> LineEvent | None:
-        """The breaker is open: the relay refuses whatever it is given."""
+        """Halt the line, because the breaker is open."""
         again = self._matter == "misconfigured"
         self._trouble("misconfigured", f"It refuses one document after another: {reply}", now, probe=probe, early=False)
         put_back = frozenset(self._breaker.suspects)
@@ -463,15 +466,15 @@ class Line:
     ) -> LineEvent | None:
         self._careful = False
         used_up = self._one_more_acceptance(now) if isinstance(outcome, Accepted) else None
-        if self._breaker.open and self._matter != "up":  # no deferral proves the relay well
+        if self._breaker.open and self._matter != "up":  # a deferral is no proof that the relay is well
             if not probe:
                 return None
-            # The next probe is set anew: without that, every later turn would be given at once, to a relay that is ill.
+            # Otherwise no pause would follow this probe, and every later turn would be given at once.
             detail = self._detail if self._matter == "misconfigured" else outcome.reply
             return self._trouble("misconfigured", detail, now, probe=True, early=False)
         if self._matter == "up" and self._recovery_owed and isinstance(outcome, Accepted):
             self._recovery_owed = False
-            # One that uses the quota up again has ended nothing.
+            # An acceptance that uses up the quota again is no recovery.
             return None if used_up else LineEvent("relay_recovered", outcome.reply)
         if self._matter == "up" or (early and not probe and self._matter != "unreachable"):
             return used_up
@@ -483,7 +486,7 @@ class Line:
         return used_up or LineEvent("relay_recovered", outcome.reply)
 
     def _one_more_acceptance(self, now: float) -> LineEvent | None:
-        """Trust comes back slowly: a relay that throttles at every other mail gets ever longer pauses."""
+        """Count an acceptance. Only many in a row shorten the next pause of a relay that throttles every other mail."""
         self._unsaved |= self._breaker.open
         self._breaker.accepted()
         self._acceptances += 1
