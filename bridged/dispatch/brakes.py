@@ -1,7 +1,7 @@
-"""What a client's own rules hold for a person before it leaves: a mass drop, a review, bytes that were sent before.
+"""The client's own rules that hold a document for a person: a mass drop, a review, bytes that were sent before.
 
-Asked within the transaction that claims a document. What a person has released is past the rule that held it, and not
-past the others, of which nobody was told yet; what was sent on purpose is past them all.
+The transaction that claims a document asks them. A release passes the rule that held the document, and no other rule,
+because that one was not told yet. A document of `bridged send` passes all of them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from bridged.journal import Transaction
 from bridged.line import DAY
 from bridged.model import Document, Rule, State, readable
 
-UNDER_WAY: Final = 5.0  # seconds until those that may use up a day's cap are likely to have left
-CAP_MARGIN: Final = 60.0  # seconds: the collector's day need not begin at the second that ours does
+UNDER_WAY: Final = 5.0  # seconds until documents under way, which may use up a daily cap, have left
+CAP_MARGIN: Final = 60.0  # seconds, because the collector's day may begin a little later than ours
 
 
 def held_for(tx: Transaction, document: Document, place: Place) -> tuple[Rule, str] | None:
-    """The rule for which this document is to wait for a person, and why; None when it may leave."""
+    """The rule that holds this document for a person, and the reason. None when it may leave."""
     brake = place.client.brake
     if place.client.review and not document.has_passed(Rule.REVIEW):
         return Rule.REVIEW, "it waits for a review (review: true)"
@@ -33,7 +33,7 @@ def held_for(tx: Transaction, document: Document, place: Place) -> tuple[Rule, s
 
 
 def put_off_until(tx: Transaction, place: Place, now: float) -> tuple[float, str] | None:
-    """When the collector takes another document, where its daily cap is reached, and why it is not now."""
+    """When the collector takes another document (seconds since the epoch), and the reason. None below its daily cap."""
     cap = place.collector.daily_cap
     if cap is None or not cap.holds:
         return None
@@ -45,7 +45,7 @@ def put_off_until(tx: Transaction, place: Place, now: float) -> tuple[float, str
 
 
 def sent_before(tx: Transaction, document: Document, sha256: str) -> tuple[str, bool]:
-    """Why these bytes are held as a duplicate; True instead when another's sending must first come to its end."""
+    """The reason to hold these bytes as a duplicate, or "". True: another document with them must first end."""
     on_its_way = False
     for other in tx.same_bytes(document, sha256):
         name = readable(other.relative)
@@ -53,7 +53,7 @@ def sent_before(tx: Transaction, document: Document, sha256: str) -> tuple[str, 
             return f"{document.collection_email} got the same bytes before, as “{name}” (duplicates: hold)", False
         if other.state in (State.HELD, State.WITHDRAWN):
             return f"the same bytes may have arrived already, as “{name}” (duplicates: hold)", False
-        # Whose digest stands there was first; of two that are both in doubt, and have theirs from before, the elder is.
+        # The document whose digest is there came first. Of two in doubt, both have theirs from before: the elder did.
         both_in_doubt = other.uncertain > 0 and document.uncertain > 0
         on_its_way |= other.seq < document.seq or (other.state is State.SENDING and not both_in_doubt)
     return "", on_its_way

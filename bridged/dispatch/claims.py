@@ -1,4 +1,4 @@
-"""Which documents leave next. They are claimed in one commit, before the first byte of any of them goes out."""
+"""Which documents leave next. They are claimed in one commit, before the first byte of any of them leaves."""
 
 from __future__ import annotations
 
@@ -19,71 +19,71 @@ from bridged.reasons import IGNORED_NOW, REPLACED
 from bridged.relay import Outbox
 
 FILE_AWAY: Final = 2.0  # seconds until a queued document whose file cannot be opened is looked at again
-MISTAKE: Final = 60.0  # seconds until a document that a mistake of ours has stopped is tried again
-SMALL: Final = 256 * 1024  # bytes: what is larger is the last of what is claimed together, and is streamed
-TOGETHER: Final = 0.1  # seconds that the sending of what is claimed together may take, as far as can be told
+MISTAKE: Final = 60.0  # seconds until a document is tried again that an exception of our code has stopped
+SMALL: Final = 256 * 1024  # bytes: a larger document is streamed, and is the last that is claimed with others
+TOGETHER: Final = 0.1  # seconds that documents claimed together take to leave, at the pace of the last ones
 MOST: Final = 40  # documents claimed together
-LOOKS: Final = 100  # documents looked at in one commit, so that the others' commits need not wait long
+LOOKS: Final = 100  # documents looked at in one commit, because commits of other threads wait for it
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The configuration that senders work by, replaced whole at a reload."""
+    """The configuration of the senders. A reload replaces it whole."""
 
     settings: Settings
     switched: SwitchedFolders
     line: Line
-    maildir: Path | None = None  # in a dry run: where mails go instead of the relay
+    maildir: Path | None = None  # takes the mails in a dry run, in place of the relay
 
 
 class Shared:
-    """What all sessions' senders share: whose turn it is, since clients take turns, and what was told already."""
+    """The state that all senders share: alerts, the client whose turn was last, the pace, and warnings already told."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.outbox = outbox
         self.last = ""
-        self.takes = TOGETHER  # seconds for one document, lately
+        self.takes = TOGETHER  # seconds for one document, averaged over the last ones
         self.unreadable: set[int] = set()
         self.warned: set[int] = set()
 
 
 @dataclass(slots=True)
 class _Looked:
-    """What one commit came to."""
+    """The result of one commit: documents to send, and log lines of those that may not leave."""
 
     claimed: list[Document] = field(default_factory=list)
     lines: list[tuple[str, Document, str]] = field(default_factory=list)
-    replies: dict[str, str | None] = field(default_factory=dict)  # to addresses, where one was refused
+    replies: dict[str, str | None] = field(default_factory=dict)  # by address: the reply that refused it, or None
 
     def refused(self, tx: Transaction, address: str) -> str | None:
-        """The relay's words when it refused this address; one client's documents mostly go to one."""
+        """The reply that refused this address, or None. Asked once, because one client's documents mostly go to one."""
         if address not in self.replies:
             self.replies[address] = tx.refused_address(address)
         return self.replies[address]
 
 
 class Claims:
-    """One sender's way to its next documents."""
+    """Claims the next documents for one sender."""
 
     def __init__(self, journal: Journal, shared: Shared, away: Callable[[], Collection[bytes]]) -> None:
-        """`away`: the GEDs whose documents wait without being tried."""
+        """`away` returns the GEDs that cannot be read now. Their documents wait."""
         self._journal = journal
         self._shared = shared
         self._away = away
 
     def waiting(self, route: Route, now: Instant) -> bool:
-        """Whether any document is due."""
+        """Whether a document is due."""
         horizon, away = _horizon(route, now), self._away()
         return self._journal.read(lambda tx: tx.any_due(now.wall, horizon, away))
 
     def wake_in(self, now: Instant) -> float:
-        """Seconds until the next one is, as far as can be told."""
+        """Seconds until a document may be due, from 0.02 to 1."""
         away = self._away()
         due = self._journal.read(lambda tx: tx.next_due(away))
         return 1.0 if due is None else max(0.02, min(1.0, due - now.wall))
 
     def take(self, route: Route, now: Instant, most: int) -> list[Document]:
-        """Claim the next documents, `most` at most, and say what became of those that may not leave."""
+        """Claim the next documents, at most `most`. Logs each document that may not leave."""
         away = self._away()
         looked = self._journal.write(lambda tx: self._look(tx, route, now, most, away))
         for event, document, reason in looked.lines:
@@ -101,9 +101,9 @@ class Claims:
         return looked
 
     def _dues(self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes]) -> Iterator[Document]:
-        """Whose turns it is. Each is to be dealt with before the next is asked for, or it would be due again.
+        """Due documents, one of each client in turn. The caller must move each before the next, or it is due again.
 
-        Where the relay refuses everything, those it has not refused yet are the better probes.
+        While the relay refuses everything, documents that it has not refused are better probes.
         """
         horizon, suspects = _horizon(route, now), route.line.suspects()
         while True:
@@ -116,7 +116,7 @@ class Claims:
             for document in firsts:
                 self._shared.last = document.client
                 yield document
-            if firsts[0].client == last:  # nobody else has any: it need not be asked for each
+            if firsts[0].client == last:  # no other client has any, so one query is enough
                 yield from tx.due_of(last, now.wall, horizon, away, suspects, limit=MOST)
 
 
@@ -143,14 +143,14 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
     later = brakes.put_off_until(tx, place, now.wall)
     if later is not None:
         due, reason = later
-        # No further than the horizon: beyond it, it would be due at once, again and again.
+        # A due time beyond the horizon counts as due now, and would be met again and again.
         tx.note(document.seq, State.QUEUED, due_at=min(due, _horizon(route, now) - 1.0), reason=reason)
         if reason != document.reason:
             looked.lines.append(("document_deferred", document, reason))
         return None
     columns = {"collection_email": address, "dotted": 0}
     if not document.uncertain:
-        columns["sha256"] = ""  # of an earlier try: who has one is on its way, and others with the same bytes wait
+        columns["sha256"] = ""  # otherwise documents with the bytes of an earlier try would wait for this one
     tx.move(document.seq, State.QUEUED, State.SENDING, **columns)
     return document._replace(state=State.SENDING, collection_email=address)
 
@@ -160,14 +160,14 @@ def _withdrawn_for(route: Route, document: Document, place: Place | None, standi
         return "switched_off"
     if standing == "replaced":
         return REPLACED
-    # Where it got that name while it was being sent or held, it could not be withdrawn at once.
+    # A rename to an ignored name withdraws no document that is being sent or held. So it is asked again here.
     return IGNORED_NOW if route.settings.ignored(document.name) else ""
 
 
 def _held_for(
     tx: Transaction, route: Route, document: Document, place: Place, refused: str | None
 ) -> tuple[str, str] | None:
-    """The rule of its client's, if it is one, and the reason."""
+    """The client's rule that holds it ("" without one) and the reason. None when it may leave."""
     if document.uncertain > route.settings.retry.uncertain_attempts:
         return "", "uncertain: the connection was lost after the final dot too often; it may have arrived"
     if refused is not None:
@@ -180,5 +180,5 @@ def _horizon(route: Route, now: Instant) -> float:
 
 
 def address_refused(address: str, reply: str) -> str:
-    """The reason for which everything that goes to a refused address is held."""
+    """The reason of every document that is held for a refused address."""
     return f"{reply} (the address {address} is refused, so everything for it is held)"

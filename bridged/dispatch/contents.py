@@ -1,6 +1,6 @@
 """A document's bytes for its mail: of one version, or no final dot follows them.
 
-Small documents are read whole, several in one call, before their turn comes; the others are streamed.
+Small documents are read whole before their turn, several in one call. Large documents are streamed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bridged.model import Document, by_directory
 
 
 class Changed(Exception):
-    """The document was overwritten while it was read: what was read may be half old, half new."""
+    """The document was overwritten while it was read, so its bytes may be half old, half new."""
 
 
 class Marked(Exception):
-    """The document's own marker stands beside it: it left, and a damaged journal has forgotten that."""
+    """The document's own marker stands beside it: it has left, and the journal has lost that."""
 
     def __init__(self, relay_reply: str) -> None:
         super().__init__(relay_reply)
@@ -30,17 +30,17 @@ class Marked(Exception):
 
 
 class Content(Protocol):
-    """What is read of a document."""
+    """The bytes of a document."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end. Raises OSError."""
+        """At most `size` bytes. b"" at the end. Raises OSError."""
 
     def require_unchanged(self) -> None:
-        """Raises Changed unless all that was read is the version that was found quiet. OSError, too."""
+        """Raises Changed unless all bytes read are of the version that was found quiet. Raises OSError."""
 
 
 class InMemory:
-    """A document that was read at once, and found to be one version."""
+    """A document that was read whole, and is of one version."""
 
     def __init__(self, data: bytes, sha256: str) -> None:
         self.sha256 = sha256
@@ -48,21 +48,21 @@ class InMemory:
         self._at = 0
 
     def read(self, size: int, /) -> bytes:
-        """As of a file."""
+        """The next bytes, at most `size`. b"" at the end."""
         block = self._data[self._at : self._at + size]
         self._at += len(block)
         return block
 
     def require_unchanged(self) -> None:
-        """It cannot have been."""
+        """Raises nothing: the bytes are in memory."""
 
     def rewind(self) -> InMemory:
-        """The same, to be read from its beginning."""
+        """The same bytes, to be read from their beginning."""
         return InMemory(self._data, self.sha256)
 
 
 class _Streamed:
-    """A document that is read as it leaves."""
+    """A document that is read while it leaves."""
 
     def __init__(self, file: CalledFile, document: Document) -> None:
         self._file = file
@@ -70,7 +70,7 @@ class _Streamed:
         self.read = file.read
 
     def require_unchanged(self) -> None:
-        """Its size and time are still those it was found quiet with."""
+        """Raises Changed unless size and times are those of the quiet version. Raises OSError."""
         _require_same(self._file.status(), self._document)
 
 
@@ -83,7 +83,7 @@ class Contents:
         self._marking = marking
 
     def ahead(self, documents: Iterable[Document]) -> dict[int, InMemory | Exception]:
-        """Small documents, or what stood in the way of each: one call for all that are on one mount."""
+        """Small documents by number, or the exception that each met. One call for all documents of a mount."""
         read: dict[int, InMemory | Exception] = {}
         for group in self._calls.by_mount(documents):
             try:
@@ -94,7 +94,7 @@ class Contents:
 
     @contextmanager
     def content(self, document: Document, ahead: InMemory | Exception | None) -> Iterator[Content]:
-        """What there is of it `ahead`, or the file. Raises Changed, Marked or OSError."""
+        """The bytes that `ahead` has read, or else the file. Raises Changed, Marked or OSError."""
         if isinstance(ahead, Exception):
             raise ahead
         if ahead is not None:
@@ -106,7 +106,7 @@ class Contents:
             yield streamed
 
     def sha256(self, document: Document, ahead: InMemory | Exception | None) -> str:
-        """The digest of its bytes, which may mean to read it once more than to send it. Raises as `content` does."""
+        """The digest of its bytes. Reads a large document once more than the sending does. Raises as `content` does."""
         if isinstance(ahead, InMemory):
             return ahead.sha256
         digest = hashlib.sha256()
@@ -155,7 +155,7 @@ class Contents:
 
 
 def _read_whole(fd: int, size: int) -> bytes:
-    """So many bytes, or all where there are fewer. That there are no more, the file's size tells."""
+    """The first `size` bytes, or all of a shorter file."""
     data = os.read(fd, size)
     while len(data) < size and (more := os.read(fd, size - len(data))):
         data += more

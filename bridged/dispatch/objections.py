@@ -15,25 +15,25 @@ HEAD: Final = 1024  # bytes from the start of a file that tell its kind
 
 @dataclass(frozen=True)
 class Objections:
-    """Sentences for a person: what a document is held for, and what is worth a warning."""
+    """Sentences for a person: reasons to hold a document, and warnings about it."""
 
     holds: tuple[str, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 
 
 def kind_of(name: bytes, head: bytes) -> str:
-    """The kind of a document, one of KINDS, by its content; by its extension where the content does not tell.
+    """The kind of a document, one of KINDS, by its content. By its extension when the content does not tell.
 
-    `head` is the first HEAD bytes, or all.
+    `head`: the first HEAD bytes, or all of a shorter document.
     """
     return _kind_by_content(name, head) or _kind_by_name(name) or OTHER
 
 
 def objections(profile: Profile, name: bytes, head: bytes, size: int, mail_size: int) -> Objections:
-    """What speaks against sending this document to this collector; nothing where its limits are not known.
+    """The objections of this collector to this document. None of them where its limits are not known.
 
-    `size` is the document's, `mail_size` that of the encoded mail around it. A daily cap is no objection: it
-    puts documents off.
+    `size`: bytes of the document. `mail_size`: bytes of the encoded mail. A daily cap is no objection, because it
+    only puts documents off.
     """
     holds: list[str] = []
     warnings: list[str] = []
@@ -46,13 +46,13 @@ def objections(profile: Profile, name: bytes, head: bytes, size: int, mail_size:
 
 
 def neutral(profile: Profile, subject: str) -> str:
-    """The subject without the signs and words that the collector takes for a command: `#note` becomes `note`.
+    """The subject without signs and words that the collector takes for a command: `#note` becomes `note`.
 
-    Never empty where it was not. An unconfirmed limit counts too: it costs nothing to keep to it.
+    A subject that was not empty does not become empty. An unconfirmed limit counts, because it costs nothing.
     """
     avoided = profile.avoid_in_subject.value if profile.avoid_in_subject else ()
     text, before = subject, None
-    while text != before:  # what is taken out may join two halves to a command again
+    while text != before:  # a removal may join two halves to a command again
         before = text
         for item in avoided:
             text = _without(text, item)
@@ -68,7 +68,7 @@ _Found = tuple[Limit[frozenset[str]] | Limit[int], bool, str]
 
 
 def _about_the_type(profile: Profile, name: bytes, head: bytes) -> Iterator[_Found]:
-    """At most one: (the limit, whether the document is surely not accepted, the sentence)."""
+    """At most one objection: the limit, whether the document is surely refused, the sentence."""
     limit = profile.types
     if not limit:
         return
@@ -123,7 +123,7 @@ def _with_source(sentence: str, limit: Limit[frozenset[str]] | Limit[int], *, su
 
 
 def _sizes(limit: int, given: int) -> tuple[str, str]:
-    """Both in words, in bytes where the same words would stand for both."""
+    """Both sizes in words. In bytes when the words would be the same."""
     words = _size(limit), _size(given)
     return words if words[0] != words[1] else (f"{limit:,} bytes", f"{given:,} bytes")
 
@@ -139,11 +139,11 @@ def _size(size: int) -> str:
 
 
 def _without(text: str, item: str) -> str:
-    """A sign is taken out wherever it stands, a word only where it stands alone; the sign before a word first."""
+    """The text without a sign anywhere, or without a word that stands alone. Of `#word` the sign goes first."""
     signs = re.match(r"[\W_]*", item)
     assert signs is not None
     word = item[signs.end() :]
-    if not word:  # between two words it becomes a space: `a@split` must not become one word, nor stay a command
+    if not word:  # between two words a space replaces it. Otherwise `a@split` would become another word
         text = re.sub(rf"(?<=\w){re.escape(item)}(?=\w)", " ", text)
         return text.replace(item, "")
     if signs[0]:
@@ -153,7 +153,7 @@ def _without(text: str, item: str) -> str:
 
 # -- the kind, by the name
 
-# By the type and not by the extension: `message.TYPES` is the one table of extensions.
+# By media type and not by extension, because `mail` holds the one table of extensions.
 _KINDS_BY_TYPE: Final[dict[str, str]] = {
     "application/pdf": "pdf",
     "image/jpeg": "jpeg",
@@ -168,7 +168,7 @@ _KINDS_BY_TYPE: Final[dict[str, str]] = {
     "application/zip": "zip",
     "text/plain": "text",
     "text/csv": "csv",
-    "application/rtf": "word",  # who takes one takes the other
+    "application/rtf": "word",  # a collector that accepts Word accepts RTF
     "application/msword": "word",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "word",
     "application/vnd.ms-excel": "excel",
@@ -179,19 +179,19 @@ _KINDS_BY_TYPE: Final[dict[str, str]] = {
 }
 
 
-# What always begins with a sign of its own: with such an ending and without the sign, something is wrong.
+# Kinds whose content always begins with a sign. A file with such an extension and without the sign is suspect.
 _TOLD_BY_CONTENT: Final = IMAGES | {"pdf", "zip", "opendocument"}
 
 
 def _extension(name: bytes) -> str:
-    """The extension as it leaves, or none: what follows the dot of `Facture n. 12` is none."""
+    """The extension of the name in the mail, or "". `Facture n. 12` has none."""
     text = clean(name)
     found = re.search(r"[^.]\.([A-Za-z0-9]{1,8})$", text)
     return found[1].lower() if found else ""
 
 
 def _kind_by_name(name: bytes) -> str | None:
-    """The kind that a known extension says; None for an unknown one, and for none."""
+    """The kind of a known extension. None for an unknown one, and without one."""
     kind = media_type(clean(name))
     return _KINDS_BY_TYPE.get(kind, OTHER) if kind != OTHER_TYPE else None
 
@@ -242,7 +242,7 @@ _BYTE_ORDERS: Final = (
 
 
 def _kind_by_content(name: bytes, head: bytes) -> str | None:
-    """The kind that the first bytes show, None where they show nothing (as of plain text)."""
+    """The kind by the first bytes. None when they show none, as in plain text."""
     for sign, kind in _SIGNS:
         if head.startswith(sign):
             return kind
@@ -254,15 +254,15 @@ def _kind_by_content(name: bytes, head: bytes) -> str | None:
         return _media(head)
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "webp"
-    # "BM" alone also begins a sentence.
+    # The size of the header as well, because "BM" alone may begin a sentence.
     if head.startswith(b"BM") and head[6:10] == b"\0" * 4 and int.from_bytes(head[14:18], "little") in _BITMAP_HEADERS:
         return "bmp"
-    # Scanners and print servers put lines of their own in front. Only here: a ZIP may hold a PDF that begins so early.
+    # Scanners and print servers put lines before the PDF. Last, because a ZIP may hold a PDF that early.
     return _markup(head) or ("pdf" if b"%PDF-" in head[:HEAD] else None)
 
 
 def _archive(name: bytes, head: bytes) -> str:
-    """Office documents are ZIP files. What the head shows goes before the extension."""
+    """The kind of a ZIP file, which an Office document is. The head goes before the extension."""
     if head[30:38] == b"mimetype":
         return "opendocument" if head[38:].startswith(b"application/vnd.oasis.opendocument.") else OTHER
     if b"[Content_Types].xml" in head:
@@ -276,7 +276,7 @@ def _archive(name: bytes, head: bytes) -> str:
 
 
 def _ole(name: bytes, head: bytes) -> str | None:
-    """The old Office formats, told apart by extension: their directory may lie anywhere in the file."""
+    """The kind of an old Office format. By extension, because its directory may lie anywhere in the file."""
     if "WordDocument".encode("utf-16-le") in head:
         return "word"
     if "Workbook".encode("utf-16-le") in head:
@@ -286,7 +286,7 @@ def _ole(name: bytes, head: bytes) -> str | None:
 
 
 def _media(head: bytes) -> str:
-    """HEIC among what is boxed as it is: AVIF, videos."""
+    """HEIC, told from other boxed formats: AVIF, videos."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))}
     if brands & _HEIC_BRANDS:
@@ -295,7 +295,7 @@ def _media(head: bytes) -> str:
 
 
 def _markup(head: bytes) -> str | None:
-    """XML by its declaration, in whatever encoding; web pages are no XML, even those that say so."""
+    """XML by its declaration, in any encoding. A web page is no XML, even with one."""
     text = _decoded(head).lstrip("\ufeff \t\r\n").lower()
     if re.match(r"<!doctype html|<html[\s>]", text):
         return OTHER

@@ -38,14 +38,14 @@ from bridged.reasons import ADOPTED
 from bridged.relay import Maildir, Outgoing, Relay, secret_of
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 
-SHARE_AWAY: Final = 15.0
-ELDER_FIRST: Final = 2.0  # until a document whose bytes are on their way as another one is looked at again
-STATE_AWAY: Final = 5.0  # seconds until a document that the state disk has stopped is tried again
-LONG_GAP: Final = 3600.0
+SHARE_AWAY: Final = 15.0  # seconds until a document on a share that cannot be read is tried again
+ELDER_FIRST: Final = 2.0  # seconds, up to twice, until a document is tried again whose bytes another one is sending
+STATE_AWAY: Final = 5.0  # seconds until a document is tried again that the state disk has stopped
+LONG_GAP: Final = 3600.0  # seconds beyond retry.max between two attempts that are no time of trying
 
 
 class Held(Exception):
-    """The document is not handed to the relay: its collector would drop it, or it was sent before."""
+    """The document is held for its client's rule before the relay is asked."""
 
     def __init__(self, rule: Rule, reason: str) -> None:
         super().__init__(reason)
@@ -53,12 +53,12 @@ class Held(Exception):
 
 
 class NotYet(Exception):
-    """The same bytes are on their way as another document: what becomes of those decides."""
+    """Another document with the same bytes is being sent. Its outcome decides."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stranded:
-    """A document that something kept from leaving, to be queued again in `wait` seconds. `tried`: it may have left."""
+    """A claimed document that did not leave, to be queued again in `wait` seconds. `tried`: it may have left."""
 
     document: Document
     wait: float
@@ -66,7 +66,7 @@ class _Stranded:
 
 
 class Sender:
-    """One session's sender. Several share a journal, a line, and the turns."""
+    """The sender of one session. Several senders share the journal, the line and `Shared`."""
 
     def __init__(
         self,
@@ -97,28 +97,29 @@ class Sender:
         self._stopping = threading.Event()
 
     def configure(self, route: Route) -> None:
-        """Put a configuration in force, from the next document on."""
+        """Put a configuration in force from the next document on, from any thread."""
         self._route = route
 
     def finish(self) -> None:
-        """Begin no further document, from another thread: what is in transit may come to its end."""
+        """Begin no further document, from another thread. The mail in transit may come to its end."""
         self._stopping.set()
 
     def abort(self) -> None:
-        """Break off the message in transit, from another thread."""
+        """Break off the mail in transit, from another thread."""
         self._stopping.set()
         self._relay.abort()
 
     def close(self) -> None:
-        """Take leave of the relay. Only when no step is under way: it would speak in the middle of a mail."""
-        with suppress(sqlite3.Error, OSError):  # else the next start finds it as it is
+        """Close the session. Not during a step, because QUIT would become a line of the mail."""
+        with suppress(sqlite3.Error, OSError):  # the next start recovers a document that cannot be recorded now
             self._mend(self._clock())
         self._relay.close()
 
     def step(self, now: Instant) -> float:
-        """Claim what is next, send it, record what came of it. Returns seconds until there may be more."""
+        """Claim the next documents, send them, and record the outcomes. Returns the seconds until the next step."""
         line = self._route.line
-        if self._number >= line.sessions_allowed:  # first: what cannot be entered must not keep the place from others
+        if self._number >= line.sessions_allowed:
+            # Close the session first. Otherwise a journal that refuses the record would keep it open.
             self._relay.close()
             self._mend(now)
             return 1.0
@@ -130,13 +131,13 @@ class Sender:
             return 1.0
         wait = self._wait(line, now)
         if wait > 0:
-            self._journal.flush()  # what was accepted must not wait for the marking, which a share may keep from it
+            self._journal.flush()  # otherwise an acceptance waits for the marking, which a share may hold up
             return wait
         self._take_turns(line, now)
         return 0.0
 
     def _wait(self, line: Line, now: Instant) -> float:
-        """Seconds until there may be something to send; 0 when there is, and the turn was given."""
+        """Seconds until a document may leave. 0 when one is due and its turn was given."""
         if not self._claims.waiting(self._route, now):
             return self._claims.wake_in(now)
         return 0.0 if line.may_send(now.steady) else max(0.05, min(1.0, line.wake_in(now.steady)))
@@ -148,9 +149,9 @@ class Sender:
             self._rescue(now)
 
     def _take_turns(self, line: Line, now: Instant) -> None:
-        """The turn that was given is for the first document; each of the others asks for its own.
+        """Claim documents together and send them. A document that does not leave after all is put back.
 
-        As many as are likely to leave in a moment are claimed together. What does not leave after all is put back.
+        The turn that was given is for the first document. Each of the others takes its own.
         """
         route, claimed = self._route, deque[Document]()
         try:
@@ -179,7 +180,7 @@ class Sender:
         return max(1, min(MOST, int(TOGETHER / self._shared.takes))) if line.unhurried else 1
 
     def _may_go_on(self, route: Route) -> bool:
-        """A turn for the next one of those claimed together; none under a configuration that is no longer in force."""
+        """Take a turn for the next document that was claimed. None at a stop, and none after a reload."""
         in_force = self._route is route and not self._stopping.is_set()
         return in_force and route.line.may_send(self._clock().steady)
 
@@ -195,15 +196,15 @@ class Sender:
             if outcome is None:
                 route.line.give_back()
         if outcome is not None:
-            now = self._clock()  # the sending may have taken minutes
+            now = self._clock()  # a second time, because the sending may have taken minutes
             self._shared.takes = max(1e-6, (7 * self._shared.takes + now.steady - began.steady) / 8)
-            # First of all: the next step enters it, whatever fails in this one.
+            # First, so that the next step records it where this one fails.
             self._unrecorded = (document, outcome, route.line)
             self._report(route.line, document, outcome, now)
             self._record(now)
 
     def _record(self, now: Instant) -> None:
-        """Enter what came of it, until it is in: a full disk must not make us send again what the relay took."""
+        """Record the outcome, at each step until it is recorded. Otherwise a full disk would make us send it again."""
         assert self._unrecorded is not None
         document, outcome, line = self._unrecorded
         if isinstance(outcome, Accepted):
@@ -217,9 +218,9 @@ class Sender:
         self._unrecorded = None
 
     def _rescue(self, now: Instant) -> None:
-        """What stopped the sending must not leave documents half-way until the next start: they are queued again.
+        """Queue the stranded documents again, at each step until it is recorded.
 
-        Tried until it is in, since the disk that failed the sending fails this as well.
+        Otherwise they would wait for the next start. The disk that failed the sending may fail this, too.
         """
 
         def put_back(tx: Transaction) -> None:
@@ -247,7 +248,7 @@ class Sender:
     # -- alerts
 
     def _mail_alerts(self, route: Route) -> None:
-        """Send what waits in the outbox, before the next document. Raises nothing: an alert stops no document."""
+        """Send the alerts of the outbox, before the next document. Raises nothing: an alert stops no document."""
         while not self._stopping.is_set():
             turn = partial(route.line.may_send_alert, self._clock().steady)
             mail = self._shared.outbox.take(route.settings.smtp, turn)
@@ -272,7 +273,7 @@ class Sender:
     def _send(
         self, route: Route, document: Document, ahead: InMemory | Exception | None, now: Instant
     ) -> Outcome | None:
-        """The relay's answer, or None where the document itself stood in the way and has been put back."""
+        """The outcome, or None when the document could not be sent and its row is moved on."""
         place = route.switched.place(document.directory)
         try:
             assert place is not None
@@ -285,7 +286,7 @@ class Sender:
         except Held as held:
             self._hold(document, "held", str(held), now, rule=held.rule)
         except NotYet:
-            due = now.wall + ELDER_FIRST * (1 + self._random())  # two that wait for each other must not do so for ever
+            due = now.wall + ELDER_FIRST * (1 + self._random())  # otherwise two may wait for each other for ever
             self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=due))
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
@@ -294,11 +295,11 @@ class Sender:
         return None
 
     def _require_new_bytes(self, document: Document, ahead: InMemory | Exception | None) -> None:
-        """Raises Held, NotYet, or what stands in the way of reading it."""
+        """Raises Held or NotYet for bytes that were or are being sent, and as `Contents.sha256` does."""
         sha256 = self._reading.sha256(document, ahead)
 
         def enter(tx: Transaction) -> tuple[str, bool]:
-            # Entered before it is asked: of two with the same bytes at least one sees the other.
+            # Noted before the query, so that of two with the same bytes at least one sees the other.
             tx.note(document.seq, State.SENDING, sha256=sha256)
             return brakes.sent_before(tx, document, sha256)
 
@@ -327,22 +328,22 @@ class Sender:
         return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
 
     def _require_accepted(self, document: Document, place: Place, head: bytes, mail_size: int) -> None:
-        """Raises Held for what the collector would drop without a word; what only may be dropped is sent."""
+        """Raises Held when the collector would drop the document without a word. Warns when it may."""
         found = objections(place.collector, document.name, head, document.stamp.size, mail_size)
         if found.holds:
             raise Held(Rule.COLLECTOR, "; ".join(found.holds))
-        if found.warnings and document.seq not in self._shared.warned:  # once, however often it is tried
+        if found.warnings and document.seq not in self._shared.warned:  # once for all tries
             self._shared.warned.add(document.seq)
             say_document("document_queued", document, warning="; ".join(found.warnings), level="warning")
 
     def _return(self, document: Document, reason: str) -> None:
-        """To intake, which waits until it can be sent. What a person has released was another version of it."""
+        """Return the document to intake until it is quiet. Its releases end, because they were of another version."""
         columns = {"reason": reason, "passed": ""}
         self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, **columns))
         self._on_overwritten(document.seq, document.path)
 
     def _away(self, document: Document, error: OSError, now: Instant) -> None:
-        """Gone, renamed, or the share is away: intake finds out which; until then it waits and nothing is counted."""
+        """Withdraw a deleted document. Otherwise put it back uncounted: intake finds out whether it was renamed."""
         missing = isinstance(error, FileNotFoundError)
         wait = FILE_AWAY if missing else SHARE_AWAY
         if isinstance(error, PermissionError) and document.seq not in self._shared.unreadable:
@@ -379,9 +380,8 @@ class Sender:
 
     def _report(self, line: Line, document: Document, outcome: Outcome, now: Instant) -> None:
         event = line.report(outcome, now.steady, document.client, document.seq)
-        if (
-            event is not None and event.put_back
-        ):  # before the breaker is kept: a kill between the two must leave none held
+        if event is not None and event.put_back:
+            # Before the breaker is kept. Otherwise a kill between the two would leave them held.
             self._journal.write(lambda tx: _put_all_back(tx, event.put_back))
         keep(self._journal, self._relay_smtp, line, now)
         self._say_line(event)
@@ -414,7 +414,7 @@ class Sender:
         rule: str = "",
         line: Line | None = None,
     ) -> None:
-        """`rule`: of its client's; the relay was never asked then. `line`: whose fault it may turn out to be."""
+        """`rule`: the client's rule, when the relay was not asked. `line`: the refusal may prove the relay's fault."""
 
         def hold(tx: Transaction) -> bool:
             if line is not None and line.blameless(document.seq):
@@ -431,7 +431,7 @@ class Sender:
             say_document("document_held", document, reason=reason)
 
     def _hold_address(self, document: Document, reply: str, line: Line, now: Instant) -> None:
-        """Nothing for this address leaves until a person has looked: it is told once, and its queue is held with it."""
+        """Hold the document and all queued ones for the same address until a person acts. Logs the address once."""
         address = document.collection_email
         reason = address_refused(address, reply)
 
@@ -524,12 +524,12 @@ def _composed(document: Document, place: Place, route: Route) -> Mail:
 
 
 def _put_back(tx: Transaction, document: Document) -> None:
-    """The relay's trouble is never the document's fault: nothing is counted."""
+    """Queue the document again uncounted, because the trouble is the relay's."""
     tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0)
 
 
 def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
-    """What was refused in a row was the relay's fault: the documents, and those held with their address."""
+    """Queue the documents of a row of refusals again, and all that are held with their addresses."""
     for seq in documents:
         document = tx.document(seq)
         if document is None:
@@ -548,18 +548,18 @@ def _no_dot_to_announce() -> None:
 
 
 def _unheeded(_: bytes) -> None:
-    """The digest of what was read ahead is known."""
+    """Takes no digest, because the digest of a document in memory is known."""
 
 
 class _Joined:
-    """The head that was read already, and then the rest of the file."""
+    """The head that was already read, followed by the rest of the file."""
 
     def __init__(self, head: bytes, rest: Readable) -> None:
         self._head = head
         self._rest = rest
 
     def read(self, size: int, /) -> bytes:
-        """As of a file."""
+        """The next bytes, at most `size`. b"" at the end. Raises as the rest does."""
         if not self._head:
             return self._rest.read(size)
         block, self._head = self._head[:size], self._head[size:]
@@ -569,7 +569,7 @@ class _Joined:
 def _whole(
     mail: Mail, joined: Readable, content: Content, document: Document, on_bytes: Callable[[bytes], None]
 ) -> Iterator[bytes]:
-    """The mail's chunks; raises Changed before the end, so that no final dot follows bytes that are not one version."""
+    """The mail's chunks. Raises Changed before its end, so that no dot follows bytes of two versions."""
     read = 0
 
     def count(block: bytes) -> None:
