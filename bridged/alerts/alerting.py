@@ -1,7 +1,6 @@
-"""Alerts and digests on their way to the firm: gathered from the log, mailed, tried again, remembered over a restart.
+"""Alerts and digests on their way to the firm: gathered from the log, mailed, tried again, kept over a restart.
 
-Nothing here may stop a document: it has a loop of its own, what fails is told once and tried again, and a mail that
-cannot leave is kept.
+No alert stops a document. Alerts have a loop of their own. A failure is logged once, and the mail is tried again.
 """
 
 from __future__ import annotations
@@ -35,33 +34,33 @@ from bridged.model import Instant
 from bridged.relay import Outbox, Outgoing, Relay, secret_of
 from bridged.relay.outcome import Accepted, Misconfigured, Outcome, RelayDown, is_relays
 
-KEPT: Final = "alerts"  # the journal's name for what a restart must not forget
+KEPT: Final = "alerts"  # the journal's key of the memory that outlives a restart
 STEP: Final = 1.0  # seconds between two looks
-AGAIN: Final = (60.0, 300.0, 900.0, 3600.0)  # seconds until a mail that failed is tried again, the last one for ever
-SIGNED_IN_AGAIN: Final = 2  # the place in AGAIN where a refused login begins: asking often locks the account
-HALTED: Final = 3600.0  # seconds between two tries through a relay that is known to be in trouble
-FRESH: Final = 3 * STEP  # seconds after which a mail says that it comes late: it was withheld, or tried before
-WORTH: Final = 3 * 86400.0  # seconds after which an alert that could not leave is no news any more
-MOST: Final = 30  # mails that are kept
+AGAIN: Final = (60.0, 300.0, 900.0, 3600.0)  # seconds from each failed try of a mail to the next; the last one repeats
+SIGNED_IN_AGAIN: Final = 2  # the place in AGAIN after a refused login, because many of them lock the account
+HALTED: Final = 3600.0  # seconds between two tries by a relay that is in trouble
+FRESH: Final = 3 * STEP  # seconds after which a mail says that it is delayed
+WORTH: Final = 3 * 86400.0  # seconds after which an alert that could not leave is given up
+MOST: Final = 30  # mails that are kept; the oldest is given up
 REFUSED_WITHIN: Final = 20.0  # seconds for the one alert of a start that is refused
-_LARGEST: Final = 1_000_000  # bytes of a configuration
+_LARGEST: Final = 1_000_000  # bytes that are read of a refused configuration
 
 Deliver = Callable[[Smtp, Sequence[str], bytes], Mapping[str, Outcome | Exception]]
 
 
 class Post:
-    """Mails of our own through any relay: a session for each mail, a transaction for each address."""
+    """Sends alerts by any relay: one session for each letter, one mail for each address."""
 
     def __init__(self) -> None:
         self._relay: Relay | None = None
         self._aborted = False
 
     def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome | Exception]:
-        """What came of each address; those that are missing were not tried, as the relay is in trouble."""
+        """The outcome of each address. After the relay's trouble no further address is tried, and it is missing."""
         outcomes: dict[str, Outcome | Exception] = {}
         relay = self._relay = Relay(smtp, secret_of(smtp))
         try:
-            if self._aborted:  # between the two lines above, or before them
+            if self._aborted:  # abort() may have come before this relay existed
                 relay.abort()
             for address in to:
                 outcomes[address] = relay.deliver(smtp.sender, address, len(mail), iter([mail]), lambda: None)
@@ -72,7 +71,7 @@ class Post:
         return outcomes
 
     def abort(self) -> None:
-        """Break what is under way, from any thread, and let nothing begin any more."""
+        """Break the mail in transit for good, from any thread. No later mail leaves."""
         self._aborted = True
         if self._relay is not None:
             self._relay.abort()
@@ -80,7 +79,7 @@ class Post:
 
 @dataclass(frozen=True, slots=True)
 class Mailing:
-    """A mail that has not reached everybody yet. `written` is of the wall clock, `due` of the steady one."""
+    """A letter with the addresses that have not got it yet. `written`: wall clock. `due`: steady clock."""
 
     id: str
     letter: Letter
@@ -92,7 +91,7 @@ class Mailing:
 
 
 class Alerting:
-    """The loop's step for alerts and digests. `hear` may be called by any thread; the rest by the loop's."""
+    """Writes alerts and digests, and sees them through. `hear`, `configure` and `abort` may be called by any thread."""
 
     def __init__(
         self,
@@ -102,9 +101,9 @@ class Alerting:
         deliver: Deliver | None = None,
         zone: tzinfo | None = None,
     ) -> None:
-        """`outbox` takes what goes by the relay of the documents. Without one, all goes by `deliver`.
+        """`outbox` takes the mails for the relay of the documents. Without one, `deliver` sends all mails.
 
-        `deliver` None opens a session for each letter. `zone` None is the machine's own.
+        `deliver` None opens a session for each letter. `zone` None is the machine's time zone.
         """
         self._journal = journal
         self._settings = settings
@@ -114,34 +113,34 @@ class Alerting:
         self._deliver: Deliver = deliver or self._post
         self._zone = zone
         self._heard: SimpleQueue[tuple[str, tuple[Raised | Ended, ...]]] = SimpleQueue()
-        self._try_at: float | None = None  # of the steady clock, while the relay of the documents is in trouble
-        self._told = ""  # what was last told to be the matter with the alerts themselves
+        self._try_at: float | None = None  # steady clock: the next try by a relay in trouble
+        self._told = ""  # the reason in the last `state_failed` about alerts; empty once one has left
         self._ledger, self._mailings, self._digest_at, self._troubled = self._remembered()
-        self._only_remembered = self._troubled  # that it is in trouble; the log has not said so since the start
+        self._only_remembered = self._troubled  # true while only an earlier run knows of the trouble
         self._kept = self._memory()
 
     def hear(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Take a log line; no more than a thought, whoever says it must not wait."""
+        """Take a log line, from any thread. Returns at once, because the thread that logs must not wait."""
         news = events.read(event, fields)
         if news or event in _RELAY_WELL:
             self._heard.put((event, news))
 
     def configure(self, settings: Settings) -> None:
-        """Put a configuration in force with the next step; from any thread."""
+        """Put a configuration in force with the next step, from any thread."""
         self._wanted = settings
 
     def abort(self) -> None:
-        """Break a mail that is under way, from any thread: the daemon stops. It is sent after the next start."""
+        """Break the mail in transit, from any thread, for the stop. The next start sends it again."""
         self._post.abort()
 
     def close(self, now: Instant) -> None:
-        """Keep what became of the last mails, after the last step. Otherwise the next start would send them again."""
+        """Keep the last outcomes, after the last step. Otherwise the next start would send those mails again."""
         self._collect(now)
         if self._settings.alerts is not None:
             self._guarded(self._remember)
 
     def step(self, now: Instant) -> float:
-        """Hear, write, mail, remember. Returns the seconds until it is to be called again; raises for no failure."""
+        """Hear, write, mail, remember. Returns the seconds until the next step. Raises for no mail or disk."""
         self._collect(now)
         self._reconfigured()
         self._listen(now)
@@ -153,7 +152,7 @@ class Alerting:
             self._guarded(self._remember)
         return STEP
 
-    # -- what is heard
+    # -- hearing
 
     def _reconfigured(self) -> None:
         if self._wanted is not None:
@@ -165,13 +164,13 @@ class Alerting:
             self._try_at = float("-inf")
 
     def _listen(self, now: Instant) -> None:
-        if self._try_at is None:  # a daemon that starts again and again must not try at each start
+        if self._try_at is None:  # otherwise a daemon that starts again and again would try at each start
             self._try_at = now.steady + HALTED
         try:
             while True:
                 event, news = self._heard.get_nowait()
                 self._relay_is(_RELAY_WELL.get(event), now)
-                if event == "document_sent" and self._only_remembered:  # another relay, which nobody calls recovered
+                if event == "document_sent" and self._only_remembered:  # another relay has no `relay_recovered`
                     self._relay_is(True, now)
                 for one in news:
                     self._ledger.take(one, now)
@@ -179,7 +178,7 @@ class Alerting:
             return
 
     def _relay_is(self, well: bool | None, now: Instant) -> None:
-        """The relay of the documents is well, or not, or nothing is said of it."""
+        """Take the log's word for the relay of the documents. None: this line says nothing of it."""
         if well is None:
             return
         if well:
@@ -188,14 +187,14 @@ class Alerting:
             self._try_at = now.steady + HALTED
         self._troubled, self._only_remembered = not well, False
 
-    # -- what is written
+    # -- writing
 
     def _write_alerts(self, wanted: Alerts, now: Instant) -> None:
         for conditions in self._ledger.due(now):
             self._add(letters.alert(conditions, wanted.language, self._zone), wanted, now)
 
     def _write_digest(self, wanted: Alerts, now: Instant) -> None:
-        """The first start ever has no day behind it to tell of; a clock that was ahead is not waited for."""
+        """Write the digest that is due. The first start ever tells of no day. A last digest in the future is now."""
         if self._digest_at is None or self._digest_at > now.wall:
             self._digest_at = now.wall
         last = self._digest_at
@@ -204,7 +203,8 @@ class Alerting:
         found = self._found(last, now.wall)
         self._digest_at = now.wall
         if found:
-            self._mailings = [mailing for mailing in self._mailings if not mailing.digest]  # an older one is no news
+            # A new digest replaces an older one that could not leave.
+            self._mailings = [mailing for mailing in self._mailings if not mailing.digest]
             self._add(letters.digest(found, wanted.language, self._zone), wanted, now, digest=True)
 
     def _found(self, last: float, now: float) -> Digest:
@@ -224,10 +224,10 @@ class Alerting:
             self._tell(f"{len(self._mailings)} alerts could not be sent; the oldest is given up")
             self._mailings = self._mailings[-MOST:]
 
-    # -- what is mailed
+    # -- mailing
 
     def _mail(self, wanted: Alerts, now: Instant) -> None:
-        """Hand over what is due, for the documents' sessions to send; or send it, where alerts have another relay."""
+        """Offer the due mails to the documents' sessions. With a relay of the alerts' own, send them here."""
         still = [(one, tuple(address for address in one.left if address in wanted.to)) for one in self._mailings]
         self._mailings = [replace(mailing, left=left) for mailing, left in still if left]
         if wanted.smtp is None and self._outbox is not None:
@@ -240,14 +240,14 @@ class Alerting:
                 return
 
     def _due(self, wanted: Alerts, now: Instant) -> Iterator[Outgoing]:
-        """What is to be sent now, one mail for each address. While the relay is in trouble, one letter and no more."""
+        """The due mails, one for each address. Of one letter only while the documents' relay is in trouble."""
         for mailing in list(self._mailings):
             if mailing.due > now.steady or not self._may_try(wanted, now):
                 continue
             smtp = wanted.smtp or self._settings.smtp
             try:
                 data = self._composed(mailing, smtp, wanted, now)
-            except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
+            except Exception as error:  # noqa: BLE001 - logged, and tried again
                 self._conclude(mailing.id, dict.fromkeys(mailing.left, error), now)
                 continue
             yield from (Outgoing(mailing.id, smtp, address, data) for address in mailing.left)
@@ -261,17 +261,17 @@ class Alerting:
         return composed(letter, smtp, wanted.to, mailing.id, now.wall)
 
     def _may_try(self, wanted: Alerts, now: Instant) -> bool:
-        """The relay of the documents is spared while it is in trouble: each try may be one more failed login."""
+        """Not by the documents' relay while it is in trouble, because each try may be one more failed login."""
         return wanted.smtp is not None or not self._troubled or self._try_at is None or now.steady >= self._try_at
 
     def _delivered(self, mails: Sequence[Outgoing]) -> Mapping[str, Outcome | Exception]:
         try:
             return self._deliver(mails[0].smtp, [mail.to for mail in mails], mails[0].data)
-        except Exception as error:  # noqa: BLE001 - told, and tried again; an alert stops nothing
+        except Exception as error:  # noqa: BLE001 - logged, and tried again
             return {mail.to: error for mail in mails}
 
     def _collect(self, now: Instant) -> None:
-        """Enter the outcomes of what was handed over."""
+        """Take the outcomes out of the outbox."""
         if self._outbox is None:
             return
         concluded = self._outbox.collect()
@@ -282,7 +282,7 @@ class Alerting:
             self._conclude(letter, {one.to: outcome for one, outcome in concluded if one.letter == letter}, now)
 
     def _conclude(self, letter: str, outcomes: Mapping[str, Outcome | Exception], now: Instant) -> None:
-        """Enter the outcomes of a mailing, by address. An address that is missing was not tried."""
+        """Apply outcomes to a letter's mailing, by address. A missing address was not tried."""
         if self._troubled:
             self._try_at = now.steady + HALTED
         self._mailings = [
@@ -294,7 +294,7 @@ class Alerting:
             self._put_off(now)
 
     def _rest(self, mailing: Mailing, outcomes: Mapping[str, Outcome | Exception], now: Instant) -> Iterator[Mailing]:
-        """What is left of a mailing, if anything."""
+        """The mailing with the addresses that are left. None of it when no address is left, or when it is too old."""
         left = tuple(address for address in mailing.left if not isinstance(outcomes.get(address), Accepted))
         failed = [outcomes[address] for address in left if address in outcomes]
         rest = replace(mailing, left=left)
@@ -311,11 +311,11 @@ class Alerting:
         return replace(mailing, tries=tries + 1, due=now.steady + AGAIN[min(tries, len(AGAIN) - 1)])
 
     def _put_off(self, now: Instant) -> None:
-        """What one mail has found out about the relay holds for the others."""
+        """Put the other mails off as well, because one mail has met the relay's trouble."""
         soonest = max((mailing.due for mailing in self._mailings if mailing.tries), default=now.steady)
         self._mailings = [replace(mailing, due=max(mailing.due, soonest)) for mailing in self._mailings]
 
-    # -- what a restart must not forget
+    # -- over a restart
 
     def _memory(self) -> str:
         mailings = [
@@ -337,7 +337,7 @@ class Alerting:
             self._kept = memory
 
     def _remembered(self) -> tuple[Ledger, list[Mailing], float | None, bool]:
-        """What an earlier run has kept. What cannot be read is as good as nothing: an alert is told once more."""
+        """The memory of an earlier run. Where it cannot be read, alerts are told once more."""
         try:
             memory = json.loads(self._journal.read(lambda tx: tx.kept(KEPT)) or "null")
             if memory is None:
@@ -358,17 +358,17 @@ class Alerting:
             self._tell(f"what earlier alerts were told cannot be read: {type(error).__name__}: {error}")
             return Ledger(), [], None, False
 
-    # -- what goes wrong here
+    # -- failures of the alerts themselves
 
     def _guarded(self, part: Callable[[], None]) -> None:
-        """The state directory may be what is broken, and that is what the alerts are to tell."""
+        """Log a failure of the state directory, and go on, because that failure is itself an alert."""
         try:
             part()
         except (sqlite3.Error, OSError) as error:
             self._tell(f"{type(error).__name__}: {error}")
 
     def _tell(self, why: str) -> None:
-        """One line until it works again; `hear` passes over what half `alerts` says, so that no alert makes another."""
+        """Log the reason, once until a mail leaves. `hear` ignores lines of half `alerts`: no alert makes another."""
         if not self._told:
             say("state_failed", half="alerts", level="warning", reason=f"an alert cannot be sent or kept: {why}")
         self._told = why
@@ -387,7 +387,7 @@ def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: f
 
 
 def _enter(tx: Transaction, accepted: int, now: Instant) -> None:
-    """The daily quota counts these mails after a restart, too."""
+    """Note accepted mails, because the daily quota counts them after a restart, too."""
     for _ in range(accepted):
         tx.attempt(0, now.wall, "accepted", "an alert")
 
@@ -402,7 +402,7 @@ def _words(outcome: Outcome | Exception) -> str:
     return str(getattr(outcome, "reply", "") or getattr(outcome, "detail", ""))
 
 
-# What the log says of the relay of the documents: well, or not.
+# Events of the documents' relay, and whether it is well with them.
 _RELAY_WELL: Final[dict[str, bool]] = {
     "relay_misconfigured": False,
     "relay_unreachable": False,
@@ -417,9 +417,9 @@ _RELAY_WELL: Final[dict[str, bool]] = {
 def refused_at_start(
     path: Path, problems: Sequence[str], now: float, deliver: Deliver | None = None, within: float = REFUSED_WITHIN
 ) -> None:
-    """Tell the firm that its configuration was refused, as far as the file says to whom and how; never raises.
+    """Mail the firm that its configuration was refused, when the file says to whom and by which relay. Never raises.
 
-    Over within 20 seconds, whatever the file, the relay or the network does.
+    Ends within `within` seconds. A failure is logged as `state_failed`.
     """
     post = Post()
     failures: list[str] = []
@@ -427,7 +427,7 @@ def refused_at_start(
     def attempt() -> None:
         try:
             failures.extend(_refusal_failures(path, problems, now, within, deliver or post))
-        except Exception as error:  # noqa: BLE001 - told; the refusal itself is what the caller is about to tell
+        except Exception as error:  # noqa: BLE001 - logged; the caller still has to tell the refusal
             failures.append(f"{type(error).__name__}: {error}")
 
     thread = threading.Thread(target=attempt, name="refused", daemon=True)
@@ -442,7 +442,7 @@ def refused_at_start(
 def _refusal_failures(
     path: Path, problems: Sequence[str], now: float, within: float, deliver: Deliver
 ) -> Iterator[str]:
-    """Send it; what the relay said to each address that did not accept."""
+    """Send it. Yields the relay's words for each address that did not accept."""
     with path.open("rb") as file:
         text = file.read(_LARGEST).decode("utf-8-sig", "replace")
     found = salvaged(text)
@@ -461,9 +461,9 @@ def _refusal_failures(
 
 
 def salvaged(text: str) -> tuple[Alerts, Smtp] | None:
-    """Whom to tell of a refused configuration, and through which relay, if both are good by themselves.
+    """The addresses and the relay for the alert of a refused configuration. None unless both are good by themselves.
 
-    What else stands in `alerts` does not matter here. A language that is none is English.
+    Other mistakes in `alerts` do not matter. An unknown language counts as English.
     """
     written = _outermost(text)
     given = written.get("alerts") or _block(text, "alerts")
@@ -486,7 +486,7 @@ _COLLECTION_EMAIL: Final = re.compile(r"""collection_email["']?:\s*["']?([^\s"',
 
 
 def _wants_alerts(text: str) -> bool:
-    """Whether somebody has meant to be told, however it is written."""
+    """Whether the file has an `alerts` section, be it well written or not."""
     written = _outermost(text)
     return bool(written.get("alerts")) if written else re.search(r"^alerts:", text, re.MULTILINE) is not None
 
@@ -500,6 +500,6 @@ def _outermost(text: str) -> dict[str, Any]:
 
 
 def _block(text: str, key: str) -> Any:
-    """The value of a key of the outermost mapping, where a slip elsewhere keeps the file from being YAML."""
+    """The value of an outermost key, read from its own lines, where a slip elsewhere breaks the YAML."""
     found = re.search(rf"^{key}:.*\n(?:(?:[ \t#-].*)?\n)*", text + "\n", re.MULTILINE)
     return _outermost(found[0]).get(key) if found else None
