@@ -1,4 +1,4 @@
-"""Many small documents leave together, by two sessions: the process is killed, the line is cut, in their midst."""
+"""Many small documents leave together, by two sessions. The process is killed, or the line is cut, in between."""
 
 from __future__ import annotations
 
@@ -130,9 +130,7 @@ def killed_once(bridge: Bridge, documents: list[Path], number: int, when: str) -
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_kill_at_each_commit_of_a_burst_loses_nothing_and_repeats_only_what_was_in_doubt(
-    bridge: LineBridge, when: str
-) -> None:
+def test_a_kill_at_a_commit_of_a_burst_repeats_only_documents_in_doubt(bridge: LineBridge, when: str) -> None:
     """At every eleventh commit of sixty documents by two sessions, before or after it is on the disk.
 
     All are validated, a repetition is the very same mail, and only of what was not said to be sent; nothing is held.
@@ -164,10 +162,8 @@ def test_a_kill_in_the_middle_of_a_batch_leaves_one_document_in_doubt(bridge: Li
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_kills_in_one_burst_lose_nothing_and_repeat_nothing_that_was_certain(
-    bridge: LineBridge, seed: int
-) -> None:
-    """The same sixty documents, three kills at random commits: so many does nobody count as too often."""
+def test_random_kills_in_a_burst_lose_nothing_and_repeat_no_certain_document(bridge: LineBridge, seed: int) -> None:
+    """The same sixty documents, and three kills at random commits: not yet uncertain too often."""
     chance = random.Random(seed)
     [documents] = burst(bridge, "random")
     queue(bridge, documents)
@@ -212,7 +208,7 @@ def bridge_busy(bridge: Bridge) -> bool:
         ("DOT", Cut(raw=b"25", keep=True), 1, 2),
     ],
 )
-def test_a_line_that_is_cut_in_the_middle_of_a_batch_leaves_one_document_in_doubt_at_most(
+def test_a_line_cut_in_the_middle_of_a_batch_leaves_at_most_one_document_in_doubt(
     bridge: LineBridge, phase: str, action: Action, doubts: int, copies: int
 ) -> None:
     """The rest of the batch is put back uncounted, because their dots have not left."""
@@ -301,7 +297,7 @@ def told(bridge: LineBridge, verb: str) -> int:
     ],
     ids=str,
 )
-def test_what_a_dot_is_answered_holds_for_its_own_document_and_the_line(
+def test_the_reply_to_a_dot_counts_for_its_own_document_and_the_line(
     bridge: LineBridge, action: Action, event: str
 ) -> None:
     """The documents after it in the batch are neither in doubt nor counted."""

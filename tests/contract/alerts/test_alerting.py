@@ -120,9 +120,7 @@ def test_eight_hundred_shares_that_go_away_are_one_mail(journal, relay, tmp_path
     assert "750 more" in parsed(mail.data).get_content()
 
 
-def test_with_a_relay_of_their_own_alerts_leave_while_the_relay_of_the_documents_is_halted(
-    journal, relay, second, tmp_path
-):
+def test_alerts_with_their_own_relay_leave_while_the_documents_relay_is_halted(journal, relay, second, tmp_path):
     relay.always("CONNECT", Say("554 5.7.1 no"))
     own = smtp(second, "alerts@cabinet.example")
     alerting = Alerting(journal, settings(relay, tmp_path, smtp=own))
@@ -135,7 +133,7 @@ def test_with_a_relay_of_their_own_alerts_leave_while_the_relay_of_the_documents
     assert relay.sessions == 0
 
 
-def test_without_one_a_halted_relay_is_tried_once_an_hour_and_at_once_when_it_is_well(journal, relay, tmp_path):
+def test_alerts_try_a_halted_relay_once_an_hour_and_at_once_when_it_is_well(journal, relay, tmp_path):
     relay.always("CONNECT", Say("554 5.7.1 no"))
     alerting = Alerting(journal, settings(relay, tmp_path))
     alerting.hear("relay_misconfigured", {"reason": "535 5.7.8 bad credentials"})
@@ -154,7 +152,7 @@ def test_without_one_a_halted_relay_is_tried_once_an_hour_and_at_once_when_it_is
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_an_alert_that_was_withheld_says_so_however_soon_the_relay_is_well(journal, relay, tmp_path, restarted):
-    """It speaks of now: nobody may read of a halt, when it is over, as of one that goes on."""
+    """Otherwise a halt that is over reads like one that goes on."""
     wanted = settings(relay, tmp_path)
     alerting = Alerting(journal, wanted, zone=PARIS)
     alerting.hear("relay_misconfigured", {"reason": "535 5.7.8 bad credentials"})
@@ -237,7 +235,7 @@ def test_an_alert_that_can_never_leave_is_given_up_after_days(journal, relay, tm
     assert relay.sessions == sessions
 
 
-def test_what_is_said_of_a_failing_alert_makes_no_alert(journal, relay, tmp_path):
+def test_the_log_line_of_a_failing_alert_makes_no_alert(journal, relay, tmp_path):
     """The loop itself listens here: its own line must not come back as news."""
     relay.always("MAIL", Say("451 4.3.0 try later"))
     alerting = Alerting(journal, settings(relay, tmp_path))
@@ -254,7 +252,7 @@ def test_what_is_said_of_a_failing_alert_makes_no_alert(journal, relay, tmp_path
     assert len(relay.mails) == 1
 
 
-def test_a_restart_tells_nothing_again_and_sends_what_could_not_be_sent(journal, relay, tmp_path):
+def test_a_restart_repeats_no_alert_and_sends_those_that_could_not_leave(journal, relay, tmp_path):
     relay.script("CONNECT", Cut())
     wanted = settings(relay, tmp_path)
     alerting = Alerting(journal, wanted)
@@ -286,7 +284,7 @@ def test_a_state_directory_that_cannot_be_written_is_told_all_the_same(journal, 
 
 
 @pytest.mark.parametrize("kept", ["", "null", "[]", "{}", '{"ledger": 1}', "no JSON", '{"ledger": {}, "mailings": []}'])
-def test_what_was_kept_by_somebody_else_stops_nothing(journal, relay, tmp_path, kept):
+def test_a_memory_of_alerts_that_cannot_be_read_stops_nothing(journal, relay, tmp_path, kept):
     journal.write(lambda tx: tx.keep("alerts", kept))
     alerting = Alerting(journal, settings(relay, tmp_path))
     alerting.hear("watch_limit_reached", {})
@@ -295,7 +293,7 @@ def test_what_was_kept_by_somebody_else_stops_nothing(journal, relay, tmp_path, 
     assert len(relay.mails) == 1
 
 
-def test_whatever_the_delivery_raises_the_step_does_not(journal, relay, tmp_path, said):
+def test_an_exception_of_the_delivery_does_not_leave_the_step(journal, relay, tmp_path, said):
     def broken(*_: object) -> dict[str, Any]:
         raise UnsafeHeader("no")
 
@@ -329,7 +327,7 @@ def taken(outbox: Outbox, wanted: Settings) -> list[Outgoing]:
     return list(iter(lambda: outbox.take(wanted.smtp, lambda: True), None))
 
 
-def test_an_alert_waits_in_the_outbox_and_is_entered_for_the_quota_once_it_is_accepted(journal, relay, tmp_path):
+def test_an_alert_waits_in_the_outbox_and_counts_for_the_quota_once_accepted(journal, relay, tmp_path):
     outbox, wanted = Outbox(), settings(relay, tmp_path)
     alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
@@ -370,7 +368,7 @@ def test_an_alert_that_a_session_could_not_send_is_offered_again_after_a_minute(
 
 
 @pytest.mark.parametrize("more", [{"alerts": None}, {"relay": 1}], ids=["no alerts", "another relay"])
-def test_a_reload_takes_back_what_waits_in_the_outbox(journal, relay, second, tmp_path, more):
+def test_a_reload_takes_waiting_alerts_back_from_the_outbox(journal, relay, second, tmp_path, more):
     outbox, wanted = Outbox(), settings(relay, tmp_path)
     alerting = Alerting(journal, wanted, outbox)
     alerting.hear("watch_limit_reached", {})
@@ -444,7 +442,7 @@ def test_with_a_relay_of_their_own_alerts_leave_the_outbox_empty(journal, relay,
 # -- the digest
 
 
-def test_a_digest_tells_what_the_journal_holds(journal, relay, tmp_path):
+def test_a_digest_tells_of_held_late_and_missed_documents(journal, relay, tmp_path):
     alerting = Alerting(journal, settings(relay, tmp_path, digest="18:00"), zone=PARIS)
     alerting.step(at(0))
     add(journal, "held", State.WAITING)
@@ -471,7 +469,7 @@ def test_there_is_no_digest_when_there_is_nothing_to_tell(journal, relay, tmp_pa
     assert relay.sessions == 0
 
 
-def test_a_digest_whose_time_passed_while_bridged_was_stopped_goes_once_at_the_next_start(journal, relay, tmp_path):
+def test_a_digest_due_while_bridged_was_stopped_goes_once_at_the_next_start(journal, relay, tmp_path):
     wanted = settings(relay, tmp_path, digest="18:00")
     Alerting(journal, wanted, zone=PARIS).step(at(0))
     add(journal, "missed", State.MISSED, deposited_at=NOON + 5)
@@ -506,7 +504,7 @@ clients:
 
 
 @pytest.mark.parametrize("slip", ["", "clients: twice\n", "x: [unclosed\n", "\ty: 1\n"])
-def test_a_refused_configuration_is_told_to_whom_it_names(relay, tmp_path, slip):
+def test_a_refused_configuration_is_told_to_the_addresses_in_it(relay, tmp_path, slip):
     file = tmp_path / "bridged.yaml"
     file.write_text(REFUSED.format(port=relay.port) + slip)
     refused_at_start(file, ["bridged.yaml, line 7: the GED is relative.", "another"], NOON)
@@ -532,11 +530,11 @@ def test_a_refused_configuration_is_told_to_whom_it_names(relay, tmp_path, slip)
         "\0",
     ],
 )
-def test_nothing_is_guessed_about_whom_to_tell_and_how(text):
+def test_no_address_and_no_relay_of_a_refused_configuration_is_guessed(text):
     assert salvaged(text) is None
 
 
-def test_a_relay_of_the_alerts_is_enough_when_the_other_one_is_what_is_wrong():
+def test_the_alerts_own_relay_is_enough_when_the_documents_relay_is_the_mistake():
     found = salvaged("smtp: 1\nalerts: {to: a@b.example, smtp: {host: a.example, sender: a@b.example}}\n")
     assert found is not None
     assert found[1].host == "a.example"
@@ -547,7 +545,7 @@ def test_a_relay_of_the_alerts_is_enough_when_the_other_one_is_what_is_wrong():
     ["digest: 18:00", "digest: 25 o'clock", "langage: fr", "language: de", "language: [fr]", "digest: 0800"],
 )
 @pytest.mark.parametrize("slip", ["", "x: [unclosed\n"])
-def test_what_does_not_say_whom_to_tell_and_how_keeps_nobody_from_being_told(more, slip):
+def test_a_mistake_outside_alerts_does_not_stop_the_alert_of_a_refused_start(more, slip):
     text = f"alerts:\n  to: chef@cabinet.example\n  {more}\nsmtp: {{host: a.example, sender: a@b.example}}\n{slip}"
     found = salvaged(text)
     assert found is not None
@@ -565,7 +563,7 @@ def test_not_even_a_refusal_is_told_to_a_collector():
 
 @pytest.mark.parametrize("slip", ["", "x: [unclosed\n"])
 def test_the_relay_of_a_refused_configuration_is_read_as_it_is_written(slip):
-    """A customer's number is a username, whatever YAML makes of it."""
+    """A number is a username, although YAML reads it as an integer."""
     login = "username: 0012345, password_file: p"
     smtp = f"{{host: a.example, sender: a@b.example, {login}}}"
     found = salvaged(f"smtp: {smtp}\nalerts: {{to: a@b.example}}\n{slip}")
@@ -587,7 +585,7 @@ def test_the_relay_of_a_refused_configuration_is_read_as_it_is_written(slip):
         ("x: [unclosed\n", 0),
     ],
 )
-def test_a_refusal_that_can_be_told_to_nobody_is_in_the_log_where_alerts_are_wanted(tmp_path, said, text, count):
+def test_a_refused_start_without_an_address_is_logged_where_alerts_are_wanted(tmp_path, said, text, count):
     file = tmp_path / "bridged.yaml"
     file.write_text(text)
     refused_at_start(file, ["x"], NOON)
@@ -613,7 +611,7 @@ def test_a_refused_start_without_a_file_raises_nothing(tmp_path, said):
 # -- what they stand on
 
 
-def test_a_listener_that_fails_is_no_trouble_of_whoever_speaks(capsys):
+def test_a_log_line_is_written_although_its_listener_fails(capsys):
     def broken(*_: object) -> None:
         raise RuntimeError("deaf")
 
@@ -634,7 +632,7 @@ def test_a_letter_goes_to_plain_addresses_only(bad):
         letter(sender="a@b.example", to=[bad], subject="s", text="t", message_id="<1@x.example>", date="d")
 
 
-def test_a_letter_says_exactly_its_text_whatever_that_is():
+def test_a_letter_carries_any_text_exactly():
     text = "été\n.\n..x\nFrom nobody\n" + "ü" * 300_000 + "\n"
     subject = "=?utf-8?q?=0D=0AX-Evil=3A_1?= é\r\nX-Evil: 2 " + "long " * 100
     raw = letter(

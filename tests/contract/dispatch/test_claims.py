@@ -67,7 +67,7 @@ def queue(tmp_path):
     queue.journal.close()
 
 
-def test_a_lone_client_s_documents_are_claimed_in_the_order_of_their_deposit_and_no_more_than_asked(queue):
+def test_a_lone_clients_documents_are_claimed_by_deposit_up_to_the_given_number(queue):
     queue.add("A1 A2 A3 A4 A5")
     assert [queue.take(2), queue.take(2), queue.take(2), queue.take(2)] == ["A1 A2", "A3 A4", "A5", ""]
 
@@ -81,7 +81,7 @@ def test_clients_take_turns_within_a_claim_and_from_one_to_the_next(queue):
     assert queue.take() == "A3 B2 A4"
 
 
-def test_what_is_not_due_and_what_is_away_is_passed_over(queue):
+def test_documents_that_are_not_due_or_on_a_share_that_is_away_are_passed_over(queue):
     queue.add("A1 A2")
     queue.add("B1")
     queue.journal.write(lambda tx: tx.note(1, State.QUEUED, due_at=NOW.wall + 5))
@@ -93,7 +93,7 @@ def test_what_is_not_due_and_what_is_away_is_passed_over(queue):
     assert queue.claims.waiting(queue.route, Instant(NOW.wall + 5, NOW.steady))
 
 
-def test_an_address_that_was_refused_holds_each_document_that_goes_there_and_no_other(queue):
+def test_a_refused_address_holds_each_document_that_goes_there_and_no_other(queue):
     queue.add("A1 A2 A3 B1")
     queue.journal.write(lambda tx: tx.refuse_address("A@collecte.example", 1.0, "550 no such user"))
     assert queue.take() == "B1"

@@ -272,7 +272,7 @@ def test_an_acceptance_that_only_lacks_its_line_end_was_said(make, server):
     assert send(make(server)) == Accepted("250 2.0.0 Ok: que")
 
 
-def test_what_is_no_smtp_after_the_dot_is_uncertain(make, server):
+def test_a_reply_to_the_dot_that_is_no_smtp_is_uncertain(make, server):
     server.script("DOT", Say("garbage"), Say("354 again"))
     relay = make(server)
     assert isinstance(send(relay), Uncertain)
@@ -428,7 +428,7 @@ class WaitingForNobody(scripted._Session):
             left += self.more()
 
 
-def test_a_relay_that_waits_for_a_mail_to_nobody_gets_no_dot(make, server, monkeypatch):
+def test_a_relay_that_waits_for_a_body_without_a_recipient_gets_no_dot(make, server, monkeypatch):
     monkeypatch.setattr(scripted, "_Session", WaitingForNobody)
     server.script("RCPT", Say("550 5.1.1 nobody"))
     relay = make(server)
@@ -492,7 +492,7 @@ def test_a_mail_larger_than_size_is_refused_before_it_is_announced(make):
         assert len([line for _, line in server.commands if line.startswith("MAIL")]) == 1
 
 
-def test_a_mail_larger_than_the_configured_limit_is_refused_without_a_connection_and_the_session_is_kept(make, server):
+def test_a_mail_over_the_configured_limit_is_refused_here_and_the_session_is_kept(make, server):
     """Whatever the relay declares: some take the mail and only then say that it was too large."""
     relay = make(server, size_limit=100)
     outcome = send(relay, size=101)
@@ -530,19 +530,19 @@ def test_a_size_that_is_no_number_of_bytes_is_no_limit(make, size):
         ("", []),
     ],
 )
-def test_the_mechanisms_are_told_from_what_ehlo_says(lines, mechanisms):
+def test_mechanisms_are_read_off_the_ehlo_reply(lines, mechanisms):
     """In any case, and as relays older than the standard write them; the first line is a greeting."""
     assert edge._features(f"AUTH CRAM-MD5\n{lines}").get("AUTH", "").upper().split() == mechanisms
 
 
 def test_a_relay_that_knows_no_ehlo_is_greeted_with_helo_where_no_tls_is_wanted(make, server):
-    """What it cannot do is then not used."""
+    """HELO offers no features, so none is used."""
     server.script("EHLO", Say("502 5.5.2 what?"))
     assert isinstance(send(make(server)), Accepted)
     assert [line.partition(" ")[0] for _, line in server.commands][:3] == ["EHLO", "HELO", "MAIL"]
 
 
-def test_what_a_relay_offers_before_tls_is_not_believed(make):
+def test_features_that_a_relay_offers_before_tls_are_forgotten(make):
     """Anybody on the way may have said it: here a login that is offered in clear text only."""
 
     class Offering(scripted._Session):
@@ -669,7 +669,7 @@ def test_loopback_is_told_by_the_address_that_was_reached(peer, expected):
     assert edge._loopback(SimpleNamespace(getpeername=lambda: (peer, 25))) is expected
 
 
-def test_a_relay_without_a_mechanism_we_know_or_a_password_we_lack_is_a_misconfiguration(make):
+def test_no_known_mechanism_or_no_password_is_a_misconfiguration(make):
     with ScriptedRelay(tls="starttls", users={"us": SECRET}, mechanisms=["XOAUTH2"]) as server:
         assert isinstance(send(make(server, username="us")), Misconfigured)
     with ScriptedRelay(tls="starttls", users={"us": SECRET}) as server:

@@ -313,7 +313,7 @@ def test_a_digest_is_due_once_from_its_time_on():
     assert not digest_due("18:00", paris(2026, 11, 24, 18, 0), paris(2026, 11, 24, 23, 0), PARIS)
 
 
-def test_a_digest_whose_time_passed_while_bridged_was_stopped_goes_once_at_the_next_start():
+def test_a_digest_due_while_bridged_was_stopped_goes_once_at_the_next_start():
     last, start = paris(2026, 11, 20, 18, 0, 1), paris(2026, 11, 24, 9, 0)
     assert digest_due("18:00", last, start, PARIS)
     assert not digest_due("18:00", start, start + 60, PARIS)

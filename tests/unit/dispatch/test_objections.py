@@ -171,9 +171,7 @@ SIZES = [
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("profile", WITH_TYPES, ids=lambda profile: profile.key)
-def test_a_kind_that_a_collector_does_not_accept_is_held_with_the_reason_and_another_is_not(
-    profile: Profile, kind: str
-) -> None:
+def test_a_kind_of_file_is_held_where_its_collector_does_not_accept_it(profile: Profile, kind: str) -> None:
     assert profile.types
     holds, warnings = said(only(profile, "types"), kind, 100_000)
     if kind in profile.types.value:
@@ -186,9 +184,7 @@ def test_a_kind_that_a_collector_does_not_accept_is_held_with_the_reason_and_ano
 
 
 @pytest.mark.parametrize(("profile", "what"), SIZES, ids=[f"{p.key} {w}" for p, w in SIZES])
-def test_a_document_over_a_limit_of_size_is_held_with_the_reason_and_one_within_is_not(
-    profile: Profile, what: str
-) -> None:
+def test_a_document_over_a_limit_of_size_is_held_and_one_within_is_not(profile: Profile, what: str) -> None:
     limit = getattr(profile, what)
     least = what == "smallest_file"
     for kind in KINDS:
@@ -292,7 +288,7 @@ ALL = ("types", "largest_file", "largest_image", "smallest_file", "largest_mail"
 
 
 @given(profile=profiles, sample=st.sampled_from(SAMPLES), size=st.integers(1, 60), mail_size=st.integers(1, 60))
-def test_a_limit_that_nobody_confirmed_never_holds_and_loses_no_objection(
+def test_an_unconfirmed_limit_only_warns_and_hides_no_other_objection(
     profile: Profile, sample: tuple[str, bytes, str], size: int, mail_size: int
 ) -> None:
     document = (sample[0].encode(), sample[1][:HEAD], size, mail_size)
@@ -326,7 +322,7 @@ WORDY = Profile("w", "Wordy", avoid_in_subject=Limit(("#", "@split", "urgent"), 
         ("jefacture", "#note @split", "#note @split"),
     ],
 )
-def test_a_subject_loses_what_the_collector_would_take_for_a_command(name: str, subject: str, expected: str) -> None:
+def test_a_subject_loses_the_signs_and_words_of_its_collectors_commands(name: str, subject: str, expected: str) -> None:
     assert neutral(collector(name), subject) == expected
 
 

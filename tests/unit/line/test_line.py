@@ -43,7 +43,7 @@ def sent_between(a_line: Line, start: float, end: float, outcome=OK) -> int:
     return count
 
 
-def test_each_throttling_halves_the_rate_and_each_twenty_acceptances_give_an_eighth_of_it_back():
+def test_a_throttling_halves_the_rate_and_twenty_acceptances_return_an_eighth():
     a_line = line(rate=A_MINUTE)
     assert sent_between(a_line, 0.0, 60.0) == 30
     assert a_line.may_send(60.0)
@@ -57,7 +57,7 @@ def test_each_throttling_halves_the_rate_and_each_twenty_acceptances_give_an_eig
 
 
 @given(st.lists(st.sampled_from([OK, SLOW, NO, Deferred("451")]), min_size=1, max_size=60))
-def test_a_configured_rate_is_never_exceeded_whatever_the_relay_says(outcomes):
+def test_a_configured_rate_is_never_exceeded_at_any_outcome(outcomes):
     a_line, now, taken = line(rate=A_MINUTE), 0.0, []
     for outcome in outcomes * 3:
         while not a_line.may_send(now):
@@ -121,7 +121,7 @@ def test_the_daily_quota_is_kept_over_any_24_hours_and_told_once():
     assert a_line.wake_in(DAY) == 100.0
 
 
-def test_a_daily_quota_that_ends_is_told_by_the_first_acceptance_and_may_be_told_again_another_day():
+def test_a_used_up_quota_ends_at_the_next_acceptance_and_is_told_again_another_day():
     a_line = line(daily_quota=10)
     told = []
     for day in range(3):
@@ -207,7 +207,7 @@ def test_fewer_do_not(between):
     assert not a_line.blameless(1)
 
 
-def test_while_it_is_halted_each_probe_that_is_refused_keeps_its_document_and_an_acceptance_ends_it():
+def test_a_refused_probe_of_a_halt_keeps_its_document_and_an_acceptance_ends_it():
     a_line = line()
     for number, client in enumerate("abc"):
         refuse(a_line, client, number)
@@ -252,7 +252,7 @@ def test_a_line_that_broke_while_it_was_halted_is_halted_again_by_a_deferral():
     assert a_line.wake_in(5000.0) == 3600.0
 
 
-def test_a_document_that_is_refused_again_once_the_relay_has_proved_well_is_at_fault_itself():
+def test_a_document_refused_again_after_an_acceptance_is_at_fault_itself():
     a_line = line()
     for number, client in enumerate("abc"):
         refuse(a_line, client, number)
@@ -332,7 +332,7 @@ def after_a_restart(a_line: Line, stopped: Instant, started: Instant, **more) ->
 
 
 @pytest.mark.parametrize("outcome", [Misconfigured("535 no"), Exhausted("554 5.2.0"), SLOW])
-def test_a_halt_and_its_next_probe_outlive_the_daemon_whatever_the_steady_clock_begins_with(outcome):
+def test_a_halt_and_its_next_probe_outlive_the_daemon_and_its_steady_clock(outcome):
     a_line = line()
     assert a_line.unsaved_pace(Instant(5000.0, 100.0)) is None
     assert a_line.may_send(100.0)
@@ -371,7 +371,7 @@ def test_the_breaker_outlives_the_daemon():
     assert fresh.blameless(7)
 
 
-def test_what_was_sent_before_the_stop_counts_for_rate_and_quota():
+def test_mails_sent_before_the_stop_count_for_rate_and_quota():
     fresh = line(rate=A_MINUTE, daily_quota=100)
     tried = [1000.0 + n for n in range(30)]
     fresh.resume(None, tried, tried, Instant(1035.0, 7.0))
