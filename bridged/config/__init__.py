@@ -1,4 +1,7 @@
-"""The configuration: YAML to settings, or every problem at once with its line and a remedy."""
+"""The configuration: YAML to settings, or every problem at once, each with its line and a remedy.
+
+`settings`, `values` and `collectors` are public modules.
+"""
 
 from bridged.config.folders import Place, SwitchedFolders, components, matches
 from bridged.config.lines import Problem, read

@@ -1,6 +1,6 @@
-"""What a collector accepts, as far as it is known.
+"""The profile of a collector: the documents that it accepts, as far as a source tells. Pure.
 
-The figures are a data file's (`presets.py` reads it); a figure nobody confirmed warns and never holds.
+The figures stand in a data file, which `presets` reads. A figure without a confirmation warns and never holds.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS: Final = frozenset(WORDS)
 
 @dataclass(frozen=True)
 class Limit(Generic[Value]):
-    """One thing that a collector does, how sure that is, and who says so."""
+    """One limit of a collector, how sure it is, and the source that says so."""
 
     value: Value
     verified: Verified
@@ -44,13 +44,13 @@ class Limit(Generic[Value]):
 
     @property
     def holds(self) -> bool:
-        """Whether a document may be held for it: what nobody confirmed only warns."""
+        """True when a document may be held for this limit. An unconfirmed limit only warns."""
         return self.verified != "no"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A collector as far as it is known. What is None is not known, and objects to nothing. Sizes are bytes."""
+    """A collector as far as it is known. A limit of None is not known, and objects to nothing. Sizes are bytes."""
 
     key: str
     name: str
@@ -66,6 +66,6 @@ class Profile:
 
 
 def fits(profile: Profile, address: str) -> bool:
-    """Whether the collector could have given out this address; True where its domains are not known."""
+    """True when the collector may have given out this address, also when its domains are not known."""
     domain = address.rpartition("@")[2].casefold()
     return not profile.domains or any(f".{domain}".endswith(f".{known}") for known in profile.domains)

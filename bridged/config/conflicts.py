@@ -91,7 +91,10 @@ def _same_names(lines: Lines, entries: Entries) -> None:
 
 
 def _overlapping_geds(lines: Lines, entries: Entries, resolved: Callable[[Sequence[str]], Iterable[str]]) -> None:
-    """A link does not hide an overlap. In order of their parts, what lies in a GED follows it: one look for each."""
+    """Note each GED that lies in another one, also behind a link.
+
+    In the order of their parts a GED comes right before those inside it. So one comparison is enough for each.
+    """
     texts = [(i, str(client.get("ged"))) for i, client in entries]
     absolute = [(i, text) for i, text in texts if text.startswith("/") and is_path(text)]
     real = resolved([text for _, text in absolute])
@@ -106,7 +109,10 @@ def _overlapping_geds(lines: Lines, entries: Entries, resolved: Callable[[Sequen
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:
-    """Case tells two addresses apart only where the collectors of both say so, and the domain's never does."""
+    """Note each address of two clients.
+
+    The case of the local part tells two addresses apart only where both collectors say so. The domain's never does.
+    """
     owners: dict[tuple[str, str], list[int]] = {}
     shared = {i for i, client in entries if client.get("shared_collection_email") is True}
     for i, client in entries:
@@ -126,7 +132,7 @@ def _shared_addresses(lines: Lines, entries: Entries) -> None:
 
 
 def _alerts_to_a_collector(lines: Lines, to: Any, entries: Entries) -> None:
-    """What a collector gets, it books, and an alert is no invoice."""
+    """Note each address of the alerts that is a collection email, because a collector books an alert as an invoice."""
     owners = {address.casefold(): where for i, client in entries for where, address in _addresses(i, client)}
     people = {("alerts", "to", n): one for n, one in enumerate(to)} if isinstance(to, list) else {("alerts", "to"): to}
     for where, address in people.items():
@@ -137,13 +143,13 @@ def _alerts_to_a_collector(lines: Lines, to: Any, entries: Entries) -> None:
 
 
 def _note_owner(owners: list[int], i: int, shared: set[int]) -> None:
-    """Two of them are enough, and one that does not share: each further client is compared with no more."""
+    """Keep two owners of an address, and one that does not share it. A further client is compared with these alone."""
     if i not in owners and (len(owners) < 2 or (i not in shared and shared.issuperset(owners))):
         owners.append(i)
 
 
 def _case_matters(client: dict[str, Any], where: Where, lines: Lines) -> bool:
-    """Whether the collector gives out addresses that differ by their case alone."""
+    """True when the collector gives out addresses that differ by their case alone."""
     folder = lines.value["clients"][where[1]]["switched_folders"][where[3]] if len(where) > 3 else client
     name = folder.get("collector") or client.get("collector")
     limit = collector(name).case_sensitive if name in COLLECTORS else None

@@ -1,4 +1,7 @@
-"""Which switched folder a directory is in, and so where its documents go. Pure: it only compares paths."""
+"""The switched folder that a directory is in, and so the client and the address of its documents.
+
+Only paths are compared; no file is touched.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from bridged.config.presets import collector
 from bridged.config.settings import Client, SwitchedFolder
 from bridged.names import ignored_directory
 
-_REMEMBERED = 10_000  # directories whose place is kept
+_REMEMBERED = 10_000  # directories whose place is kept in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The switched folder of a directory: `root` is the folder itself, with every `*` filled in; `ged` is absolute."""
+    """The switched folder of a directory. `root` is that folder with every `*` filled in; `ged` is an absolute path."""
 
     client: Client
     folder: SwitchedFolder
@@ -28,23 +31,23 @@ class Place:
 
     @property
     def collection_email(self) -> str:
-        """The folder's own address, else the client's."""
+        """The address of the folder, or of the client where the folder has none."""
         return self.folder.collection_email or self.client.collection_email
 
     @property
     def collector(self) -> Profile:
-        """What is known of the tool that collects there: the folder's own, else the client's."""
+        """The profile of the folder's collector, or of the client's where the folder names none."""
         return collector(self.folder.collector or self.client.collector)
 
 
 def components(pattern: str) -> list[re.Pattern[str]]:
-    """One expression per path component: `*` matches within a component; composed and decomposed accents agree."""
+    """One expression for each path component. `*` matches within one; composed and decomposed accents agree."""
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     return [_expression(part) for part in parts]
 
 
 def _expression(part: str) -> re.Pattern[str]:
-    literal_brackets = part.replace("[", "[[]")  # only `*` is promised; a folder may be called `[2026]`
+    literal_brackets = part.replace("[", "[[]")  # `*` alone is promised, because a folder may be called `[2026]`
     return re.compile(translate(_normal(literal_brackets.replace("?", "[?]"))))
 
 
@@ -57,14 +60,14 @@ def _text(component: bytes) -> str:
 
 
 def matches(expressions: Sequence[re.Pattern[str]], parts: Sequence[bytes]) -> bool:
-    """Whether the leading parts of a path match, one by one."""
+    """True when the first parts of a path match the expressions, one by one."""
     return len(parts) >= len(expressions) and all(
         expression.match(_text(part)) for expression, part in zip(expressions, parts, strict=False)
     )
 
 
 class SwitchedFolders:
-    """The map of one configuration."""
+    """The switched folders of one configuration. Several threads may ask it at once."""
 
     def __init__(self, clients: Sequence[Client], ignore: Sequence[str] = ()) -> None:
         self._ignore = tuple(ignore)
@@ -77,10 +80,10 @@ class SwitchedFolders:
             for ged, client in self._clients.items()
         }
         self._cache: dict[bytes, Place | None] = {}
-        self._places: dict[tuple[bytes, str], Place] = {}  # one for each folder, not for each directory
+        self._places: dict[tuple[bytes, str], Place] = {}  # one object for each folder, not for each of its directories
 
     def ged_of(self, path: bytes) -> bytes | None:
-        """The GED that a path is in."""
+        """The GED that a path is in, or None."""
         while path not in self._clients:
             path, separator, _ = path.rpartition(b"/")
             if not separator:
@@ -88,12 +91,12 @@ class SwitchedFolders:
         return path
 
     def client_of(self, path: bytes) -> Client | None:
-        """The client whose GED a path is in."""
+        """The client whose GED a path is in, or None."""
         ged = self.ged_of(path)
         return None if ged is None else self._clients[ged]
 
     def place(self, directory: bytes) -> Place | None:
-        """Where documents of a directory go; None where the bridge is off, excluded, or the system's own."""
+        """The place of a directory. None where the bridge is off, or a rule excludes or ignores the directory."""
         cache = self._cache
         if directory not in cache:
             found = self._as_above(directory) or self._find(directory)
@@ -103,7 +106,10 @@ class SwitchedFolders:
         return cache[directory]
 
     def _as_above(self, directory: bytes) -> Place | None:
-        """The place of the directory above, where that is known and nothing else can be: so it is for most of them."""
+        """The place of the directory above, where it is known and no rule can tell the two apart.
+
+        It answers for most directories, and costs a fraction of `_find`.
+        """
         above, _, name = directory.rpartition(b"/")
         place = self._cache.get(above)
         if place is None or place.folder.exclude or ignored_directory(name, self._ignore):

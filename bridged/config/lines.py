@@ -1,4 +1,4 @@
-"""YAML text to plain values, and the line of each: what a person needs to find a problem."""
+"""YAML text to plain values, with the line of each, so that a person finds a problem."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any, Final
 
 import yaml
 
-MOST_PROBLEMS: Final = 100  # a person cannot read more, and making a sentence of each may take a minute
-_MOST_NODES: Final = 80_000  # an alias bomb unfolds to billions; 2000 clients with 5 folders each have 28,000
-_MOST_TEXT: Final = 2_000_000  # a name of 1 MB that is meant by alias a thousand times would be looked at as often
+MOST_PROBLEMS: Final = 100  # a person reads no more, and the sentences of all may take a minute
+_MOST_NODES: Final = 80_000  # 2,000 clients with 5 folders each have 28,000; an alias bomb unfolds to billions
+_MOST_TEXT: Final = 2_000_000  # characters, counted for each alias: a name of 1 MB with 1,000 aliases is 1 GB
 _DEEPEST: Final = 50
-_LONGEST_NUMBER: Final = 100  # 59:59:59:... is a number to YAML, and 100,000 of its parts take a minute to compute
-_SHOWN: Final = 80  # characters of what stands in the file: a value may be the whole file, and be meant many times
+_LONGEST_NUMBER: Final = 100  # characters: 59:59:59:... is a number to YAML, and 100,000 parts take a minute
+_SHOWN: Final = 80  # characters of a value in a message: a value may be as long as the file
 
 Where = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong in a file, with its line, its place in the YAML, and what to do about it."""
+    """One mistake in a file, with its line, its place in the YAML, and a remedy."""
 
     file: str
     line: int
@@ -35,9 +35,9 @@ class Problem:
 
 @dataclass(slots=True)
 class Lines:
-    """The values of a YAML file, the line of each, and what is wrong with it as YAML.
+    """The values of a YAML file, the line of each, and the problems found so far.
 
-    `texts` holds how numbers, dates and booleans are written: `0012` is 10 to YAML, and a folder's name to a person.
+    `texts` holds numbers, dates and booleans as they are written. To YAML `0012` is 10; to a person it is a folder.
     """
 
     file: str
@@ -56,7 +56,7 @@ class Lines:
         return self.lines.get(where, 1)
 
     def add(self, where: Where, message: str, remedy: str, line: int | None = None) -> None:
-        """Note a problem at a place; of very many, that there is one more."""
+        """Note a problem at a place. After the hundredth only their number grows."""
         if len(self.problems) < MOST_PROBLEMS:
             line = self.line(where) if line is None else line
             self.problems.append(Problem(self.file, line, dotted(where), message, remedy))
@@ -64,7 +64,7 @@ class Lines:
             self.more += 1
 
     def found(self) -> list[Problem]:
-        """The problems by line; where they were very many, how many more there are."""
+        """The problems in the order of their lines. After a hundred, one more tells the number of the rest."""
         found = sorted(self.problems, key=lambda p: p.line)
         if self.more:
             message = f"More problems that are not shown: {self.more}."
@@ -72,7 +72,7 @@ class Lines:
         return found
 
     def count(self, node: yaml.Node) -> None:
-        """Note one more node and its text, as often as aliases mean it."""
+        """Count a node and its text, once for each alias. Raises _TooMuch."""
         self.nodes += 1
         self.text += len(node.value) if isinstance(node, yaml.ScalarNode) else 0
         if self.nodes > _MOST_NODES or self.text > _MOST_TEXT:
@@ -84,7 +84,7 @@ class _TooMuch(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Gives up a file of tiny nodes while it reads: 1 MB of them takes PyYAML 20 s."""
+    """A loader that gives up a file of tiny nodes early, because 1 MB of them takes PyYAML 20 s."""
 
     _nodes = 0
 
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def shown(value: Any) -> str:
-    """A value of the file for a message: quoted, on one line, not endless."""
+    """A value of the file for a message: quoted, on one line, cut to 80 characters."""
     if isinstance(value, dict | list):
         return "This mapping" if isinstance(value, dict) else "This list"
     text = repr(value[: _SHOWN + 1] if isinstance(value, str) else value)
@@ -116,7 +116,10 @@ def _key(part: str) -> str:
 
 
 def read(text: str, file: str) -> Lines:
-    """Parse safely: no tags are constructed, duplicate keys are problems."""
+    """The values and lines of a YAML text. `file` is its name in the problems.
+
+    No tag is constructed. A duplicate key is a problem, and so is each mistake of YAML; nothing is raised.
+    """
     result = Lines(file)
     try:
         loader = _Loader(text)
@@ -141,7 +144,7 @@ def read(text: str, file: str) -> Lines:
 
 def _not_yaml(file: str, error: yaml.MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
-    # What is quoted of the file may be a password that begins with * or !; the line is named anyway.
+    # The quotation is cut out, because it may be a password that begins with * or !. The line is named anyway.
     why = re.sub(r""" (['"])(?!<)..+\1""", "", error.problem or error.context or "unreadable")
     remedy = "Check the indentation and the quotes of this line."
     return Problem(file, mark.line + 1 if mark else 1, "", f"This is not YAML: {why}.", remedy)
@@ -167,7 +170,7 @@ def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         return str(node.value)
     try:
         return loader.construct_object(node)
-    except (ValueError, OverflowError):  # 2026-02-30 looks like a date and 0b_ like a number; neither is one
+    except (ValueError, OverflowError):  # 2026-02-30 looks like a date, and 0b_ like a number
         return str(node.value)
 
 
@@ -177,7 +180,7 @@ _NUMBERS: Final = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, where: Where, result: Lines) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        result.count(key_node)  # also of a key that stands here again: 20,000 of them, 20,000 times, took a minute
+        result.count(key_node)  # also a key that stands here again, because 20,000 times 20,000 of them took a minute
         key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
         inner = (*where, key)
         if key in values:

@@ -1,4 +1,4 @@
-"""The configuration: YAML text to `Settings`, or every problem at once, each with its line and a remedy."""
+"""A configuration file read, validated, and refused with every problem at once."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bridged.ged import Calls
 from bridged.model import UserError
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
-LARGEST: Final = 1_000_000
-DRY_RUN: Final = "dry-run"  # the state directory of a dry run, in the real one
+LARGEST: Final = 1_000_000  # bytes of a configuration file
+DRY_RUN: Final = "dry-run"  # the state directory of a dry run, below the real one
 _SECRETS: Final = ("password", "passwd", "pass", "passphrase", "mot_de_passe")
 
 
 class ConfigError(UserError):
-    """The configuration is refused."""
+    """The configuration is refused. `problems` holds each mistake."""
 
     exit_code = 78
 
@@ -35,14 +35,14 @@ class ConfigError(UserError):
 
 
 def find_config(option: Path | None) -> Path:
-    """--config, else $BRIDGED_CONFIG, else /etc/bridged/bridged.yaml."""
+    """The option --config, or $BRIDGED_CONFIG, or /etc/bridged/bridged.yaml."""
     return option or Path(os.environ.get("BRIDGED_CONFIG") or DEFAULT_FILE)
 
 
 def load(path: Path, *, dry_run: bool = False) -> Settings:
-    """The settings in a file. Raises ConfigError with every problem at once, or the first hundred of them.
+    """The settings in a file. Raises ConfigError with the first hundred problems, an unreadable file included.
 
-    A dry run has a state directory of its own, below the real one, and alerts nobody.
+    A dry run has a state directory of its own, below the real one, and sends no alert.
     """
     lines = read(_content(path), str(path))
     if not isinstance(lines.value, dict) and not lines.problems:
@@ -65,7 +65,7 @@ def _content(path: Path) -> str:
         return ConfigError([Problem(str(path), 1, "", message, remedy)])
 
     try:
-        # O_NONBLOCK: a FIFO at this path must be refused, not waited for.
+        # O_NONBLOCK, because the opening of a FIFO would wait for a writer.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise refuse("This is not a regular file.", "Name a YAML file with --config.")
@@ -83,7 +83,7 @@ def _content(path: Path) -> str:
 
 
 def as_written(lines: Lines) -> None:
-    """Where people name something, `2026` and `No` are names, although YAML reads a number and a boolean."""
+    """Put back the text of names. YAML reads `2026` as a number and `No` as a boolean; both may name a folder."""
     for where, text in lines.texts.items():
         if tuple(part for part in where if isinstance(part, str)) in _NAMES:
             parent = lines.value
@@ -125,7 +125,10 @@ def _validated(lines: Lines) -> Settings | None:
 
 
 def _resolved(geds: Sequence[str]) -> Iterator[str]:
-    """Each with its links followed. One on a share that hangs is taken by its name: the others must be reloadable."""
+    """Each GED with its links followed, or by its name where its file system does not answer within a second.
+
+    Otherwise one share that hangs would keep the firm from every reload.
+    """
     calls, hanging = Calls(time.monotonic), 0
     for ged in geds:
         real = os.path.normpath(ged)

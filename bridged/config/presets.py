@@ -1,6 +1,6 @@
-"""What is known of providers and collectors beforehand: the packaged data files as plain values.
+"""Providers and collectors that are known beforehand, from the data files of the package.
 
-Below `config.py`, which merges a provider's preset under what the user wrote.
+`settings` merges the preset of a provider under the keys of the configuration.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import yaml
 from bridged.config.collectors import KINDS, Limit, Profile, Verified
 from bridged.config.values import parse_size
 
-# Literals, for the type checker and for pydantic; a test compares them with the files.
+# Literals, because the type checker and pydantic need them. A test compares them with the data files.
 ProviderName = Literal["microsoft365", "google", "google-relay", "ionos", "ovh", "ses", "lan", "custom"]
 CollectorName = Literal[
     "jefacture",
@@ -38,15 +38,15 @@ _VERIFIED: Final[dict[Any, Verified]] = {True: "yes", "yes": "yes", "partly": "p
 
 
 def provider(name: str) -> dict[str, object]:
-    """The keys that a provider presets, as they would be written in the configuration: a copy of one's own.
+    """A new dictionary of the keys that a provider presets, as a person would write them.
 
-    KeyError for what is not in PROVIDERS.
+    Raises KeyError for a name outside PROVIDERS.
     """
     return dict(_data("providers.yaml")[name])
 
 
 def collector(name: str) -> Profile:
-    """What is known of a collector. KeyError for what is not in COLLECTORS."""
+    """The profile of a collector. Raises KeyError for a name outside COLLECTORS."""
     return _profiles()[name]
 
 
@@ -63,7 +63,7 @@ def _profiles() -> dict[str, Profile]:
 
 
 def _profile(key: str, entry: dict[str, Any]) -> Profile:
-    """One entry of the data file. What it should not hold is a TypeError or a ValueError, and never ignored."""
+    """The profile of one entry. Raises TypeError or ValueError for each value that it should not hold."""
     (name, domains, limits) = (entry[part] for part in ("name", "domains", "limits"))
     if len(entry) != 3:
         raise ValueError(f"{key} has more than a name, domains and limits.")

@@ -25,18 +25,18 @@ from bridged.config.settings import (
 
 
 def note(error: ValidationError, lines: Lines) -> None:
-    """Add a problem to `lines` for each of pydantic's errors; of very many, only how many more there are."""
+    """Add a problem to `lines` for each of pydantic's errors. After the hundredth only their number grows."""
     errors = error.errors(include_url=False, include_input=True)
     lines.more += len(errors[MOST_PROBLEMS:])
     for one in errors[:MOST_PROBLEMS]:
         where: Where = tuple(part for part in one["loc"] if not _is_ours(part))
         if one["type"] != "missing" and where[-1:] == ("path",) and where not in lines.lines:
-            where = where[:-1]  # a bare string is the path
+            where = where[:-1]  # a bare string stands for its path
         lines.add(where, *_sentence(one, where, lines))
 
 
 def _is_ours(part: str | int) -> bool:
-    """Union members are named by pydantic in a location; the file does not."""
+    """True for a part of a location that pydantic adds to name a member of a union; the file has no such part."""
     return isinstance(part, str) and part.startswith("function-")
 
 

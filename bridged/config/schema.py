@@ -9,7 +9,7 @@ from bridged.config.values import UNITS
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the configuration, as it is written: durations are text, a folder may be a bare path."""
+    """The JSON Schema of the configuration as a person writes it: durations are text, a folder may be a bare path."""
     schema = Settings.model_json_schema()
     definitions = schema["$defs"]
     definitions["Rate"] = {
@@ -28,7 +28,7 @@ def json_schema() -> dict[str, Any]:
                 "title": title,
             } | default
     smtp = definitions["Smtp"]
-    smtp["required"] = ["sender"]  # a provider presets the host
+    smtp["required"] = ["sender"]  # not the host, because a provider presets it
     for key in ("rate", "daily_quota"):
         smtp["properties"][key]["anyOf"].append({"const": "none"})
     smtp["properties"]["size_limit"] = {"type": "string", "pattern": _SIZE, "title": "Size Limit"}

@@ -34,7 +34,7 @@ from bridged.config.values import (
 )
 from bridged.names import verdict
 
-_LIMITS: Final = ("rate", "daily_quota", "size_limit")  # `none` takes a preset one away
+_LIMITS: Final = ("rate", "daily_quota", "size_limit")  # `none` takes away the limit that a provider presets
 _PORTS: Final = {"starttls": 587, "tls": 465, "plain": 25}
 
 
@@ -46,14 +46,14 @@ class Model(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nothing(cls, value: Any) -> Any:
-        """A key with nothing behind it is as good as no key: its default holds."""
+        """Drop each known key with nothing behind it, so that its default holds."""
         if not isinstance(value, dict):
             return value
         return {key: given for key, given in value.items() if given is not None or key not in cls.model_fields}
 
 
 class Rate(Model):
-    """`count` messages in any `seconds`."""
+    """At most `count` mails in any `seconds`."""
 
     count: int = Field(ge=1)
     seconds: float = Field(gt=0)
@@ -81,7 +81,7 @@ class OAuth(Model):
 
 
 class Smtp(Model):
-    """The relay. What `provider` presets holds where nothing else is written."""
+    """The relay. The preset of `provider` holds for each key that is not written."""
 
     provider: ProviderName = "custom"
     host: Host
@@ -109,7 +109,7 @@ class Smtp(Model):
         preset = provider(name) if isinstance(name, str) and name in PROVIDERS else {}
         securities = (preset.get("security"), written.get("security", preset.get("security")))
         if "tls" in securities and len(set(securities)) > 1:
-            preset.pop("port", None)  # where TLS comes first, nothing else is understood; STARTTLS has the plain port
+            preset.pop("port", None)  # TLS from the first byte needs a port of its own; STARTTLS shares the plain one
         merged = preset | written
         merged = {key: given for key, given in merged.items() if given != "none" or key not in _LIMITS}
         merged.setdefault("port", _PORTS.get(str(merged.get("security", "starttls")), 25))
@@ -117,7 +117,7 @@ class Smtp(Model):
 
 
 class Retry(Model):
-    """When a deferred document is tried again."""
+    """The times after which a deferred document is tried again, in seconds."""
 
     first: Duration = 30.0
     max: Duration = 1800.0
@@ -126,7 +126,7 @@ class Retry(Model):
 
 
 class Watch(Model):
-    """How deposits are noticed."""
+    """The ways in which a deposit is noticed, and their intervals in seconds."""
 
     mode: Literal["auto", "inotify", "polling"] = "auto"
     quiet: Duration = 2.0
@@ -136,21 +136,21 @@ class Watch(Model):
 
 
 class MarkerOptions(Model):
-    """The marker's name."""
+    """The name of a marker."""
 
     suffix: Suffix = ".validated.json"
     hidden: YesNo = False
 
 
 class LogOptions(Model):
-    """How log lines are written."""
+    """The form and the level of log lines."""
 
     format: Literal["auto", "console", "json"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Brake(Model):
-    """More than `documents` of one client `within` this time (seconds) are a mistake until a person says otherwise."""
+    """A limit: more than `documents` of one client `within` these seconds are held for a person."""
 
     documents: Whole = Field(ge=1)
     within: Duration
@@ -186,7 +186,7 @@ class Client(Model):
 
 
 class Alerts(Model):
-    """Who is told, by mail, when a person must act; `digest` is a local time of day."""
+    """The addresses of the alerts. `digest` is a local time of day; without it there is no digest."""
 
     to: Addresses = Field(min_length=1)
     digest: TimeOfDay | None = None
@@ -195,7 +195,7 @@ class Alerts(Model):
 
 
 def _default_state_dir() -> Path:
-    """The first of systemd's StateDirectory=, of which there may be several."""
+    """The first directory of $STATE_DIRECTORY, which systemd sets to all of StateDirectory=, with colons between."""
     return Path(os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or "/var/lib/bridged")
 
 
@@ -216,5 +216,5 @@ class Settings(Model):
     clients: tuple[Client, ...]
 
     def ignored(self, name: bytes) -> str | None:
-        """None for a document's name; else why a file of that name is ignored."""
+        """None for the name of a document; otherwise the reason for which a file of this name is ignored."""
         return verdict(name, extra=self.ignore, marker=self.marker.suffix, hidden=self.marker.hidden)

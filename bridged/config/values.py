@@ -1,4 +1,4 @@
-"""Kinds of values: text of the file to durations, sizes, addresses, paths, or a sentence with a remedy. Pure.
+"""Kinds of values: a value of the file becomes a duration, a size, an address or a path. Pure.
 
 Each parser raises ValueError with "sentence|remedy", which `problems` takes apart.
 """
@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from bridged.config.lines import shown
 
-_LONGEST_WAIT: Final = 3650 * 86400.0  # a wait beyond some centuries overflows the C library's
+_LONGEST_WAIT: Final = 3650 * 86400.0  # seconds; a wait of some centuries overflows the C library's time
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PER: Final = {
     "s": 1.0,
@@ -61,10 +61,7 @@ def _positive(value: Any) -> float:
 
 
 def parse_size(value: Any) -> int:
-    """A size as it is written, `25MB` or `30KiB`, in bytes.
-
-    ValueError with "sentence|remedy", as the configuration words its problems.
-    """
+    """The bytes of a size as it is written: `25MB` or `30KiB`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError("a size needs its unit|Write for example 25MB.")  # noqa: TRY004 - for pydantic
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s?([kmg]i?b|b)", str(value).strip(), re.ASCII | re.IGNORECASE)
@@ -104,17 +101,20 @@ def _inner_path(value: Any) -> str:
 
 
 def plain_path(text: str) -> str:
-    """A path below a GED without what says nothing: `./Achats/` is `Achats`."""
+    """A path below a GED without empty parts and dots: `./Achats/` is `Achats`."""
     return "/".join(part for part in text.split("/") if part not in ("", ".")) or "."
 
 
 def is_path(text: str) -> bool:
-    """Whether a file system could know it. The parents of a path of 1 MB fill the memory."""
+    """True for a text that a file system may have as a path, of less than 4096 characters.
+
+    The length counts, because the parents of a path of 1 MB fill the memory.
+    """
     return is_utf8(text) and len(text) < 4096
 
 
 def is_utf8(text: str) -> bool:
-    """YAML's escapes, and the environment, can write a NUL or half of a character."""
+    """True without a NUL and without half of a character; escapes of YAML and the environment may hold both."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
@@ -148,7 +148,7 @@ def _text(value: Any) -> str:
 
 
 def _host(value: Any) -> str:
-    """Without quoting it: `smtp://user:password@host` is what people paste here."""
+    """The value is not quoted in the problem, because people paste `smtp://user:password@host` here."""
     if not re.fullmatch(r"[\w:.-]+", _text(value)):
         raise ValueError("a host is a bare name or an IP address|Write for example smtp.example.net.")
     return str(value)
@@ -170,14 +170,14 @@ def _subject(value: Any) -> str:
 
 def _suffix(value: Any) -> str:
     text = _text(value)
-    # `.pdf` would make every document look like a marker, and nothing would ever be sent.
+    # Two dots or .json, because with `.pdf` every document would look like a marker and none would be sent.
     if "/" in text or not re.fullmatch(r"\.[^.]+\.[^.]+|.*\.json", text) or len(text) < 4 or text[0] != ".":
         raise ValueError(f"{shown(text)} cannot end a marker's name|Write for example .validated.json.")
     return text
 
 
 def _variable(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(value)):  # not shown: it may be the password itself
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(value)):  # not quoted, because it may be the password itself
         raise ValueError("this is not the name of an environment variable|Give the variable's name, not its value.")
     return str(value)
 
@@ -197,7 +197,7 @@ def _time_of_day(value: Any) -> str:
 
 
 def _token_url(value: Any) -> str:
-    """Over TLS, or to this machine: whoever reads the request can send mail as the firm."""
+    """Over TLS or to this machine, because a reader of the request could send mail as the firm."""
     url = urlsplit(_text(value))
     private = url.scheme == "https" or (url.scheme, url.hostname) == ("http", "127.0.0.1")
     if not private or not url.hostname or url.username:
@@ -206,11 +206,11 @@ def _token_url(value: Any) -> str:
 
 
 def _one_or_more(value: Any) -> Any:
-    """`to: office@cabinet.example` is as clear as a list of one."""
+    """A single address becomes a list of one."""
     return [value] if isinstance(value, str) else value
 
 
-# What pydantic would take for a number or a yes (`port: true`, `connections: "2"`) is a slip of the pen.
+# Strict, because pydantic would take `port: true` for 1 and `connections: "2"` for 2.
 Whole = Annotated[int, Field(strict=True)]
 YesNo = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, BeforeValidator(_text)]
