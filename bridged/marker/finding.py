@@ -16,19 +16,19 @@ from bridged.marker.marker import Marker
 from bridged.marker.naming import names
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_LARGEST: Final = 65_536  # a marker is about 1 kB; what is larger is not read into memory
+_LARGEST: Final = 65_536  # bytes of a file that is read into memory; a marker is about 1 kB
 
 
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
-    """The newest valid marker beside a document. Whether it speaks of these bytes, the caller compares.
+    """The newest valid marker beside a document; None where there is none. The caller compares its SHA-256.
 
-    Raises OSError when something is there that cannot be read: that is not the same as none.
+    Raises OSError when the disk fails to read a file at its names, because that does not prove that there is none.
     """
     newest = None
     for _, name in names_in(directory_fd, document, suffix, hidden):
         if not exists(directory_fd, name):
             break
-        with contextlib.suppress(PermissionError):  # ours would be as readable as its document
+        with contextlib.suppress(PermissionError):  # another one's: ours is as readable as its document
             newest = read(directory_fd, name) or newest
     return newest
 
@@ -44,7 +44,7 @@ def _longest_name(directory_fd: int) -> int:
 
 
 def exists(directory_fd: int, name: bytes) -> bool:
-    """Whether a directory has an entry of this name, of any kind. Raises OSError."""
+    """True when a directory has an entry of this name, of any kind. Raises OSError."""
     try:
         os.lstat(name, dir_fd=directory_fd)
     except FileNotFoundError:
@@ -53,16 +53,16 @@ def exists(directory_fd: int, name: bytes) -> bool:
 
 
 def belongs(directory_fd: int, name: bytes, message_id: str) -> bool:
-    """Whether the marker of this delivery stands at a name. Raises OSError."""
+    """True when the marker of this delivery stands at a name. Raises OSError."""
     try:
         found = read(directory_fd, name)
-    except PermissionError:  # ours would be as readable as its document: this one is somebody else's
+    except PermissionError:  # another one's: ours is as readable as its document
         return False
     return found is not None and found.message_id == message_id
 
 
 def read(directory_fd: int, name: bytes) -> Marker | None:
-    """The marker at a name; None where there is nothing, or something else, which is not opened."""
+    """The marker at a name. None where there is no file, or no regular one, or no marker. Raises OSError."""
     try:
         status = os.lstat(name, dir_fd=directory_fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
@@ -71,6 +71,6 @@ def read(directory_fd: int, name: bytes) -> Marker | None:
     except FileNotFoundError:
         return None
     with os.fdopen(fd, "rb") as file:
-        # The name may have changed hands since the lstat: a FIFO would be read to no end.
+        # Asked again, because a FIFO may have taken the name since the lstat, and its reading would never end.
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
         return Marker.from_json(file.read(_LARGEST)) if regular else None

@@ -11,7 +11,7 @@ _ENCODED: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """What a marker says. Times are ISO 8601, UTC, as `utc` writes them."""
+    """The fields of a marker. Times are ISO 8601, UTC, as `utc` writes them."""
 
     status: str
     document: str
@@ -27,17 +27,17 @@ class Marker:
     bridged: str
 
     def to_json(self) -> bytes:
-        """The content of the file: UTF-8, one field a line. What is not UTF-8 is written as `?`."""
-        # Not json.dumps with an indent: that one is written in Python, and takes longer than the file.
+        """The content of the file: UTF-8, one field a line. A character without UTF-8 is written as `?`."""
+        # Not json.dumps with an indent, because that is written in Python and takes longer than the writing.
         lines = ",\n".join([f'  "{name}": {_ENCODED(getattr(self, name))}' for name in self.__slots__])
         return f"{{\n{lines}\n}}\n".encode("utf-8", "replace")
 
     @classmethod
     def from_json(cls, content: bytes) -> Marker | None:
-        """The marker with this content; None for anything else. Fields of later versions are passed over."""
+        """The marker with this content; None where the content is no marker's. Unknown fields are passed over."""
         try:
             found: Any = json.loads(content.decode("utf-8"))
-        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested to exhaust the reader
+        except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested too deep
             return None
         if not isinstance(found, dict) or found.get("status") != "validated" or not found.get("message_id"):
             return None
@@ -47,7 +47,7 @@ class Marker:
 
 
 def _storable(value: str | int) -> bool:
-    """Whoever may write in a GED may plant a marker: what SQLite would refuse must not get as far as there."""
+    """True for a value that SQLite takes. A client may plant a marker whose values would fail in the journal."""
     if isinstance(value, int):
         return 0 <= value < 1 << 63
     return not any("\ud800" <= character <= "\udfff" for character in value)

@@ -1,4 +1,4 @@
-"""What was sent: its acceptance entered, its marker written once, tried until it stands, moved along with a rename."""
+"""The last steps of a document: its acceptance entered, its marker written until it stands, and moved with a rename."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from bridged.marker.writing import Written
 from bridged.model import Document, State, by_directory, readable, utc
 from bridged.paths import split
 
-# What enters an acceptance; returns the document as it is then, or None where it is no longer being sent.
+# Enters an acceptance. Returns the document as it is then, or None where it is no longer being sent.
 Acceptance = Callable[[Transaction], Document | None]
 
 BATCH: Final = 200  # sent documents looked at in one step
-MOST: Final = 100  # markers in one call: as many files are open, and as many directories at most
-FIRST: Final = 10  # in the first call into a mount
-WITHIN: Final = 2.0  # seconds that a call may take, by the speed of the one before
-AT_MOST: Final = 60.0  # and after which a disk that has become slow is told of as one that does not answer
+MOST: Final = 100  # markers in one call; as many files and directories are open at once
+FIRST: Final = 10  # markers in the first call into a mount
+WITHIN: Final = 2.0  # seconds that the next call should take, by the speed of the one before
+AT_MOST: Final = 60.0  # seconds after which a call counts as hanging
 
 
 class Marking:
-    """The last steps of every document, by one loop. `sent` and `beside` may be called from any thread."""
+    """The last steps of every document. One loop calls `step`; any thread may call `sent` and `beside`."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Marking:
         dry_run: bool = False,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """In a dry run no marker is written. `wake` is called when `step` is worth calling at once."""
+        """In a dry run no marker is written. `wake` is called when `step` has work at once."""
         self._wake = wake
         self._accepted: deque[tuple[Acceptance, Ticket[Document | None]]] = deque()
         self._handing_over = threading.Lock()
@@ -65,16 +65,16 @@ class Marking:
         self._settings = settings
 
     def sent(self, enter: Acceptance) -> None:
-        """The relay has accepted a document: `enter` puts that into the journal, and is tried until it is in.
+        """Take the acceptance of a document. `enter` puts it into the journal, and is repeated until it is there.
 
-        Its line and its marker come from here.
+        The log line `document_sent` and the marker follow from `step`.
         """
-        with self._handing_over:  # who sees its row in the journal finds it here, too
+        with self._handing_over:  # a thread that finds the row `sent` must find it here, too
             self._accepted.append((enter, self._journal.post(enter)))
         self._wake()
 
     def record(self) -> int:
-        """Enter what the relay has accepted, and say so; how much that was. Raises sqlite3.Error, and keeps it then."""
+        """Enter the acceptances, log them, and return their number. Raises sqlite3.Error, and keeps the rest then."""
         with self._handing_over:
             taken = len(self._accepted)
         for _ in range(taken):
@@ -82,10 +82,10 @@ class Marking:
             try:
                 sent = self._journal.settle(ticket)
             except sqlite3.Error:
-                # A full disk must not make us send again what the relay took: the row stays `sending` until it is in.
+                # Posted again, because the relay has the mail: a full disk must not cause a second one.
                 self._accepted[0] = (enter, self._journal.post(enter))
                 raise
-            except Exception:  # a mistake of ours, which must not keep the others from being entered
+            except Exception:  # a defect, which must not keep the others out
                 self._accepted.popleft()
                 raise
             self._accepted.popleft()
@@ -95,10 +95,10 @@ class Marking:
         return taken
 
     def step(self, now: float) -> float:
-        """Write the markers that are still owed and move those that are to follow; seconds until the next look."""
+        """Write the markers that are owed, and move those that follow a rename. Returns seconds until the next step."""
         horizon = now + max(self._settings.watch.sweep, MARKER_FOLLOWS) + 1.0
         due = self._journal.read(lambda tx: tx.markers_due(now, horizon, BATCH))
-        recorded = self.record()  # only now: each line `document_sent` comes before its `document_validated`
+        recorded = self.record()  # after the query, so that each `document_sent` comes before its `document_validated`
         sent = [document for document in due if document.state is State.SENT]
         for documents in self._calls.by_mount(sent):
             left = deque(chain.from_iterable(by_directory(documents).values()))
@@ -108,12 +108,12 @@ class Marking:
         for document in due:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
-            elif document.state is not State.SENT:  # still queued: its marker of an earlier life is none of ours
+            elif document.state is not State.SENT:  # queued again: its former marker is none of this delivery
                 self._settle(document, document.marker)
         return 0.0 if recorded or len(due) > 1 else 1.0
 
     def _validate(self, documents: list[Document], now: float) -> None:
-        """Write markers on one mount, then say so in the journal. What cannot be written is tried at each sweep."""
+        """Write markers on one mount, then enter them. A marker that cannot be written is tried again at each sweep."""
         written = self._attempts(documents, now)
 
         def conclude(tx: Transaction) -> list[bytes | OSError | None]:
@@ -141,9 +141,9 @@ class Marking:
         return written
 
     def _learn(self, mount: Hashable, written: Mapping[int, bytes | OSError], took: float) -> None:
-        """How many are to be written together from now on."""
+        """Set the number of markers in the next call into a mount."""
         count, before = len(written), self._together.get(mount, FIRST)
-        if any(isinstance(outcome, OSError) for outcome in written.values()):  # perhaps for the number of descriptors
+        if any(isinstance(outcome, OSError) for outcome in written.values()):  # perhaps too many descriptors
             able = count // 2
         else:
             able = min(int(count * WITHIN / max(took, 1e-6)), max(before, 2 * count))
@@ -152,31 +152,34 @@ class Marking:
     def _conclude(
         self, tx: Transaction, document: Document, written: bytes | OSError, in_place: bool, now: float
     ) -> bytes | OSError | None:
-        """The marker's name once the document is validated (none beside one that has left), or what is in the way."""
+        """Enter the result for one document.
+
+        Returns the marker's name (empty where the document has left), the error, or None where it is too early.
+        """
         seq, name = document.seq, written
         if isinstance(written, FileNotFoundError):
             known = tx.known(document.path)
-            if known is not None and known.document == seq:  # renamed, or deleted: intake soon knows which
+            if known is not None and known.document == seq:  # renamed or deleted: intake tells soon
                 tx.note(seq, State.SENT, marker_due=now + MARKER_FOLLOWS)
                 return None
-            name = b""  # the document left after it was sent: there is nothing to stand beside
+            name = b""  # it left after it was sent, so there is no place for a marker
         if isinstance(name, OSError):
             tx.note(seq, State.SENT, marker_due=now + self._settings.watch.sweep)
             return name
         path = document.directory + b"/" + name if name else b""
-        # Renamed since: the marker stands beside nothing now, and follows.
+        # Renamed meanwhile: the marker follows, because no document stands beside it.
         due = None if not name or in_place else now + MARKER_FOLLOWS
         tx.move(seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=due)
         return name
 
     def beside(self, directory_fd: int, document: Document) -> Marker | None:
-        """The marker of this very delivery, if it stands in the document's directory. Raises OSError."""
+        """The marker of this very delivery in the document's directory, or None. Raises OSError."""
         options = self._settings.marker
         marker = finding.find(directory_fd, document.name, options.suffix, options.hidden)
         return marker if marker is not None and marker.message_id == document.message_id else None
 
     def _write(self, documents: list[Document], now: float) -> dict[int, bytes | OSError]:
-        """The markers' names."""
+        """The name of each marker by its document's number, or the error."""
         written: dict[int, bytes | OSError] = {}
         reached: list[tuple[int, Document]] = []
         options, progress = self._settings.marker, self._calls.progress
@@ -224,7 +227,7 @@ class Marking:
     def _tell_failure(self, document: Document, error: OSError) -> None:
         reason = error.strerror or str(error)
         path = readable(document.path)
-        # A share that is away was told of as such, and its markers are written when it is back.
+        # Not for a share that is away: `folder_unreachable` said so, and its markers are written when it is back.
         if self._told.get(document.seq) != reason and not isinstance(error, Away):
             self._told[document.seq] = reason
             say_document("marker_failed", document, path=path, reason=f"{reason}; tried again at each sweep")
@@ -233,7 +236,7 @@ class Marking:
         try:
             moved = self._calls.call(document.ged, lambda: self._move(document))
         except FileNotFoundError:
-            moved = None  # it went along with its directory, or was deleted
+            moved = None  # it moved along with its directory, or was deleted
         except OSError as error:
             again = now + self._settings.watch.sweep
             self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))

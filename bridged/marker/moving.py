@@ -17,9 +17,9 @@ MARKER_FOLLOWS: Final = 2.5  # seconds after a rename; until then it may prove t
 def follow(
     old_fd: int, old_marker_name: bytes, new_fd: int, new_document: bytes, suffix: str, hidden: bool
 ) -> bytes | None:
-    """Move a marker after its document's rename, content kept; None where no valid marker has the old name.
+    """Move a marker after its document, content kept, and return its new name. None where there is no marker to move.
 
-    Returns the new name. As long as the old one is there it may be repeated, and ends what it began.
+    A repetition ends a move that a crash broke off. No file is replaced. Raises OSError.
     """
     marker = read(old_fd, old_marker_name)
     if marker is None:
@@ -38,7 +38,7 @@ def follow(
 
 
 def _same(one_fd: int, one: bytes, other_fd: int, other: bytes) -> bool:
-    """Whether two names are one entry of one directory. (Two links to one file are not.)"""
+    """True when two names are one entry of one directory. Two links to one file are two entries."""
     return one == other and os.path.samestat(os.fstat(one_fd), os.fstat(other_fd))
 
 
@@ -46,9 +46,9 @@ def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> N
     try:
         give_name(old_fd, old, new_fd, new)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # a folder of the GED may be another file system
+        if error.errno != errno.EXDEV:  # EXDEV: the folder is on another file system of the GED
             raise
         write_at(new_fd, new, marker, os.lstat(old, dir_fd=old_fd))
     sync_directory(new_fd)
-    with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
+    with contextlib.suppress(FileNotFoundError):  # absent where the file system has no links, because it was renamed
         os.unlink(old, dir_fd=old_fd)

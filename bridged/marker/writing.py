@@ -2,7 +2,7 @@
 
 Its temporary file has no name where the file system knows such files, so that a crash leaves nothing. The file is
 synced, gets its name without replacing anything, and then the directory is synced. Every name is relative to a
-directory's descriptor, because a client may plant links and files at the names used here.
+directory's descriptor. Otherwise a link that a client plants would lead the daemon outside.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from bridged.marker.marker import Marker
 
 ALL_TAKEN: Final = "every name for its marker is taken by another file"
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Errors of a file system or a kernel without hard links, flags of renameat2(2), O_TMPFILE, or syncs of directories.
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
-_DESCRIPTORS: Final = b"/proc/self/fd/"
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+_DESCRIPTORS: Final = b"/proc/self/fd/"
 _RENAME_NOREPLACE: Final = 1
 _UNNAMED: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _SYNC_FILE_RANGE_WRITE: Final = 2
@@ -37,17 +38,17 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """Where the marker is. `displaced`: its first name is taken by something that is not this marker."""
+    """The name of a marker that stands. `displaced` is True when another file has its first name."""
 
     name: bytes
     displaced: bool
 
 
 def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidden: bool) -> Written:
-    """Write a document's marker beside it; one with its Message-ID that is already there stays as it is.
+    """Write a document's marker beside it. A marker with its Message-ID that stands already stays as it is.
 
-    When this returns, the marker survives a power cut. Nothing is ever replaced. Raises OSError when it
-    cannot be written (FileNotFoundError also when the document has left), and may then be repeated.
+    On return the marker survives a power cut. No file is ever replaced. Raises OSError when it cannot be written, and
+    FileNotFoundError also when the document has left. It may be repeated then.
     """
     [written] = write_all([(directory_fd, document, marker)], suffix, hidden)
     if isinstance(written, OSError):
@@ -58,11 +59,11 @@ def write(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidde
 def write_all(
     markers: Sequence[tuple[int, bytes, Marker]], suffix: str, hidden: bool, progress: Callable[[], None] = lambda: None
 ) -> list[Written | OSError]:
-    """The same for many: the descriptor of its directory, the document and its marker, for each.
+    """Write many markers, each told by its directory's descriptor, its document's name and its content.
 
-    All are brought on one step after the other. A file system with a journal commits what all have written when the
-    first of them is synced, and a directory is synced once. One that fails does not stop the others; its OSError stands
-    in its place. `progress` is called before whatever may wait for the disk.
+    All take each step together, because the first sync then commits for all where the file system has a journal. Each
+    directory is synced once. A marker that fails stops no other one; its OSError stands in its place. `progress` is
+    called before each step that may wait for the disk.
     """
     with contextlib.ExitStack() as leaving:
         drafts: list[_Draft | Written | OSError] = []
@@ -71,13 +72,13 @@ def write_all(
             draft = _attempt(_drafted, *one, suffix, hidden)
             drafts.append(draft)
             if isinstance(draft, _Draft):
-                leaving.callback(_attempt, draft.leave)  # whatever is in the way of that, the marker stands
+                leaving.callback(_attempt, draft.leave)  # a failure here is passed over: the marker stands
                 leaving.callback(progress)
         for step in (_Draft.begin_writing, _Draft.sync, lambda draft: _published(draft, suffix, hidden)):
             drafts = [_further(draft, step, progress) for draft in drafts]
         failures: dict[int, OSError | None] = {}
         for directory_fd in dict.fromkeys(directory_fd for directory_fd, _, _ in markers):
-            progress()  # also where a marker stood already: a crash may have come before this
+            progress()  # also where a marker stood already, because a crash may have come before its sync
             failures[directory_fd] = _attempt(sync_directory, directory_fd)
     return [
         outcome if isinstance(outcome, OSError) else failures[directory_fd] or outcome  # type: ignore[misc]  # no draft
@@ -87,44 +88,44 @@ def write_all(
 
 @dataclass(slots=True)
 class _Draft:
-    """A marker in its temporary file, not yet under its name. `fd` is open, and whoever holds the draft closes it."""
+    """A marker in its temporary file, not yet under its name. `leave` closes `fd`."""
 
     directory_fd: int
     document: bytes
     marker: Marker
     like: os.stat_result
     fd: int
-    temporary: bytes  # its name; of a file without one, that by which the kernel knows the descriptor
+    temporary: bytes  # its name, or the path of `fd` in /proc where it has none
     published: bool = False
 
     def write(self) -> None:
-        """Its content, as accessible as the document."""
+        """Write the content, and give the file the document's permissions. Raises OSError."""
         content = self.marker.to_json()
         while content:
             content = content[os.write(self.fd, content) :]
-        with contextlib.suppress(OSError):  # best effort, like the owner later
+        with contextlib.suppress(OSError):  # best effort by contract
             os.fchmod(self.fd, self.like.st_mode & 0o666)
 
     def begin_writing(self) -> _Draft:
-        """Let the kernel begin to write, so that the syncs that follow find most of it done. Only a hint."""
-        begin = getattr(_libc, "sync_file_range", None)  # sync_file_range(2); glibc has it, musl has not
+        """Ask the kernel to begin to write, so that the syncs that follow find most of it done (sync_file_range(2))."""
+        begin = getattr(_libc, "sync_file_range", None)  # glibc has it, musl has not
         if begin is not None:
             begin(self.fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
         return self
 
     def sync(self) -> _Draft:
-        """Its content is durable."""
+        """Make the content durable. Raises OSError."""
         os.fsync(self.fd)
         return self
 
     def publish(self, name: bytes) -> None:
-        """Under this name, replacing nothing (FileExistsError). Durable once the directory is synced."""
+        """Give the file this name. Raises FileExistsError where it is taken. Durable once the directory is synced."""
         try:
             give_name(self.directory_fd, self.temporary, self.directory_fd, name)
         except OSError as error:
             if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
                 raise
-            named = _named(self.directory_fd, self.marker.message_id)  # one without a name gets it by a link alone
+            named = _named(self.directory_fd, self.marker.message_id)  # a file without a name gets one by a link alone
             os.close(self.fd)
             self.fd, self.temporary = named
             self.write()
@@ -133,10 +134,10 @@ class _Draft:
         self.published = True
 
     def leave(self) -> None:
-        """Its end, whatever became of it."""
+        """Remove the temporary name, give a published marker its owner, and close the file."""
         try:
             if not self.temporary.startswith(_DESCRIPTORS):
-                with contextlib.suppress(FileNotFoundError):  # where there are no links it was renamed
+                with contextlib.suppress(FileNotFoundError):  # absent where it was renamed, without links
                     os.unlink(self.temporary, dir_fd=self.directory_fd)
             if self.published:
                 _give(self.fd, self.like)
@@ -154,7 +155,7 @@ def _attempt(work: Callable[..., R], *arguments: Any) -> R | OSError:
 def _further(
     draft: _Draft | Written | OSError, step: Callable[[_Draft], _Draft | Written], progress: Callable[[], None]
 ) -> _Draft | Written | OSError:
-    """What comes of one more step, if there is one."""
+    """The draft after one more step. An error, or a marker that stands, takes no further step."""
     if not isinstance(draft, _Draft):
         return draft
     progress()
@@ -162,7 +163,7 @@ def _further(
 
 
 def _drafted(directory_fd: int, document: bytes, marker: Marker, suffix: str, hidden: bool) -> _Draft | Written:
-    """The marker that stands there already, which needs no room on the disk; or a draft."""
+    """The marker that stands already, because that needs no room on a full disk; otherwise a draft."""
     like = os.lstat(document, dir_fd=directory_fd)
     for number, name in names_in(directory_fd, document, suffix, hidden):
         if not exists(directory_fd, name):
@@ -173,7 +174,7 @@ def _drafted(directory_fd: int, document: bytes, marker: Marker, suffix: str, hi
 
 
 def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_result) -> _Draft:
-    """The content in a temporary file, as accessible as the document."""
+    """A draft with its content written. Raises OSError, and leaves no file then."""
     draft = _Draft(directory_fd, document, marker, like, *_temporary(directory_fd, marker.message_id))
     try:
         draft.write()
@@ -184,8 +185,8 @@ def _draft(directory_fd: int, document: bytes, marker: Marker, like: os.stat_res
 
 
 def _published(draft: _Draft, suffix: str, hidden: bool) -> Written:
-    """Under the first name that is free, unless this very marker stands there already."""
-    os.lstat(draft.document, dir_fd=draft.directory_fd)  # the disk may have kept the others waiting for long
+    """Give the draft the first free name, unless this very marker stands at one before."""
+    os.lstat(draft.document, dir_fd=draft.directory_fd)  # asked again: the document may have left during the syncs
     for number, name in names_in(draft.directory_fd, draft.document, suffix, hidden):
         try:
             draft.publish(name)
@@ -197,9 +198,9 @@ def _published(draft: _Draft, suffix: str, hidden: bool) -> Written:
 
 
 def _give(fd: int, like: os.stat_result) -> None:
-    """To the document's owner and group, which by contract is never an error.
+    """Give the marker the document's owner and group. A failure is no error, by contract.
 
-    Only after its name: in a directory with the sticky bit one may rename only what one owns.
+    Only after the file has its name, because where the sticky bit is set only the owner may rename.
     """
     try:
         os.fchown(fd, like.st_uid, like.st_gid)
@@ -209,12 +210,12 @@ def _give(fd: int, like: os.stat_result) -> None:
 
 
 def _temporary(directory_fd: int, message_id: str) -> tuple[int, bytes]:
-    """A new file of our own; what stands at its name already is left alone, whoever put it there."""
+    """A new file and its name. A file that a client planted at that name is left alone."""
     return _unnamed(directory_fd) or _named(directory_fd, message_id)
 
 
 def _unnamed(directory_fd: int) -> tuple[int, bytes] | None:
-    """One without a name; None where the file system knows no such file, or the kernel shows none in /proc."""
+    """A file without a name. None where the file system knows no such files, or /proc shows none."""
     if not _shows_descriptors():
         return None
     try:
@@ -237,12 +238,15 @@ def _named(directory_fd: int, message_id: str) -> tuple[int, bytes]:
         name = stem + number.encode() + b".tmp"
         with contextlib.suppress(FileExistsError):
             return os.open(name, _CREATE, 0o600, dir_fd=directory_fd), name
-    # Not FileExistsError, which means that the marker's own name is taken.
+    # Not FileExistsError, because that means that the marker's own name is taken.
     raise OSError(errno.EBUSY, "every name for the marker's temporary file is taken", os.fsdecode(stem))
 
 
 def write_at(directory_fd: int, name: bytes, marker: Marker, like: os.stat_result) -> None:
-    """A new file at a free name (else FileExistsError), whole or not at all, as accessible as `like`."""
+    """Write a marker at this very name, whole or not at all. Raises FileExistsError where the name is taken.
+
+    The file gets the permissions, the owner and the group of `like`.
+    """
     draft = _draft(directory_fd, name, marker, like)
     try:
         draft.sync()
@@ -252,8 +256,8 @@ def write_at(directory_fd: int, name: bytes, marker: Marker, like: os.stat_resul
 
 
 def give_name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
-    """Give a file another name, replacing nothing (FileExistsError). The old one goes only where there are no links."""
-    unnamed = old.startswith(_DESCRIPTORS)  # open(2), O_TMPFILE: the link in /proc is followed to the file itself
+    """Give a file another name. Raises FileExistsError where it is taken. The old name stays where links exist."""
+    unnamed = old.startswith(_DESCRIPTORS)  # open(2), O_TMPFILE: the link in /proc leads to the file itself
     try:
         os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=unnamed)
     except OSError as error:
@@ -263,13 +267,13 @@ def give_name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
 
 
 def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
-    """For file systems without hard links (FAT, many FUSE)."""
+    """Rename, for file systems without hard links (FAT, many of FUSE)."""
     if _libc.renameat2(old_fd, old, new_fd, new, _RENAME_NOREPLACE) == 0:
         return
     code = ctypes.get_errno()
     if code not in _NO_FLAGS:
         raise OSError(code, os.strerror(code), os.fsdecode(new))
-    # The last resort: reserve the name, then replace the reservation.
+    # Reserve the name, then replace the reservation, because without the flag a rename would replace any file.
     os.close(os.open(new, _CREATE, 0o600, dir_fd=new_fd))
     try:
         os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
@@ -283,5 +287,5 @@ def sync_directory(directory_fd: int) -> None:
     try:
         os.fsync(directory_fd)
     except OSError as error:
-        if error.errno not in _NO_SYNC:  # some network file systems have no such thing as a directory's sync
+        if error.errno not in _NO_SYNC:  # some network file systems cannot sync a directory
             raise
