@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+import bridged
 from bridged.model import UserError, readable
 
 WITHIN: Final = 10.0  # seconds for each step; each takes about one
@@ -248,7 +249,7 @@ def _environment() -> dict[str, str]:
     """Ours, without what belongs to a service we may be run from, and with this very package first."""
     service = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "STATE_DIRECTORY"}
     ours = {name: value for name, value in os.environ.items() if name not in service}
-    package = str(Path(__file__).resolve().parents[1])
+    package = str(Path(bridged.__file__).resolve().parents[1])
     return ours | {"PYTHONPATH": os.pathsep.join(filter(None, (package, ours.get("PYTHONPATH"))))}
 
 

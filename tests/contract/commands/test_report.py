@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from bridged.commands import cli, explain, survey
+import bridged
+from bridged.commands import cli, demo, explain, survey
 from bridged.config import SwitchedFolders, load
 from bridged.daemon.control import ControlServer
 from bridged.ged import files
@@ -752,6 +753,12 @@ def test_the_demonstration_shows_three_deposits_three_mails_and_three_markers(tm
     assert sum("Message-ID:" in line for line in lines) == 3
     assert sum('"status": "validated"' in line for line in lines) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demonstration_starts_the_daemon_of_its_own_package():
+    """Its directory comes first in PYTHONPATH; otherwise another bridged that is installed would be shown."""
+    first = demo._environment()["PYTHONPATH"].split(os.pathsep)[0]
+    assert (Path(first) / "bridged" / "__init__.py").samefile(bridged.__file__)
 
 
 def test_a_demonstration_that_fails_ends_in_a_sentence_and_leaves_nothing(tmp_path):
