@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 )
 @json_option
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
-    """Validate the configuration, and show client, folder and address with what is there."""
+    """Validate the configuration, and show each client, folder and address with its files and rights."""
     settings = load(find_config(config))
-    from bridged.commands.survey import survey  # noqa: PLC0415 - intake, and with it the observer
+    from bridged.commands.survey import survey  # noqa: PLC0415 - it loads intake and the observer
 
     found = survey(settings, time.time())
     summary = {"watches_needed": found.watches_needed, "watches_available": found.watches_available}
@@ -61,12 +61,12 @@ def _show(found: Survey, relay: Mapping[str, Any]) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as containers have
+    except (KeyError, OSError):  # a user without a name, as in a container
         return str(os.geteuid())
 
 
 def _check_relays(settings: Settings, *, as_json: bool) -> None:
-    """Both are tried, also where one cannot be used."""
+    """Try both relays, also when the first one cannot be used."""
     relays = {"relay": settings.smtp}
     if settings.alerts is not None and settings.alerts.smtp is not None:
         relays["alerts_relay"] = settings.alerts.smtp
@@ -84,12 +84,12 @@ def _check_relays(settings: Settings, *, as_json: bool) -> None:
             for sentence in sentences:
                 say(f"{about}{sentence}")
     if failed:
-        # 1 and not 78, also where the password cannot be read: the configuration itself was valid.
+        # 1 and not 78, because the configuration itself is valid.
         raise UserError("\n".join(failed))
 
 
 def _check_relay(smtp: Smtp) -> list[str]:
-    from bridged.relay import Relay, secret_of  # noqa: PLC0415 - only this command speaks to the relay
+    from bridged.relay import Relay, secret_of  # noqa: PLC0415 - no other command needs the relay
 
     relay = Relay(smtp, secret_of(smtp))
     try:
@@ -99,7 +99,7 @@ def _check_relay(smtp: Smtp) -> list[str]:
 
 
 def _relay(smtp: Smtp) -> dict[str, Any]:
-    """What a preset and the keys that override it have come to; a limit that is not set is none."""
+    """The relay as preset and keys make it, for a table. A limit that is not set is `none`."""
     rate = "none" if smtp.rate is None else f"{smtp.rate.count} in {smtp.rate.seconds:g} s"
     return {
         "relay": f"{smtp.host}:{smtp.port}",

@@ -1,4 +1,4 @@
-"""The group of the commands, and everything that they share: options, exit codes, the daemon, the journal."""
+"""The group of the commands, with all that they share: options, exit codes, the daemon, the journal."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from bridged.config.settings import Settings
 from bridged.journal import FILE_NAME, Journal
 from bridged.model import UserError, readable
 
-ANSWER_WITHIN: Final = 10.0  # seconds
-PATH: Final = click.Path(path_type=bytes, readable=False)  # an unreadable file may well be asked about
+ANSWER_WITHIN: Final = 10.0  # seconds in which a daemon must answer
+PATH: Final = click.Path(
+    path_type=bytes, readable=False
+)  # not `readable`, because a person may ask about an unreadable file
 
 config_option = click.option(
     "--config",
@@ -40,13 +42,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="One JSON obj
 
 
 class Commands(click.Group):
-    """A group whose commands end in a sentence and an exit code for whatever a person can mend."""
+    """A group of commands. An error that a person can mend ends in a sentence and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
+        """Run the command. An error that is a defect is raised."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that knows no é still gets the rest
+                stream.reconfigure(errors="replace")  # otherwise a terminal without é would end the command
         try:
             return super().invoke(ctx)
         except UserError as error:
@@ -56,7 +58,7 @@ class Commands(click.Group):
             complain(f"The journal cannot be used ({error}). Is its disk full, or may this user not write there?")
             ctx.exit(1)
         except OSError as error:
-            if error.errno == errno.EPIPE:  # `| head` has seen enough
+            if error.errno == errno.EPIPE:  # click ends quietly where the reader has gone, as in `| head`
                 raise
             where = f"{readable(os.fsencode(error.filename))}: " if error.filename else ""
             complain(f"{where}{error.strerror or error}.")
@@ -70,13 +72,13 @@ def main() -> None:
 
 
 def ask(state_dir: Path, command: str, timeout: float) -> dict[str, Any] | None:
-    """The running daemon's answer; None when no daemon runs there."""
+    """The answer of the running daemon. None when no daemon runs with this state directory."""
     return daemon.ask(state_dir, {"command": command}, timeout=timeout)
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Journal | None]:
-    """The journal; None where the daemon has never run."""
+    """The journal, closed at the end. None where no daemon has ever run."""
     if not os.path.lexists(settings.state_dir / FILE_NAME):
         yield None
         return
@@ -89,7 +91,7 @@ def opened(settings: Settings) -> Iterator[Journal | None]:
 
 @contextmanager
 def writable(settings: Settings) -> Iterator[Journal]:
-    """The journal; UserError where the daemon has never run."""
+    """The journal, closed at the end. Raises UserError where no daemon has ever run."""
     with opened(settings) as journal:
         if journal is None:
             raise UserError(f"There is no journal in {settings.state_dir} yet: start the daemon first (`bridged run`).")
@@ -97,7 +99,7 @@ def writable(settings: Settings) -> Iterator[Journal]:
 
 
 def _wake(settings: Settings, released: list[str], dropped: list[str]) -> None:
-    """Tell the daemon, in requests that are small enough for it."""
+    """Tell the daemon of these ids, in requests of a thousand, because it refuses a longer line."""
     for start in range(0, max(1, len(released), len(dropped)), 1000):
         part = slice(start, start + 1000)
         request = {"command": "wake", "released": released[part], "dropped": dropped[part]}
@@ -109,7 +111,7 @@ def _wake(settings: Settings, released: list[str], dropped: list[str]) -> None:
 def finish(
     settings: Settings, woken: bool, refused: list[str], released: Sequence[str] = (), dropped: Sequence[str] = ()
 ) -> None:
-    """Wake the daemon for released and dropped documents, then complain of those that were refused."""
+    """Wake the daemon if there is work for it, then raise UserError with the refusals, if there are any."""
     if woken:
         _wake(settings, list(released), list(dropped))
     if refused:

@@ -1,4 +1,4 @@
-"""The embedded default: a GED, a relay and the daemon itself, all temporary and on this machine only."""
+"""The demonstration: a GED, a relay and the daemon itself, all temporary and on this machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 import bridged
 from bridged.model import UserError, readable
 
-WITHIN: Final = 10.0  # seconds for each step; each takes about one
+WITHIN: Final = 10.0  # seconds for a step, which takes about one
 SUFFIX: Final = ".validated.json"
 CLIENT: Final = "Boulangerie Martin"
 COLLECTION_EMAIL: Final = "martin@collecte.example"
@@ -39,11 +39,11 @@ Say = Callable[[str], None]
 
 
 class DemoFailed(UserError):
-    """A step of the demonstration did not come about; the sentence says which."""
+    """A step of the demonstration failed; the sentence names the step."""
 
 
 def show(say: Say) -> None:
-    """Three deposits, three mails, three markers, each told as it happens; raises DemoFailed otherwise."""
+    """Show three deposits, three mails and three markers, each as it happens. Raises DemoFailed."""
     with (
         _ended_by_sigterm(),
         tempfile.TemporaryDirectory(prefix="bridged-demo-") as temporary,
@@ -65,13 +65,13 @@ def show(say: Say) -> None:
 def _deposits() -> Iterator[tuple[str, bytes]]:
     yield "Facture été n°12.pdf", _pdf("Facture 12")
     yield "Ticket de caisse.png", _png()
-    # A decomposed accent, as macOS writes it, a quotation mark, and what would be a header if it were let.
+    # A decomposed accent as macOS writes it, quotation marks, and an attempt to add a header.
     table = "date;libellé;montant\n2026-11-24;Farine;48,20\n"
     yield 'Releve\u0301 "août"\r\nBcc: nobody@other.example;.csv', table.encode()
 
 
 def _follow(path: Path, content: bytes, relay: _Relay, say: Say) -> None:
-    """One document's way, from its deposit to its marker."""
+    """Follow one document from its deposit to its marker."""
     name = readable(os.fsencode(path.name))
     say("")
     say(f"deposit   Achats/{name} ({len(content)} bytes)")
@@ -119,7 +119,7 @@ def _write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C: else the daemon and the temporary files would be left behind."""
+    """Let SIGTERM unwind as Ctrl-C does. Otherwise the daemon and the temporary files would be left behind."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -140,14 +140,14 @@ class _Mail:
 
 
 class _Relay:
-    """An SMTP server that keeps what it is given."""
+    """An SMTP server that keeps every mail."""
 
     def __init__(self) -> None:
         self.mails: SimpleQueue[_Mail] = SimpleQueue()
         self.port = 0
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802, ARG002
-        """Keep the mail; aiosmtpd calls this."""
+        """Keep a mail. aiosmtpd calls it by this name."""
         content = envelope.content
         assert isinstance(content, bytes)
         message = message_from_bytes(content, policy=MAIL_POLICY)
@@ -156,7 +156,7 @@ class _Relay:
         return "250 2.0.0 Ok: kept by the demonstration"
 
     def next_mail(self, name: str) -> _Mail:
-        """The next mail; raises DemoFailed when none comes."""
+        """The next mail. Raises DemoFailed when none comes within 10 s."""
         try:
             return self.mails.get(timeout=WITHIN)
         except Empty:
@@ -216,13 +216,13 @@ def _configuration(place: Path, ged: Path, port: int) -> Path:
         ],
     }
     (place / "state").mkdir(mode=0o700)
-    file.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML, and quotes any temporary path
+    file.write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML, and quotes every temporary path
     return file
 
 
 @contextmanager
 def _daemon(config: Path, log: Path) -> Iterator[None]:
-    """The real daemon in a process of its own, ready; ended with SIGTERM afterwards."""
+    """The real daemon in a process of its own. It is ready on entry, and ended with SIGTERM on exit."""
     command = [sys.executable, "-m", "bridged", "run", "--config", str(config)]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=file, env=_environment())  # noqa: S603
@@ -246,7 +246,7 @@ def _daemon(config: Path, log: Path) -> Iterator[None]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what belongs to a service we may be run from, and with this very package first."""
+    """The environment without the variables of a systemd service, and with this very package first in PYTHONPATH."""
     service = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "STATE_DIRECTORY"}
     ours = {name: value for name, value in os.environ.items() if name not in service}
     package = str(Path(bridged.__file__).resolve().parents[1])
@@ -266,7 +266,7 @@ def _last_words(log: Path) -> str:
 
 
 def _pdf(text: str) -> bytes:
-    """A PDF of one page that a viewer opens, its table of offsets included."""
+    """A PDF of one page, with the table of offsets that a viewer needs."""
     drawing = f"BT /F1 24 Tf 72 720 Td ({text}) Tj ET".encode("ascii")
     objects = (
         b"<< /Type /Catalog /Pages 2 0 R >>",

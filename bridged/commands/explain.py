@@ -1,4 +1,4 @@
-"""Why a file was or was not sent, in one sentence. Read-only."""
+"""The command that says in one sentence why a file was or was not sent: explain. Read-only."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def explained(settings: Settings, journal: Journal | None, path: bytes, *, dry: 
 
 
 def locate(settings: Settings, path: bytes) -> bytes:
-    """A path as bridged knows it: absolute, links on the way resolved, but not one at its end.
+    """The path by which bridged knows a file: absolute, with the links on the way resolved, but not one at its end.
 
-    A GED that is itself configured through a link keeps its configured name.
+    A GED that is configured through a link keeps its configured name.
     """
     parent, name = os.path.split(path.rstrip(b"/") or b"/")
     whole = name in {b"", b".", b".."}
@@ -63,12 +63,12 @@ def locate(settings: Settings, path: bytes) -> bytes:
 
 
 class Explainer:
-    """Says why a file was or was not sent."""
+    """The journal and the configuration, asked why a file was or was not sent."""
 
     def __init__(self, settings: Settings, journal: Journal | None, *, running: bool, dry_run: bool = False) -> None:
-        """`running`: whether the daemon runs. What becomes of a file it has not seen depends on it.
+        """`running` is True while the daemon runs, because a file that it has not seen is a deposit then.
 
-        `dry_run`: whose settings and journal these are. What it did was sent to nobody.
+        `dry_run` is True when settings and journal are those of a dry run, because its mails went to a Maildir.
         """
         self._settings = settings
         self._journal = journal
@@ -80,7 +80,7 @@ class Explainer:
         """One sentence about a path that `locate` returned."""
         ged = self._switched.ged_of(path)
         name, why = readable(path if ged is None else path[len(ged) + 1 :] or path), self._why(path, ged)
-        if self._dry_run:  # the commands that are named must find its journal
+        if self._dry_run:  # a command in the sentence must find the journal of the dry run
             why = re.sub("`bridged (release|send)", r"`bridged \1 --dry-run", why)
         return clean(f"“{name}” {why}.")
 
@@ -175,7 +175,7 @@ class Explainer:
 
 
 def _recorded(tx: Transaction, path: bytes) -> tuple[KnownFile | None, Document | None]:
-    """What the journal has at a path. What is known of it says which of several documents it is, if any."""
+    """The known file at a path, and its document. Of several documents at a path the known file names one."""
     known = tx.known(path)
     if known is not None and known.document is not None:
         return known, tx.document(known.document)
@@ -185,7 +185,7 @@ def _recorded(tx: Transaction, path: bytes) -> tuple[KnownFile | None, Document 
 
 
 def _look(ged: bytes, path: bytes) -> tuple[str, os.stat_result | None]:
-    """The kind of what is at a path, "missing", or a sentence's end that says why it cannot be told."""
+    """The kind of the entry at a path, or "missing", or the end of a sentence about the failure."""
     try:
         with files.root(ged) as root_fd:
             status = files.lstat(root_fd, path[len(ged) + 1 :])
@@ -214,7 +214,7 @@ def _marker(ged: bytes, path: bytes) -> Marker | None:
     try:
         with files.root(ged) as root_fd, files.open_document(root_fd, path[len(ged) + 1 :]) as file:
             return Marker.from_json(file.read(MARKER_AT_MOST))
-    except OSError:  # its name alone is enough to answer
+    except OSError:  # the answer is then made of its name alone
         return None
 
 
@@ -259,7 +259,7 @@ def _story(document: Document, status: os.stat_result | None, settings: Settings
 
 
 def _written(document: Document, status: os.stat_result | None, settings: Settings) -> str:
-    """What a dry run calls sent."""
+    """The sentence about a document that a dry run wrote to its Maildir."""
     maildir = readable(os.fsencode(settings.state_dir / "Maildir"))
     wrote = f"a dry run wrote its mail for {document.collection_email} to {maildir} on {date(document.sent_at)}"
     return f"was not sent: {wrote}{_after(document, status)}"

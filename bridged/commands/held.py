@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _choice(function: F) -> F:
-    """Which held documents are meant: by id, by client, by folder, and of these by their reason."""
+    """Add the options that choose held documents: by id, by client, by folder, and of these by reason."""
     client = click.option("--client", metavar="N", help="Every held document of this client.")
     folder = click.option("--folder", metavar="PATH", type=PATH, help="Every held document in this folder and below.")
     told = "Of those only the ones that are held for a reason with this in it, as `brake`."
@@ -35,7 +35,7 @@ def _choice(function: F) -> F:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Which held documents a person means: these ids; or of all those of a client, below a folder, with a reason."""
+    """The held documents that a person chose: these ids, or those of a client, below a folder, with a reason."""
 
     ids: tuple[str, ...]
     client: str | None
@@ -43,7 +43,7 @@ class _Chosen:
     reason: str | None
 
     def has(self, document: Document) -> bool:
-        """Whether a held document is meant, where no ids are given."""
+        """True when a held document is chosen by client, folder and reason."""
         ours = self.client in (None, document.client) and (self.below is None or is_in(document.path, self.below))
         return ours and (self.reason is None or self.reason.casefold() in document.reason.casefold())
 
@@ -70,9 +70,9 @@ def release(
     reason: str | None,
     everything: bool,
 ) -> None:
-    """Put held documents back in the queue. They leave, whatever brake or collector's limit had held them.
+    """Put held documents back in the queue. The rule that held one does not hold it again.
 
-    What may have arrived already is left by --client and --folder: a release could send it a second time.
+    --client and --folder leave a document that may have arrived already, because a release could send it twice.
     """
     if sum(map(bool, (ids, client, folder, everything))) != 1:
         raise click.UsageError("Name the documents to release: ids, or --client, or --folder, or --all.")
@@ -114,7 +114,7 @@ def drop(
 
 
 def _require_client(settings: Settings, journal: Journal, name: str | None) -> None:
-    """Nothing held of a client that there is not is a slip of the pen, and no success."""
+    """Raise UserError for a client that neither configuration nor journal knows, because its name is mistyped."""
     names = [client.name for client in settings.clients]
     if name is None or name in names or journal.read(lambda tx: next(tx.documents("client = ?", (name,), 1), None)):
         return
@@ -126,7 +126,7 @@ def _require_client(settings: Settings, journal: Journal, name: str | None) -> N
 
 
 def _may_have_arrived(document: Document) -> bool:
-    """Whether the line was lost after a final dot: the mail may be at the collector already."""
+    """True when the line was lost after a dot, so that the collector may have the mail already."""
     return document.uncertain > 0 or document.reason.startswith("uncertain")
 
 
@@ -143,7 +143,7 @@ def _tell_uncertain(released: Sequence[Document], left: Sequence[Document]) -> N
 
 
 class _Release:
-    """What a release does to one held document. Its address may be tried again, too."""
+    """The release of one held document, and of its address."""
 
     verb = "release"
 
@@ -159,7 +159,7 @@ class _Release:
 
 
 class _Drop:
-    """What a drop does to one held document."""
+    """The drop of one held document."""
 
     verb = "drop"
 
@@ -173,9 +173,9 @@ class _Drop:
 def _each_held(
     tx: Transaction, chosen: _Chosen, act: _Release | _Drop, *, careful: bool
 ) -> tuple[list[Document], list[Document], list[str]]:
-    """Do it to those that were chosen: what was done, what was left, and in sentences what cannot be done.
+    """Release or drop the chosen documents. Returns the done ones, the left ones, and a sentence for each refused id.
 
-    `careful` leaves what may have arrived already, unless it is named by its id.
+    `careful` leaves a document that may have arrived already, unless its id is given.
     """
     done, left, refused = [], [], []
     if chosen.ids:

@@ -18,13 +18,13 @@ from rich.text import Text
 
 from bridged.model import readable, utc
 
-_WIDE: Final = 1000  # columns where the output is no terminal: nothing is cut off, so that it can be searched
+_WIDE: Final = 1000  # columns of a table in a file or a pipe, so that grep finds each cell whole
 
 Row = Mapping[str, Any]
 
 
 def clean(text: str) -> str:
-    """One line without control characters: neither a file's name nor a relay may rearrange a terminal."""
+    """A text as one line, without control characters."""
     return readable(text.encode("utf-8", "replace"))
 
 
@@ -43,13 +43,13 @@ def _plain(value: Any) -> Any:
 
 
 def lines(rows: Iterable[Row]) -> None:
-    """Print one JSON object a line."""
+    """Print each row as a JSON object on a line of its own."""
     for row in rows:
         print(json.dumps({key: _plain(value) for key, value in row.items()}, ensure_ascii=False))
 
 
 def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Print some columns as a table; nothing when there are no rows."""
+    """Print some columns of the rows as a table. Without rows nothing is printed."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         grid.add_column(Text(column.replace("_", " ")), overflow="fold")
@@ -60,7 +60,7 @@ def table(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 
 def date(epoch: float | None) -> str | None:
-    """A moment as it is told; None for one that is not on record."""
+    """An instant in UTC, as ISO 8601; None for None."""
     return None if epoch is None else utc(epoch)
 
 

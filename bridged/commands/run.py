@@ -13,7 +13,7 @@ from bridged.config import DRY_RUN, ConfigError, find_config, load
 from bridged.config.settings import Settings
 from bridged.model import UserError
 
-RELOAD_WITHIN: Final = 120.0  # seconds; a folder of a million files takes a while to be read
+RELOAD_WITHIN: Final = 120.0  # seconds, in which a daemon reads a folder of a million files
 
 
 @main.command()
@@ -32,7 +32,7 @@ def reload(config: Path | None, dry: bool) -> None:
     try:
         settings = load(find_config(config), dry_run=dry)
     except ConfigError:
-        # The file does not tell where the state directory is; a daemon at the default place logs its verdict.
+        # A broken file does not name the state directory. A daemon at the default one logs its verdict.
         usual = Settings.model_fields["state_dir"].get_default(call_default_factory=True)
         with suppress(UserError, OSError):
             ask(usual / DRY_RUN if dry else usual, "reload", ANSWER_WITHIN)
@@ -55,6 +55,6 @@ class Refused(UserError):
 @config_option
 def demo(config: Path | None) -> None:  # noqa: ARG001 - every command takes it; the demonstration has its own
     """Show the whole thing on this machine, with an embedded relay: deposits, mails, markers."""
-    from bridged.commands.demo import show  # noqa: PLC0415 - it brings an SMTP server along
+    from bridged.commands.demo import show  # noqa: PLC0415 - it loads an SMTP server
 
     show(say)

@@ -42,7 +42,7 @@ def send(config: Path | None, dry: bool, paths: tuple[bytes, ...]) -> None:
 
 
 class NotSendable(Exception):
-    """The file is neither existing nor missed; without a text, the explanation of it says what it is."""
+    """The file is neither existing nor missed. Without a text, the sentence of `explain` is told."""
 
 
 def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Place:
@@ -57,7 +57,7 @@ def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Plac
 
 
 def _stamp(place: Place, path: bytes) -> Stamp:
-    """The identity of the bytes that will be sent; refuses what is never sent, on purpose or not."""
+    """The stamp of the file. Raises NotSendable for a link, an empty file or a copy of a marker."""
     from bridged.intake import HEAD  # noqa: PLC0415 - as for `check`
 
     relative = path[len(place.ged) + 1 :]

@@ -74,7 +74,7 @@ def documents(config: Path | None, dry: bool, client: str | None, state: str | N
 
 
 def folder_rows(settings: Settings, journal: Journal | None, daemon: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """A row for each switched folder. Without a journal the counts are 0; without a daemon nobody watches."""
+    """A row for each switched folder. Without a journal the counts are 0. Without a daemon the watch mode is None."""
     switched = SwitchedFolders(settings.clients, settings.ignore)
     counts, since = _counts(journal, switched)
     watched = {(row["ged"], row["folder"]): row for row in (daemon or {}).get("folders", [])}

@@ -1,4 +1,4 @@
-"""What `bridged check` looks at: the switched folders as they are, and what would hinder. Read-only."""
+"""The survey of `bridged check`: the switched folders as they are, and every hindrance. Read-only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WATCH_LIMIT: Final = Path("/proc/sys/fs/inotify/max_user_watches")
 
 @dataclass(slots=True)
 class Survey:
-    """What is there for a configuration. `warnings` are sentences; none of them stops the daemon."""
+    """The folders of a configuration. `warnings` are sentences; none of them stops the daemon."""
 
     folders: list[dict[str, Any]] = field(default_factory=list)
     watches_needed: int = 0
@@ -30,7 +30,10 @@ class Survey:
 
 
 def survey(settings: Settings, now: float) -> Survey:
-    """Look at every GED and switched folder. Needs no secret, writes nothing, and trusts no link."""
+    """Look at every GED and switched folder. Needs no secret, writes nothing, and follows no link.
+
+    `now` is seconds since the epoch.
+    """
     result = Survey(watches_available=_watch_limit())
     switched = SwitchedFolders(settings.clients, settings.ignore)
     if settings.alerts is not None and settings.alerts.smtp is None:
@@ -122,7 +125,7 @@ def _count(
     root_fd: int,
     now: float,
 ) -> set[bytes]:
-    """Count what is in a GED's switched folders; returns the directories that want a watch."""
+    """Count the files in the switched folders of a GED. Returns the directories that need a watch."""
     watched: set[bytes] = set()
     seen: set[bytes] = set()
     ged = os.fsencode(client.ged)
@@ -132,7 +135,7 @@ def _count(
         if found is None:
             continue
         place = switched.place(found.directory)
-        if place is None or found.directory in seen:  # a folder within another switched folder comes up twice
+        if place is None or found.directory in seen:  # a switched folder within another one is read twice
             continue
         seen.add(found.directory)
         relative = found.directory[len(ged) + 1 :]

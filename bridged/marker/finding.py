@@ -22,7 +22,7 @@ _LARGEST: Final = 65_536  # bytes of a file that is read into memory; a marker i
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
     """The newest valid marker beside a document; None where there is none. The caller compares its SHA-256.
 
-    Raises OSError when the disk fails to read a file at its names, because that does not prove that there is none.
+    Raises OSError when the disk fails to read a file at its names. That does not prove that there is none.
     """
     newest = None
     for _, name in names_in(directory_fd, document, suffix, hidden):
