@@ -8,16 +8,18 @@ from datetime import date, datetime, time, timedelta, tzinfo
 from itertools import pairwise
 from typing import Final
 
-LATE: Final = 3600.0  # seconds on the way, after which the digest names a document
-ACTIVE_DAYS: Final = 5  # of fewer nobody can say what is usual
-KNOWN_FOR: Final = 120  # days before the last deposit that are looked at
-SILENT_FOR: Final = 14  # days that are no silence of anybody: holidays
-LOOK_BACK: Final = 2 * KNOWN_FOR + KNOWN_FOR  # days: the longest silence that can be told, and what comes before it
+LATE: Final = 3600.0  # seconds of waiting or of being queued, after which the digest counts a document as late
+ACTIVE_DAYS: Final = 5  # days with deposits; with fewer no pause is usual
+KNOWN_FOR: Final = 120  # days before the last deposit that count
+SILENT_FOR: Final = 14  # days that are no silence of any client, because of holidays
+LOOK_BACK: Final = (
+    2 * KNOWN_FOR + KNOWN_FOR
+)  # days of the longest silence that can be told, and the KNOWN_FOR before it
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """A client of whom nothing has come for unusually long: since when, and its longest pause before that."""
+    """A client without deposits for unusually long: its last day, and its longest pause in days before that."""
 
     client: str
     last: date
@@ -26,7 +28,7 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What the day's digest has to say; false when that is nothing."""
+    """The contents of the day's digest. It is false when it is empty."""
 
     held: tuple[tuple[str, str, int], ...] = ()  # client, reason, how many
     late: tuple[tuple[str, int, float], ...] = ()  # client, how many, since when
@@ -38,9 +40,10 @@ class Digest:
 
 
 def scheduled(at: str, now: float, zone: tzinfo | None = None) -> float:
-    """The last instant, not after `now`, at which the local clock showed `at`; `zone` None is the machine's own.
+    """The last instant, not after `now`, at which the local clock showed `at`. Both are seconds since the epoch.
 
-    On the day that has no such time (summer time begins) it is one hour later; where there are two, the first.
+    `zone` None is the machine's own. On the day without that time, when summer time begins, it is one hour later. Of
+    two such times on one day it is the first.
     """
     hour, minute = map(int, at.split(":"))
     today = datetime.fromtimestamp(now, zone).date()
@@ -50,16 +53,16 @@ def scheduled(at: str, now: float, zone: tzinfo | None = None) -> float:
 
 
 def digest_due(at: str, last: float, now: float, zone: tzinfo | None = None) -> bool:
-    """Whether a digest is to be made that was not made at `last`: one, however many days have passed."""
+    """True when a digest is due since the one at `last`. After a stop of several days one digest is due."""
     return last < scheduled(at, now, zone) <= now
 
 
 def silence(client: str, days: Sequence[date], last_digest: date, today: date) -> Silence | None:
-    """The client's silence, on the one day (after that of the last digest, up to today) when it becomes unusual.
+    """The client's silence, on the one day when it becomes unusual: after the last digest's day, up to today.
 
-    Unusual: longer than twice the longest pause between two days with deposits, and at least SILENT_FOR days; known
-    of clients with ACTIVE_DAYS such days in the KNOWN_FOR before the last one. What is looked at hangs on that last
-    day and not on today, so that the answer does not change while nothing is deposited.
+    A silence is unusual when it is longer than twice the longest pause between days with deposits. It has at least
+    SILENT_FOR days. The client needs ACTIVE_DAYS such days within KNOWN_FOR days before the last one. These days are
+    counted from the last deposit and not from today. Otherwise the answer would change without a deposit.
     """
     if not days:
         return None
@@ -73,7 +76,7 @@ def silence(client: str, days: Sequence[date], last_digest: date, today: date) -
 
 
 def silences(days: Iterable[tuple[str, str]], names: Iterable[str], last: date, today: date) -> tuple[Silence, ...]:
-    """Those of the clients `names`, from the journal's rows of client and day (ISO 8601)."""
+    """The silences of the clients `names`. `days` are the journal's rows of client and day (ISO 8601)."""
     by_client: dict[str, list[date]] = {name: [] for name in names}
     for client, day in days:
         if client in by_client:

@@ -1,4 +1,4 @@
-"""Which log events raise a condition on which a person must act, and which end it. Pure."""
+"""The log events that raise or end a condition on which a person must act. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridged.model import readable
 
 
 class Kind(StrEnum):
-    """What a person must act upon; one mail is of one kind."""
+    """The kinds of conditions. One mail tells conditions of one kind."""
 
     ACCOUNT = "account"
     QUOTA = "quota"
@@ -29,7 +29,7 @@ _NO_ROOM: Final = ("no space left", "read-only file system", "disk quota exceede
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """Something is the matter: with what (and whose), and why."""
+    """A condition: its kind, its client, the thing concerned, and the reason."""
 
     kind: Kind
     client: str = ""
@@ -38,16 +38,16 @@ class Raised:
 
     @property
     def key(self) -> str:
-        """What makes it the same condition as another: the words of its reason do not."""
+        """The key of the condition. Two with the same key are one, also when their reasons differ."""
         named = self.kind in (Kind.SHARE, Kind.STATE, Kind.ADDRESS)
         return f"{self.kind}\n{self.client if self.kind is not Kind.ADDRESS else ''}\n{self.what if named else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What is over: every condition of these kinds, of that client and that thing where they are given.
+    """The end of every condition of these kinds, of that client and that thing where they are given.
 
-    `remembered`: only what was remembered from before the start, and may have ended while nobody was there.
+    `remembered` is True for an end that only conditions from before the start may take.
     """
 
     kinds: frozenset[Kind]
@@ -56,13 +56,13 @@ class Ended:
     remembered: bool = False
 
     def ends(self, raised: Raised) -> bool:
-        """Whether that condition is over."""
+        """True when this ends that condition. The caller compares `remembered`."""
         ours = self.client in (None, raised.client) and self.what in (None, raised.what)
         return ours and raised.kind in self.kinds
 
 
 def read(event: str, fields: Mapping[str, Any]) -> tuple[Raised | Ended, ...]:
-    """What a log event means for whoever must act; mostly nothing."""
+    """The conditions that a log event raises or ends; mostly none."""
     client, why = _word(fields, "client"), _word(fields, "reason")
     match event:
         case "relay_misconfigured":
@@ -90,7 +90,7 @@ def read(event: str, fields: Mapping[str, Any]) -> tuple[Raised | Ended, ...]:
             return (Ended(frozenset({Kind.STATE})), works, Ended(RELAY, remembered=True))
         case "document_validated" if fields.get("marker"):
             return (Ended(frozenset({Kind.DISK}), client),)
-        case "document_released":  # somebody has seen to it; a further refusal is news
+        case "document_released":  # a person has looked at it, so that a further refusal is news
             return (Ended(frozenset({Kind.ADDRESS}), client),)
     return ()
 
@@ -102,7 +102,7 @@ def _word(fields: Mapping[str, Any], name: str) -> str:
 
 
 def _place(fields: Mapping[str, Any]) -> str:
-    """The GED, or a folder in it by its relative path (`.` is the GED's own directory)."""
+    """The GED, or a folder in it by its relative path. `.` is the GED's own directory."""
     return _word(fields, "folder") or "." if "folder" in fields else _word(fields, "ged")
 
 

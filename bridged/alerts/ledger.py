@@ -1,4 +1,4 @@
-"""The conditions that hold now, and those of which a person has been told. Pure."""
+"""The conditions that hold now, and their mails: told, due, or too early. Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from typing import Any, Final
 from bridged.alerts.events import RELAY, Ended, Kind, Raised
 from bridged.model import Instant
 
-GATHER: Final = 10.0  # seconds that a mail waits for more of its kind: a server holds many clients' shares
-GATHER_MORE: Final = 60.0  # the same, when there was a mail of the kind within the last hour
-AGAIN: Final = 3600.0  # a share that comes and goes is told of once an hour
-CONFIRMED_WITHIN: Final = 900.0  # seconds after the start, in which what is still the matter is said again
-PROBED_WITHIN: Final = 7200.0  # the same for the relay, which is asked hourly while it is halted
+GATHER: Final = (
+    10.0  # seconds that a mail waits for more of its kind, because one server holds the shares of many clients
+)
+GATHER_MORE: Final = 60.0  # seconds that it waits after a mail of its kind within the last hour
+AGAIN: Final = 3600.0  # seconds until a condition that ended and begins again is told again
+CONFIRMED_WITHIN: Final = 900.0  # seconds after the start in which a condition that still holds is logged again
+PROBED_WITHIN: Final = 7200.0  # seconds of the same for the relay, which is probed hourly during a halt
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Something that is the matter. `since` is of the wall clock, `heard` of the steady one.
+    """A condition that holds. `since` is in seconds of the wall clock, `heard` of the steady one.
 
-    `remembered`: from before the start, and not heard of again since.
+    `remembered` is True while the condition is from before the start, and has not been logged again.
     """
 
     raised: Raised
@@ -31,18 +33,18 @@ class Condition:
 
 
 class Ledger:
-    """What is the matter now and what of it was told. `memory` of one goes into the next after a restart."""
+    """The conditions that hold, and those that were told. The next start begins with the `memory` of this one."""
 
     def __init__(self, memory: Mapping[str, Any] | None = None) -> None:
         self._open: dict[str, Condition] = {}
-        self._told_at: dict[str, float] = {}  # of the wall clock, for AGAIN
-        self._mailed: dict[Kind, float] = {}  # of the steady clock
+        self._told_at: dict[str, float] = {}  # wall seconds, by key; kept for AGAIN
+        self._mailed: dict[Kind, float] = {}  # steady seconds of the last mail
         self._began: float | None = None
         if memory:
             self._remember(memory)
 
     def take(self, news: Raised | Ended, now: Instant) -> None:
-        """Something began or ended."""
+        """Enter a condition, or the end of conditions."""
         if isinstance(news, Ended):
             over = [k for k, c in self._open.items() if news.ends(c.raised) and (c.remembered or not news.remembered)]
             for key in over:
@@ -55,12 +57,12 @@ class Ledger:
             self._open[news.key] = replace(known, remembered=False)
 
     def keep_clients(self, names: Iterable[str]) -> None:
-        """A client that is no longer configured has no troubles."""
+        """Drop the conditions of clients that are no longer configured."""
         configured = {"", *names}
         self._open = {key: c for key, c in self._open.items() if c.raised.client in configured}
 
     def due(self, now: Instant) -> list[list[Condition]]:
-        """What is to be told now: one list for each mail. It counts as told from then on."""
+        """The conditions to tell now, one list for each mail. They count as told from here on."""
         self._forget(now)
         mails = []
         for kind in Kind:
@@ -77,7 +79,7 @@ class Ledger:
         return mails
 
     def memory(self) -> dict[str, Any]:
-        """What the next start must know, as plain values."""
+        """The plain values that the next start needs."""
         rows = [
             {"kind": c.raised.kind.value, "client": c.raised.client, "what": c.raised.what, "why": c.raised.why}
             | {"since": c.since, "told": c.told}
@@ -88,7 +90,7 @@ class Ledger:
     def _remember(self, memory: Mapping[str, Any]) -> None:
         for row in memory["open"]:
             raised = Raised(Kind(row["kind"]), str(row["client"]), str(row["what"]), str(row["why"]))
-            # What was not told yet is said again by the start, if it still is so; a refused address is not.
+            # A condition that was not told is logged again at the start. A refused address is not logged again.
             if row["told"] or raised.kind is Kind.ADDRESS:
                 self._open[raised.key] = Condition(
                     raised, float(row["since"]), float("-inf"), told=bool(row["told"]), remembered=True
@@ -100,7 +102,10 @@ class Ledger:
         return not condition.told and not 0 <= now.wall - at < AGAIN
 
     def _forget(self, now: Instant) -> None:
-        """What was remembered and is not said again has ended while nobody was there; a refused address stays."""
+        """Drop a remembered condition that was not logged again in time: it ended during the stop.
+
+        A refused address stays, because only a release or an acceptance ends it.
+        """
         self._began = now.steady if self._began is None else self._began
         for key, condition in list(self._open.items()):
             if condition.remembered and condition.raised.kind is not Kind.ADDRESS:

@@ -1,6 +1,6 @@
-"""What alerts and digests say, in French and in English: what happened, since when, to what, and what to do.
+"""The mails of alerts and digests, in French and in English: the event, its time, the thing, and the remedy. Pure.
 
-Pure. Names come from files and relays: they are made readable, one line each, and cut where they are long.
+Names come from files and relays. Each is made readable, put on one line, and cut where it is long.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from bridged.alerts.ledger import Condition
 from bridged.model import readable
 
 Language = Literal["fr", "en"]
-LINES: Final = 50  # of one list; the rest is counted
+LINES: Final = 50  # of one list; the rest is told as a number
 _LONGEST: Final = 300  # characters of one name or reason
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A mail to people, before it is one."""
+    """The subject and the text of a mail to people."""
 
     subject: str
     text: str
@@ -30,7 +30,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What one kind of alert says."""
+    """The words of one kind of alert."""
 
     subject: str
     happened: str
@@ -149,7 +149,7 @@ ALERTS: Final[dict[Language, dict[Kind, Words]]] = {
     },
 }
 
-# The words around them, by the same names in both languages.
+# The words around these, by the same keys in both languages.
 PHRASES: Final[dict[Language, dict[str, str]]] = {
     "en": {
         "time": "%Y-%m-%d %H:%M",
@@ -212,7 +212,7 @@ PHRASES: Final[dict[Language, dict[str, str]]] = {
 
 
 def alert(conditions: Sequence[Condition], language: Language, zone: tzinfo | None = None) -> Letter:
-    """One mail about conditions of one kind; `zone` None is the machine's own time."""
+    """The mail about conditions of one kind. `zone` None is the machine's own."""
     words, phrases = ALERTS[language][conditions[0].raised.kind], PHRASES[language]
     first = conditions[0].raised
     who = short(first.client or first.what)
@@ -225,7 +225,7 @@ def alert(conditions: Sequence[Condition], language: Language, zone: tzinfo | No
 
 
 def digest(found: Digest, language: Language, zone: tzinfo | None = None) -> Letter:
-    """The mail of a digest that has something to say."""
+    """The mail of a digest that is not empty. `zone` None is the machine's own."""
     phrases = PHRASES[language]
     say = {name: phrases[name].format for name in ("last", "count", "deposited", "reasoned")}
     parts: dict[str, tuple[int, list[str]]] = {
@@ -262,7 +262,7 @@ def digest(found: Digest, language: Language, zone: tzinfo | None = None) -> Let
 
 
 def late(letter: Letter, written: float, language: Language, zone: tzinfo | None = None) -> Letter:
-    """The same, sent later than it was written; the first words say so, as it speaks of what is now."""
+    """A letter that leaves later than it was written. Its first words say so, because it speaks of that time as now."""
     phrases = PHRASES[language]
     mark = f"[bridged] {phrases['delayed']}{_colon(language)} "
     remark = phrases["late"].format(when=when(written, language, zone))
@@ -270,14 +270,14 @@ def late(letter: Letter, written: float, language: Language, zone: tzinfo | None
 
 
 def when(at: float, language: Language, zone: tzinfo | None = None) -> str:
-    """An instant as the local clock showed it, with how far that is from UTC."""
+    """An instant as the local clock showed it, with its offset from UTC. `at` is seconds since the epoch."""
     local = datetime.fromtimestamp(at, zone).astimezone(zone)
     offset = local.strftime("%z")
     return f"{local.strftime(PHRASES[language]['time'])} (UTC{offset[:3]}:{offset[3:5]})"
 
 
 def short(text: str) -> str:
-    """Readable and on one line, whatever a file or a relay is called."""
+    """A name or reason as one readable line of at most 300 characters."""
     plain = readable(text.encode("utf-8", "replace"))
     return plain if len(plain) <= _LONGEST else plain[: _LONGEST - 1] + "…"
 

@@ -8,9 +8,9 @@ __all__ = ["ask", "run"]
 
 
 def run(config: Path, *, dry_run: bool = False) -> int:
-    """Run the daemon in the foreground until a signal ends it; returns the exit code.
+    """Run the daemon in the foreground until a signal ends it. Returns the exit code.
 
-    The daemon's modules are imported here: every other command starts in half the time without the observer.
+    The daemon's modules are imported here, because each other command starts in half the time without the observer.
     """
     from bridged.daemon.daemon import run as run_in_foreground  # noqa: PLC0415
 

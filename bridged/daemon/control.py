@@ -19,9 +19,9 @@ from bridged.model import UserError
 
 SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
-_LONGEST: Final = 65_536
-_PATIENCE: Final = 5.0
-_BREATH: Final = 0.2
+_LONGEST: Final = 65_536  # bytes of a request
+_PATIENCE: Final = 5.0  # seconds for a request, and for the taking of its answer
+_BREATH: Final = 0.2  # seconds before the next request, when no thread or descriptor was left for one
 
 
 class InstanceRunning(UserError):
@@ -31,16 +31,16 @@ class InstanceRunning(UserError):
 
 
 class StateDirectoryUnsafe(UserError):
-    """The state directory cannot be used as it is."""
+    """The state directory cannot be used as it is, or another user may write there."""
 
     exit_code = 78
 
 
 def lock(state_dir: Path) -> int:
-    """Take the state directory for this process, as long as the returned descriptor is open.
+    """Take the state directory for this process, for as long as the returned descriptor is open.
 
-    Raises InstanceRunning (75), StateDirectoryUnsafe (78) when others could write there, or UserError (1) where its
-    disk is full.
+    Raises InstanceRunning (exit code 75), StateDirectoryUnsafe (78) where other users may write, or UserError (1) where
+    its disk is full.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def lock(state_dir: Path) -> int:
         _require_ours(state_dir, status)
         fd = os.open(state_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # another start may find room
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # 1 and not 78, because the next start may find room
             why = f"The state directory {state_dir} cannot be used now ({error.strerror})"
             raise UserError(f"{why}: make room on its disk, and start again.") from error
         raise StateDirectoryUnsafe(
@@ -79,7 +79,7 @@ def _require_ours(state_dir: Path, status: os.stat_result) -> None:
 
 @contextmanager
 def _short_path(state_dir: Path) -> Iterator[str]:
-    """A name for the socket that fits into the 108 bytes of unix(7), however long the directory's is."""
+    """A path of the socket within the 108 bytes of unix(7), also where that of the directory is longer."""
     fd = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}/{SOCKET}"
@@ -88,10 +88,10 @@ def _short_path(state_dir: Path) -> Iterator[str]:
 
 
 class ControlServer:
-    """Answers requests, one JSON line each, from a thread of its own. A request has 64 kB and 5 s.
+    """Answers requests of one JSON line each, in threads of its own. A request has at most 64 kB and takes at most 5 s.
 
-    When `handle` raises, whoever asked gets a sentence, and `failed` the exception; without `failed`,
-    threading.excepthook shows it.
+    When `handle` raises, the client gets a sentence and `failed` the exception. Without `failed` the exception goes to
+    threading.excepthook.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class ControlServer:
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
 
     def start(self) -> None:
-        """Listen. A socket that a crash left behind is replaced: the lock says that nobody listens there."""
+        """Listen. A socket that a crash left behind is replaced, because the caller holds the lock. Raises OSError."""
         with suppress(FileNotFoundError):
             (self._state_dir / SOCKET).unlink()
         with _short_path(self._state_dir) as path:
@@ -123,7 +123,7 @@ class ControlServer:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
-        with suppress(OSError):  # a disk that has turned read-only must not end the stop half-way
+        with suppress(OSError):  # otherwise a disk that turned read-only would break off the stop
             (self._state_dir / SOCKET).unlink()
 
     def _serve(self) -> None:
@@ -131,7 +131,7 @@ class ControlServer:
             try:
                 self._accept()
             except (OSError, RuntimeError, MemoryError):
-                # Too many open files or threads pass; only close() ends the service, or a full moment would for good.
+                # Only close() ends the service. Otherwise a moment with too many open files or threads would end it.
                 if self._closed.wait(_BREATH):
                     return
 
@@ -140,7 +140,7 @@ class ControlServer:
         try:
             threading.Thread(target=self._attend, args=(channel,), name="control-request", daemon=True).start()
         except BaseException:
-            channel.close()  # no thread could be had: whoever asked must not wait for an answer
+            channel.close()  # without a thread there is no answer, so the client must not wait for one
             raise
 
     def _attend(self, channel: socket.socket) -> None:
@@ -148,7 +148,7 @@ class ControlServer:
             try:
                 request = _parsed(_line(channel, _LONGEST, _PATIENCE))
             except OSError:
-                return  # whoever asked has gone, or takes too long
+                return  # the client has gone, or is too slow
             if request is None:
                 _reply(channel, json.dumps(_not_understood()))
                 return
@@ -166,7 +166,7 @@ class ControlServer:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The request; None when it is too long, or no JSON object."""
+    """The request; None when it is too long or no JSON object."""
     try:
         request = json.loads(line) if len(line) <= _LONGEST else None
     except (ValueError, RecursionError):
@@ -176,7 +176,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 def _reply(channel: socket.socket, answer: str) -> None:
     channel.settimeout(_PATIENCE)
-    with suppress(OSError):  # whoever asked has gone
+    with suppress(OSError):  # the client has gone
         channel.sendall(answer.encode() + b"\n")
 
 
@@ -185,7 +185,10 @@ def _not_understood() -> dict[str, Any]:
 
 
 def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-    """The running daemon's answer; None when none is running. Raises UserError when it does not answer in time."""
+    """The answer of the running daemon; None when no daemon runs there. `timeout` is in seconds.
+
+    Raises UserError when the daemon cannot be reached, or does not answer in time.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         channel.settimeout(timeout)
         try:
@@ -206,10 +209,10 @@ def ask(state_dir: Path, request: dict[str, Any], timeout: float) -> dict[str, A
         return answer if isinstance(answer, dict) else None
 
 
-def _line(channel: socket.socket, longest: int, calls: float) -> bytes:
-    """Up to the end of the line, or more than `longest` bytes; all within `calls`, however slowly it trickles."""
+def _line(channel: socket.socket, longest: int, seconds: float) -> bytes:
+    """The bytes up to the end of a line, or more than `longest` bytes. Raises TimeoutError after `seconds` in all."""
     line = b""
-    deadline = time.monotonic() + calls
+    deadline = time.monotonic() + seconds
     while not line.endswith(b"\n") and len(line) <= longest:
         left = deadline - time.monotonic()
         if left <= 0:

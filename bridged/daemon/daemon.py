@@ -1,4 +1,4 @@
-"""The daemon: two halves in their loops, signals, reload, systemd. The only place with threads and clocks."""
+"""The daemon: two halves in their loops, signals, reload, control, and the word to systemd."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from bridged.marker import Marking
 from bridged.model import Instant
 from bridged.relay import Outbox
 
-TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal is heeded at once
-TICK_AT_FIRST: Final = 0.02  # until it is ready, for which somebody waits
-FINISH_WITHIN: Final = 6.0  # seconds for the message in transit at SIGTERM, before it is broken off
-ABANDON_WITHIN: Final = 2.0
-GATHER: Final = 0.005  # seconds: markers that are written together cost a fraction
-GATHER_HINTS: Final = 0.002  # and so do hints; one document at rest waits that much longer
-MARK_WITHIN: Final = 1.0  # for the last markers: one that is not written then is written at the next start
-STALLED: Final = 120.0  # seconds without a step of a half, after which systemd is no longer told that all is well
-RELOAD_WITHIN: Final = 100.0
+TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal ends the wait
+TICK_AT_FIRST: Final = 0.02  # seconds of the same until it is ready, because a person or systemd waits for that
+FINISH_WITHIN: Final = 6.0  # seconds for the mail under way at SIGTERM, before it is broken off
+ABANDON_WITHIN: Final = 2.0  # seconds for a sender whose mail is broken off
+GATHER: Final = 0.005  # seconds that markers wait for others, because together they cost a fraction
+GATHER_HINTS: Final = 0.002  # seconds that hints wait for others; a lone document waits as long
+MARK_WITHIN: Final = 1.0  # seconds for the last markers at the stop; the next start writes the rest
+STALLED: Final = 120.0  # seconds without a step of a half, after which WATCHDOG=1 is withheld
+RELOAD_WITHIN: Final = 100.0  # seconds that a reload waits until it is in force
 
 
 class Daemon:
-    """One running bridge."""
+    """One running bridge. `reload` may be called from any thread."""
 
     def __init__(self, config_path: Path, settings: Settings, journal: Journal, *, dry_run: bool = False) -> None:
         self._dry_run = dry_run
@@ -84,12 +84,12 @@ class Daemon:
     # -- life
 
     def run(self) -> int:
-        """Until SIGTERM or SIGINT."""
-        gc.set_threshold(50_000, 20, 50)  # a first look makes millions of objects, and hardly a cycle
+        """Run until SIGTERM or SIGINT. Returns the exit code."""
+        gc.set_threshold(50_000, 20, 50)  # a first look makes millions of objects and hardly a cycle
         self._signals()
         logs.listen(self._alerting.hear)
         self._recover()
-        if self._line.state != "up":  # as it was when the daemon stopped: whoever reads on from here must know
+        if self._line.state != "up":  # said again, because a reader of the log may begin at this start
             self._tell_line("It was so at the stop; ")
         self._rounds.configure(self._settings, start=True)
         self._hire()
@@ -112,10 +112,11 @@ class Daemon:
     def _signals(self) -> None:
         threading.excepthook = lambda death: _tell_death(death.exc_value, death.thread)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            # No more than that: it runs in the midst of whatever this thread does, which may hold the very lock that
-            # an Event would wait for.
+            # Only noted: a handler interrupts this thread anywhere, also where it holds the lock of an Event.
             signal.signal(number, lambda received, _: self._signalled.append(received))
-        signal.signal(signal.SIGIO, signal.SIG_IGN)  # what ends a lease would end the process
+        signal.signal(
+            signal.SIGIO, signal.SIG_IGN
+        )  # the kernel's default for the signal of a lease is to end the process
 
     def _heed_signals(self) -> None:
         while self._signalled:
@@ -130,7 +131,7 @@ class Daemon:
 
     def _tell_line(self, since: str = "") -> None:
         hint = "when it is mended, `bridged reload` tries at once."
-        if self._line.quota == "ours":  # no probe can end that
+        if self._line.quota == "ours":  # no probe can end our own quota
             hint = "it goes on as the first of these mails become a day old."
         more: dict[str, Any] = {"quota": True} if self._line.quota else {}
         remedy = since + hint if since else hint.capitalize()
@@ -155,9 +156,11 @@ class Daemon:
             systemd.notify("WATCHDOG=1")
 
     def _progressing(self) -> bool:
-        """Both halves have made a step lately: a living thread is not enough."""
+        """True when both halves have made a step lately. A thread that lives may stand still."""
         now = time.monotonic()
-        busy = self._settings.smtp.timeout + 660.0  # the wait for the reply to the final dot may take ten minutes
+        busy = (
+            self._settings.smtp.timeout + 660.0
+        )  # ten minutes for the reply to the dot (RFC 5321 4.5.3.2.6), and one more
         senders = all(now - loop.stepped_at < busy for _, loop in self._senders)
         return senders and now - self._intake_loop.stepped_at < STALLED and self._journal.busy_for() < STALLED
 
@@ -170,7 +173,7 @@ class Daemon:
             sender.finish()
         for loop in loops:
             loop.stop()
-        self._alerting.abort()  # an alert that is broken off goes after the next start
+        self._alerting.abort()  # an alert that is broken off leaves after the next start
         deadline = time.monotonic() + FINISH_WITHIN
         for loop in loops:
             loop.join(max(0.0, deadline - time.monotonic()))
@@ -183,8 +186,8 @@ class Daemon:
                 sender.close()
         if not self._alerting_loop.is_alive():
             self._alerting.close(instant())
-        self._journal.flush()  # what was accepted, before what a share may keep
-        self._marking_loop.stop()  # only now: what the senders have sent last is marked, too
+        self._journal.flush()  # acceptances first, because markers may wait for a share
+        self._marking_loop.stop()  # after the senders, so that their last documents get their markers
         self._marking_loop.join(MARK_WITHIN)
         if not self._intake_loop.is_alive():
             self._rounds.close()
@@ -197,7 +200,7 @@ class Daemon:
         wanted = self._reconfigure
         if wanted is not None:
             self._rounds.configure(wanted, start=False)
-            self._reconfigure = None  # only now: whoever waits for the reload reads it
+            self._reconfigure = None  # after `configure`, because `_is_in_force` reads it
         return self._rounds.step(now)
 
     def _wake_marking(self) -> None:
@@ -208,7 +211,7 @@ class Daemon:
             loop.wake.set()
 
     def _hire(self) -> None:
-        """As many senders as the configuration allows sessions."""
+        """Hire or dismiss senders, until there are `smtp.connections` of them, and give each the configuration."""
         switched = SwitchedFolders(self._settings.clients, self._settings.ignore)
         maildir = self._settings.state_dir / "Maildir" if self._dry_run else None
         route = Route(self._settings, switched, self._line, maildir)
@@ -255,14 +258,14 @@ class Daemon:
         return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
     def _look_at_file(self) -> None:
-        """The file may change in place, by a rename, or by a link on the way to it: stat sees all three."""
+        """Ask for a reload when the file has changed: in place, by a rename, or by a link on the way to it."""
         seen = self._file_identity()
         if seen is not None and seen != self._file_seen and self._ready:
             self._file_seen = seen
             self._reload_wanted.set()
 
     def reload(self) -> dict[str, Any]:
-        """Parse the file whole; in force whole or not at all. Returns the verdict once it is in force."""
+        """Put the file in force whole, or not at all. Returns the verdict once it is in force, or after 100 s."""
         with self._reload_lock:
             self._file_seen = self._file_identity()
             self._line.probe_now()
@@ -288,7 +291,7 @@ class Daemon:
         if settings.smtp != self._settings.smtp or settings.retry != self._settings.retry:
             self._line = _new_line(self._journal, settings)
             self._line.probe_now()
-            if told != "up":  # else the alerts would hold what was told of the old relay for ever, and tell no more
+            if told != "up":  # otherwise the alerts would keep the old relay's condition for ever
                 self._line.owe_recovery()
         self._settings = settings
         if told == "up" and self._line.state != "up":
@@ -335,10 +338,10 @@ class Daemon:
 
 
 def _settle_down() -> None:
-    """After the first look: what it has made is here to stay, and the memory that it took is given back."""
+    """Keep the objects of the first look out of garbage collection, and give its memory back."""
     gc.collect()
-    gc.freeze()  # a million objects need not be looked through again and again
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # malloc_trim(3): glibc has it, musl has not
+    gc.freeze()  # otherwise each collection would go through a million objects that stay
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # malloc_trim(3); glibc has it, musl has not
     if trim is not None:
         trim(0)
 
@@ -348,7 +351,7 @@ def _tell_mistake(error: Exception) -> None:
 
 
 def _tell_death(error: BaseException | None, thread: threading.Thread | None) -> None:
-    """A thread has died, of watchdog's most likely: a bare traceback would be no log line."""
+    """Log the death of a thread, most likely one of watchdog's. A bare traceback would be no log line."""
     say("state_failed", half=thread.name if thread else "", reason=f"{type(error).__name__}: {error}")
 
 
@@ -361,7 +364,7 @@ def _new_line(journal: Journal, settings: Settings) -> Line:
 
 
 def run(config_path: Path, *, dry_run: bool = False) -> int:
-    """`bridged run`: the exit code. Raises UserError (75: another instance; 78: configuration)."""
+    """Run `bridged run`, and return its exit code. Raises UserError (75: another instance; 78: configuration)."""
     try:
         settings = load(config_path, dry_run=dry_run)
     except ConfigError as error:

@@ -14,21 +14,21 @@ from typing import Final
 from bridged.logs import Trouble
 from bridged.model import Instant
 
-AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is tried again
+AFTER_TROUBLE: Final = 1.0  # seconds until a step that raised is repeated
 
 
 def instant() -> Instant:
-    """Now, by both clocks."""
+    """The present, by both clocks."""
     return Instant(time.time(), time.monotonic())
 
 
 class Loop(threading.Thread):
-    """Steps one half until told to stop. A step that raises is told as `state_failed` and tried again."""
+    """A thread that steps one half until it is told to stop. A step that raises is logged and repeated."""
 
     def __init__(
         self, name: str, step: Callable[[Instant], float], *, gather: float = 0.0, once_more: bool = False
     ) -> None:
-        """`gather`: so long (seconds) a wake-up waits for others. `once_more`: a last step begins after `stop`."""
+        """`gather` is the seconds that a wake-up waits for others. `once_more` adds a last step after `stop`."""
         super().__init__(name=name, daemon=True)
         self._gather = gather
         self._once_more = once_more
@@ -39,7 +39,7 @@ class Loop(threading.Thread):
         self.stepped_at = time.monotonic()
 
     def run(self) -> None:
-        """Step, wait, step."""
+        """Step, wait for the seconds that the step returned or for `wake`, and step again."""
         while not self._stopping:
             self.wake.clear()
             delay = self._trouble.guarded(lambda: self._step(instant()))
@@ -50,14 +50,14 @@ class Loop(threading.Thread):
             self._trouble.guarded(lambda: self._step(instant()))
 
     def stop(self) -> None:
-        """No further step begins."""
+        """Begin no further step. Returns at once."""
         self._stopping = True
         self.wake.set()
 
 
 @contextmanager
 def woken_by_signals() -> Iterator[Callable[[float], None]]:
-    """What waits so many seconds, or until a signal comes: an Event's wait would go on for the rest of its time."""
+    """A function that waits for seconds or for a signal. An Event's wait would go on for the rest of its time."""
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     poll = select.poll()
     poll.register(reading, select.POLLIN)
