@@ -1,4 +1,4 @@
-"""What waits for a person instead of leaving, and how a person deals with it."""
+"""Documents that wait for a person instead of leaving, and the decisions of that person."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_mass_drop_stops_at_its_brake_and_the_rest_leaves_when_a_person_says_s
     until(lambda: bridge.count("document_validated") == 3, "three have left")
     assert "brake" in bridge.lines("document_held")[0]["reason"]
     bridge.stop()
-    bridge.start()  # what is held stays held
+    bridge.start()  # a held document stays held
     assert bridge.run("release", "--client", "Nobody").returncode == 1
     assert bridge.run("release", "--client", "Martin").returncode == 0
     until(lambda: bridge.count("document_validated") == 8, "all have left")
@@ -131,7 +131,7 @@ def test_a_document_overwritten_after_its_review_is_reviewed_again(bridge):
 
 
 def test_a_daily_cap_puts_the_rest_off_without_a_storm_and_holds_up_no_other_address(bridge):
-    """Hubdoc's 300 a day: exactly so many leave, by two sessions, and what goes elsewhere is not behind the others."""
+    """Exactly so many documents leave a day, by two sessions. Documents to other addresses do not wait behind them."""
     bridge.folders = (
         "[{path: Achats, collector: hubdoc, collection_email: m@app.hubdoc.com},"
         " {path: Notes, collection_email: ndf@x.example}]"

@@ -98,7 +98,7 @@ def test_a_document_that_is_cut_off_or_empty_waits(bridge: Bridge) -> None:
 
 @pytest.mark.promise("inotify")
 def test_a_document_somebody_still_writes_is_waited_for(bridge: Bridge) -> None:
-    """It looks finished, but it is open for writing: its final bytes are what is sent."""
+    """The document looks finished, but it is open for writing. Its final bytes are sent."""
     bridge.start()
     with (bridge.inbox / "slow.txt").open("wb", buffering=0) as slow:
         slow.write(b"first page")
@@ -175,7 +175,7 @@ def test_overwriting_is_not_depositing(bridge: Bridge) -> None:
 
 
 def test_on_overwrite_send_makes_it_a_deposit(bridge: Bridge) -> None:
-    """The firm asked for it: what an existing file was overwritten with is sent."""
+    """The firm asked for it: the new bytes of an existing file are sent."""
     (bridge.inbox / "old.txt").write_text("old")
     bridge.extra = "on_overwrite: send"
     bridge.start()
@@ -277,7 +277,7 @@ def test_a_file_deposited_while_the_daemon_is_stopped_is_missed(bridge: Bridge) 
 
 
 def test_catch_up_sends_a_file_deposited_while_the_daemon_is_stopped(bridge: Bridge) -> None:
-    """And still nothing of what existed before the first start."""
+    """Files that existed before the first start are still not sent."""
     (bridge.inbox / "old.txt").write_text("old")
     bridge.extra = "catch_up: true"
     bridge.start()

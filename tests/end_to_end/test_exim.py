@@ -1,4 +1,4 @@
-"""A real Exim of our own: what it accepts arrives once and whole, and what it refuses is told in its own words."""
+"""A real Exim of our own. An accepted mail arrives once and whole; a refusal is told in words of Exim."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_document_over_exims_message_size_limit_is_held_before_any_of_it_is_se
 
 
 def test_a_document_deferred_by_exim_is_tried_again_until_it_is_accepted(exim: Exim, bridge: SubmittingBridge) -> None:
-    """Greylisting is of one address: nobody else waits, and nothing is taken for a throttle."""
+    """Greylisting is of one address. Other addresses do not wait, and bridged does not take it for a throttle."""
     exim.greylist(True)
     with running(bridge):
         bridge.deposit("slow.pdf", pdf(6, 2000), client=3)

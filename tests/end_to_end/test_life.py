@@ -91,7 +91,7 @@ def test_a_refused_configuration_leaves_the_old_one_in_force(bridge: Bridge) -> 
 
 
 def test_sighup_reloads(bridge: Bridge) -> None:
-    """The signal does what the file's change does."""
+    """The signal reloads, as a change of the file does."""
     bridge.start()
     assert bridge.process is not None
     bridge.process.send_signal(signal.SIGHUP)
@@ -101,7 +101,7 @@ def test_sighup_reloads(bridge: Bridge) -> None:
 @pytest.mark.timeout(10)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_in_the_midst_of_a_wait_is_heeded_after_it(number: signal.Signals) -> None:
-    """A handler that waits for a lock which its own thread holds waits for ever, and the unit is killed in the end."""
+    """A handler must not take a lock, because its own thread may hold it. Otherwise it waits for ever."""
     bridged = Daemon.__new__(Daemon)
     bridged._stop, bridged._reload_wanted, bridged._signalled = threading.Event(), threading.Event(), deque()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGIO)
@@ -234,7 +234,7 @@ def test_the_password_is_never_shown(bridge: Bridge, tmp_path: Path) -> None:
 
 
 def test_a_lost_journal_never_becomes_a_mass_mailing(bridge: Bridge) -> None:
-    """What is there is existing, and what has its valid marker still counts as validated."""
+    """A file is existing, and a document with its valid marker still counts as validated."""
     bridge.start()
     (bridge.inbox / "a.txt").write_text("a")
     bridge.wait_for("document_validated")

@@ -45,7 +45,7 @@ def test_a_rejected_configuration_is_told_once_and_the_repaired_one_comes_into_f
 
 
 def test_a_configuration_that_is_away_for_a_moment_changes_nothing(bridge: Bridge) -> None:
-    """Editors remove and write anew: the daemon goes on, and takes what stands there then."""
+    """Editors remove the file and write a new one. The daemon goes on, and loads the new one."""
     bridge.start()
     bridge.config.rename(bridge.config.with_suffix(".old"))
     (bridge.inbox / "meanwhile.txt").write_text("by the old one")
@@ -113,7 +113,7 @@ def test_an_added_client_has_existing_files_and_a_removed_client_sends_no_more(b
 
 
 def test_off_and_on_again_everything_present_is_existing(bridge: Bridge) -> None:
-    """What came while it was off is not sent, nor what was sent before; what comes afterwards is."""
+    """A file deposited while the folder was off is not sent, nor a sent one again. A later deposit is sent."""
     bridge.start()
     (bridge.ged / "Notes/before.txt").write_text("before")
     bridge.wait_for("document_validated")
@@ -185,7 +185,7 @@ def test_reload_without_a_daemon_says_so(bridge: Bridge) -> None:
 
 @pytest.mark.promise
 def test_a_file_that_an_exclusion_or_an_ignored_name_hid_is_existing_when_lifted(bridge: Bridge) -> None:
-    """Old drafts and backups are not mailed because a line was deleted; what comes after the reload is new."""
+    """Old drafts and backups are not mailed because a line was deleted. A file after the reload is new."""
     bridge.folders = "[{path: Achats, exclude: [Entwurf]}, Notes]"
     bridge.extra = 'ignore: ["*.bak"]'
     (bridge.inbox / "Entwurf").mkdir()
@@ -204,7 +204,7 @@ def test_a_file_that_an_exclusion_or_an_ignored_name_hid_is_existing_when_lifted
 
 @pytest.mark.promise
 def test_fewer_sessions_say_no_goodbye_into_the_mail_that_one_is_sending(bridge: Bridge) -> None:
-    """A reload from two to one while both upload: what arrives is whole, once, and nothing else."""
+    """A reload from two sessions to one while both upload: each mail arrives once and whole, and no other."""
     content = {f"{i}.txt": bytes([65 + i]) * 9_000_000 for i in range(2)}
     bridge.relay.script("UPLOAD", Late(), Late())
     bridge.start()

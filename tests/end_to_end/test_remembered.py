@@ -1,4 +1,4 @@
-"""A restart reads only what has changed. What was there, by whatever rules, is never sent for that."""
+"""A restart reads only changed directories. No existing file is sent for that, by any rules."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_file_deposited_during_a_stop_is_missed_and_an_existing_one_stays_so(b
 
 
 def test_an_ignored_name_that_is_one_no_longer_after_a_restart_is_no_deposit(bridge):
-    """Nothing has changed in the directory, and what is known of it was read by other rules."""
+    """The directory has not changed, but it was read by other rules."""
     bridge.extra = 'ignore: ["*.bak"]'
     run_until_remembered(bridge)
     bridge.stop()
@@ -118,7 +118,7 @@ def test_documents_and_their_markers_outlive_the_restarts(bridge):
 @pytest.mark.promise("an exclusion is lifted")
 @pytest.mark.parametrize("how", ["an exclusion is lifted", "a name is no longer ignored"])
 def test_a_file_that_the_rules_hid_before_a_stop_is_no_deposit_despite_catch_up(bridge, how):
-    """`catch_up` sends what came while the daemon was stopped, and only that."""
+    """`catch_up` sends the files deposited while the daemon was stopped, and no others."""
     bridge.extra = "catch_up: true\n" + ("ignore: ['*.bak']" if "ignored" in how else "")
     bridge.folders = "[{path: Achats, exclude: [old]}, Notes]" if "exclusion" in how else bridge.folders
     bridge.start()

@@ -30,7 +30,7 @@ def another_client(bridge: Bridge) -> Path:
 
 
 def test_a_validated_document_moved_between_switched_folders_takes_its_marker_along(bridge: Bridge) -> None:
-    """No second mail, and the marker's content is what it was."""
+    """No second mail leaves, and the content of the marker stays."""
     bridge.start()
     here, there = bridge.inbox / "sent.txt", bridge.ged / "Notes/moved.txt"
     here.write_text("sent")
@@ -78,7 +78,7 @@ def test_existing_files_that_change_names_in_a_chain_or_a_circle_stay_existing(b
 
 
 def test_a_directory_whose_place_another_takes_in_an_instant_stays_existing(bridge: Bridge) -> None:
-    """The former is then deleted: what the kernel tells of it, by the name it had, says nothing of the new one."""
+    """The former is then deleted. A hint of it under its former name says nothing of the new one."""
     for number in range(20):
         for directory in (f"{number}/site", f"{number}/site.new"):
             (bridge.inbox / directory).mkdir(parents=True)
@@ -231,7 +231,7 @@ def test_a_file_moved_out_and_in_again_while_it_is_queued_is_sent_once(bridge: B
 
 
 def test_a_directory_moved_out_withdraws_all_that_is_queued_in_it(bridge: Bridge) -> None:
-    """One warning for each document; what is moved in again is sent, existing or not."""
+    """One warning for each document. A file that is moved in again is sent, existing or not."""
     (bridge.inbox / "dir/sub").mkdir(parents=True)
     (bridge.inbox / "dir/old.txt").write_text("old")
     bridge.start()
@@ -275,7 +275,7 @@ def test_a_document_renamed_on_its_way_is_sent_once_and_marked_under_its_new_nam
 
 
 def test_a_document_deleted_while_it_is_on_its_way_is_sent_once_and_leaves_no_orphan(bridge: Bridge) -> None:
-    """Too late to withdraw it: one mail, no marker beside nothing, and the journal says what became of it."""
+    """It is too late to withdraw it: one mail leaves, no marker is written, and the journal gives the reason."""
     bridge.relay.script("DATA", Late())
     bridge.start()
     (bridge.inbox / "gone.txt").write_text("content")
@@ -292,7 +292,7 @@ def test_a_document_deleted_while_it_is_on_its_way_is_sent_once_and_leaves_no_or
 
 
 def test_a_queued_document_renamed_over_the_place_of_one_that_left_it_is_sent(bridge: Bridge) -> None:
-    """Both renames fall between two looks, or into a stop: each stays what it was, and nothing is taken for a save."""
+    """Both renames fall between two looks, or into a stop. Each file stays the same document, and none is a save."""
     bridge.start()
     (bridge.inbox / "sent.txt").write_text("sent")
     bridge.wait_for("document_validated")

@@ -1,4 +1,4 @@
-"""Stops, kills and what happens meanwhile: nothing is lost, nothing is sent twice, nothing is sent in arrears."""
+"""Stops, kills, and changes meanwhile: no document is lost, sent twice, or sent in arrears."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
 
 
 def rows(bridge: Bridge, *options: str) -> list[dict[str, str]]:
-    """What `bridged documents` lists."""
+    """The rows of `bridged documents`."""
     return [json.loads(line) for line in bridge.run("documents", "--json", *options).stdout.splitlines()]
 
 

@@ -110,7 +110,7 @@ def test_a_document_saved_on_its_way_is_sent_once_and_the_change_is_told(bridge:
 
 @pytest.mark.parametrize("save", [in_place, by_rename_over])
 def test_with_on_overwrite_send_the_bytes_saved_while_it_is_on_its_way_are_sent_too(bridge: Bridge, save: Save) -> None:
-    """What was saved last reaches the relay, whatever became of the bytes before it."""
+    """The last save reaches the relay, and no earlier bytes are left over."""
     bridge.extra = "on_overwrite: send"
     bridge.relay.script("DATA", Late())
     bridge.start()

@@ -48,17 +48,17 @@ one_mode = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 
 # -- 1. kill -9 at every durable step
 
-# From a plain trace of one document: intake commits twice (seen, quiet); the sender commits the claim, speaks to the
-# relay, and commits the dot before it; the acceptance is committed by whoever commits next; the marking has the marker
-# written, and commits that.
+# From a plain trace of one document: intake commits twice (seen, quiet). The sender commits the claim, speaks to the
+# relay, and commits the dot before it. The next commit of any thread takes the acceptance with it. The marking has
+# the marker written, and commits that.
 MOST = 60
 
-# Several threads commit, so that they are counted in the process itself. The least number of crashes of each walk:
-# with fewer the injection has not reached the whole way.
+# Several threads commit, so the process itself counts the commits. These are the least crashes of each walk, because
+# an injection with fewer has not reached the whole way.
 COMMITS = {"queued": 4, "deposit": 6}
 
-# System calls are counted by thread: those of the conversation are the sender's, those of a marker are made in one call
-# of `Calls`, and those of the commits are made by one thread on purpose, and looked for in the journal's log alone.
+# strace counts system calls by thread. The sender makes those of the conversation, and one call of `Calls` those of a
+# marker. One thread makes those of the commits, on purpose; only those of the journal's log count.
 # Method, way, system call, the faults of launch.py, the least number of crashes.
 STEPS = [
     ("queued", "pwrite64", "one_thread_commits", 16),
@@ -108,7 +108,7 @@ def test_a_kill_at_each_step_of_a_document_loses_nothing(
 @pytest.mark.parametrize("way", ["queued", "deposit"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_before_and_after_each_commit_of_a_document_loses_nothing(bridge: Bridge, way: str, when: str) -> None:
-    """Of whatever thread: the n-th commit is the last, or never made, for every n there is."""
+    """Of all threads: the n-th commit is the last, or is never made, for each n."""
 
     def start(n: int) -> None:
         launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(n), "KILL_WHEN": when})
@@ -117,8 +117,8 @@ def test_a_kill_before_and_after_each_commit_of_a_document_loses_nothing(bridge:
 
 
 def _walk(bridge: Bridge, way: str, start: Callable[[int], None], least: int, where: str) -> None:
-    """A document goes its way in each start of a daemon that dies at its n-th step, until the n-th is never reached."""
-    # Without it, what was not journaled before the crash is missed.
+    """Start a daemon that dies at its n-th step, for n = 1, 2, ... until a document goes its whole way."""
+    # Without it, a deposit that was not journaled before the crash is missed.
     bridge.extra = "catch_up: true" if way == "deposit" else ""
     documents = [bridge.inbox / f"{way}-{n}.txt" for n in range(1, MOST + 1)]
     for document in documents if way == "queued" else ():
@@ -199,9 +199,9 @@ def test_a_temporary_marker_of_a_crash_is_removed_at_the_next_start(bridge: Brid
 @one_mode
 @needs_strace
 def test_a_marker_being_written_during_the_first_pass_is_not_taken_for_a_leftover(bridge: Bridge) -> None:
-    """Sent when the daemon was killed, and the disk is slow at the restart: it is validated, and has its marker.
+    """A document that was sent when the daemon was killed is validated and marked, though the disk is slow.
 
-    The first pass over the folders removes what a crash has left; the marker's own temporary file is there as well.
+    The first pass removes temporary files of a crash. That of the marker being written must stay.
     """
     bridge.start()
     bridge.stop()
@@ -503,7 +503,7 @@ def test_a_deleted_document_is_withdrawn_after_a_jump_back(bridge: Bridge, tmp_p
 
 @one_mode
 def test_a_marker_that_could_not_be_written_is_tried_again_after_a_jump_back(bridge: Bridge, tmp_path: Path) -> None:
-    """At each sweep, whatever the clock says: not a day later."""
+    """At each sweep, and not a day later by the clock."""
     offset = tmp_path / "offset"
     offset.write_text("0")
     bridge.relay.script("DOT", Late())
@@ -602,11 +602,11 @@ def test_control_clients_that_take_every_descriptor_stop_nothing_for_good(bridge
 
 
 def test_two_hundred_documents_leave_no_descriptor_behind(bridge: Bridge) -> None:
-    """No more are open after a hundred than after another hundred, but for a reader of the journal or two (3 each)."""
+    """As many are open after a hundred as after another hundred, but for two readers of the journal (3 each)."""
     bridge.start()
     (bridge.inbox / "first.txt").write_text("first")
     bridge.wait_for("document_validated")
-    for batch in range(2):  # the first opens what is opened once: sessions, a connection for each thread
+    for batch in range(2):  # the first opens sessions and a connection for each thread
         for i in range(100):
             (bridge.inbox / f"{batch}-{i}.txt").write_text(str(i))
         bridge.wait_for("document_validated", 101 + 100 * batch)
@@ -617,7 +617,7 @@ def test_two_hundred_documents_leave_no_descriptor_behind(bridge: Bridge) -> Non
     assert sum(bridge.sent().values()) == 201
 
 
-# -- what the first look must not get wrong
+# -- the first look
 
 
 @needs_strace
@@ -626,7 +626,7 @@ def test_two_hundred_documents_leave_no_descriptor_behind(bridge: Bridge) -> Non
 def test_a_directory_unreadable_for_an_instant_at_the_first_start_is_not_mailed(
     bridge: Bridge, where: str, error: str
 ) -> None:
-    """One failed listing during the baseline: what was there before the start is existing all the same."""
+    """One listing fails during the baseline. A file from before the start is existing all the same."""
     for i in range(10):
         (bridge.inbox / f"existing-{i}.txt").write_text(str(i))
     directory = bridge.ged if where == "ged" else bridge.inbox
@@ -641,7 +641,7 @@ def test_a_directory_unreadable_for_an_instant_at_the_first_start_is_not_mailed(
 
 @needs_strace
 def test_a_directory_unreadable_for_an_instant_at_a_start_is_missed_not_mailed(bridge: Bridge) -> None:
-    """The same after a stop: what came meanwhile is not retroactive because of one failed listing."""
+    """The same after a stop: a file deposited meanwhile is missed, though one listing fails."""
     bridge.start()
     bridge.stop()
     for i in range(10):

@@ -1,4 +1,4 @@
-"""A file system that hangs: a dead file server, a stopped FUSE process, a frozen disk. It must stop nobody else."""
+"""A file system that hangs: a dead file server, a stopped FUSE process, a frozen disk. Other clients go on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.mounts import FuseMounts, require, run
 from tests.support.relay import Late, ScriptedRelay
 
 pytestmark = pytest.mark.timeout(180)
-PROMPT = 8.0  # seconds within which the other client's documents leave, whatever hangs
+PROMPT = 8.0  # seconds within which the documents of the other client leave
 
 
 class Pair(Bridge):
@@ -35,7 +35,7 @@ class Pair(Bridge):
         until(lambda: self.sent()[name], f"{name} is sent while the share hangs", PROMPT)
 
     def told(self, event: str) -> list[str]:
-        """What was said of Dupont's GED."""
+        """The log lines about the GED of Dupont."""
         return [line["event"] for line in self.lines(event) if line.get("client") == "Dupont"]
 
 
@@ -49,7 +49,7 @@ class Fuse:
         self.server = mounts.fuse("bindfs", self.behind, self.point)
 
     def hang(self) -> None:
-        """Nothing answers any more. bindfs has threads of its own that end what they are at first."""
+        """Nothing answers any more. The threads of bindfs end their present work first."""
         self.server.send_signal(signal.SIGSTOP)
 
     def answer(self) -> None:
@@ -78,7 +78,7 @@ def pair(tmp_path: Path, relay: ScriptedRelay, fuse: Fuse) -> Iterator[Pair]:
 
 @pytest.mark.promise
 def test_a_share_that_hangs_stops_no_other_client_and_is_told_once(pair: Pair, fuse: Fuse) -> None:
-    """Others leave meanwhile, `folder_unreachable` names it; at its return what was deposited there leaves once."""
+    """Other documents leave meanwhile, and `folder_unreachable` names the share. At its return its deposits leave."""
     pair.start()
     (fuse.behind / "Achats/before.txt").write_text("before")
     until(lambda: pair.sent()["before.txt"], "the share works")
@@ -135,7 +135,7 @@ def test_a_share_that_hangs_while_a_document_is_read(pair: Pair, fuse: Fuse) -> 
 
 
 def test_a_share_that_hangs_at_the_start_keeps_the_daemon_from_nothing(pair: Pair, fuse: Fuse) -> None:
-    """`daemon_ready` comes without it; what it holds when it answers at last is existing, what comes then is new."""
+    """`daemon_ready` comes without it. A file there is existing when it answers at last; a later one is new."""
     (fuse.behind / "Achats/old.txt").write_text("old")
     fuse.hang()
     pair.start()

@@ -241,7 +241,7 @@ REQUESTS = {
 @pytest.mark.promise
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 def test_nothing_that_is_written_into_the_control_socket_stops_the_daemon(bridge: Bridge) -> None:
-    """Garbage, 10 MB without a line end, half requests, a hundred who say nothing: it answers and sends on."""
+    """Garbage, 10 MB without a line end, half requests, 100 silent connections: the daemon answers and sends on."""
     with running(bridge):
         for request in REQUESTS.values():
             with control(bridge) as channel:
@@ -291,7 +291,7 @@ def padded(prefix: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 def test_a_json_bomb_is_a_document_like_any_other(bridge: Bridge) -> None:
-    """Deep, 10 MB, or almost a marker: nothing waits for it, what is no marker is sent, and the next one too."""
+    """Deep, 10 MB, or almost a marker: no document waits for it, and all files but markers are sent."""
     almost = b'{"status": "validated", "document": "a", "client": "b", '
     documents = {
         "deep.json": b"[" * 60_000,
@@ -309,7 +309,7 @@ def test_a_json_bomb_is_a_document_like_any_other(bridge: Bridge) -> None:
 
 
 def marker(document: bytes, **changes: object) -> bytes:
-    """A marker as anybody may write one who can write into the GED."""
+    """A marker as any user with write access to the GED can write it."""
     from tests.support.bridge import sha256
 
     fields = {
@@ -338,7 +338,7 @@ PLANTED = {
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
 def test_a_planted_marker_stops_nobody(bridge: Bridge, planted: Callable[[bytes], bytes], when: str) -> None:
-    """Whoever may write in one GED must not be able to stop the bridge for all: others go on, at once and later."""
+    """A user with write access to one GED must not stop the bridge for all. Others go on, at once and later."""
     content = b"its document"
     if when == "before the start":
         (bridge.inbox / "a.txt").write_bytes(content)

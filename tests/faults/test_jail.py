@@ -53,13 +53,13 @@ def leaked(bridge: Bridge) -> bool:
     return any(SECRET in content for _, content in bridge.arrived())
 
 
-# -- what is not a regular file
+# -- links and special files
 
 
 @pytest.mark.promise("inotify")
 @both_modes
 def test_links_fifos_sockets_and_devices_are_warned_of_once_and_never_opened(bridge: Bridge) -> None:
-    """Whatever they are called and wherever they point; a document beside them is sent; also after a restart."""
+    """Under any name and to any target, also after a restart. A document beside them is sent."""
     secret = bridge.outside / "secret.pdf"
     secret.write_bytes(SECRET)
     (bridge.outside / "folder").mkdir()
@@ -146,7 +146,7 @@ def test_a_link_in_the_place_of_a_directory_leads_nowhere(bridge: Bridge, place:
 @one_mode
 @pytest.mark.timeout(300)
 def test_documents_that_become_links_while_they_are_looked_at_leak_nothing(bridge: Bridge) -> None:
-    """300 documents swapped for links to a secret of the same size and time, from the deposit until it has left."""
+    """300 documents are swapped for links to a secret of the same size and time, until all have left."""
     secret = bridge.outside / "secret"
     secret.write_bytes(SECRET)
     os.utime(secret, ns=(10**18, 10**18))
@@ -208,12 +208,12 @@ def test_directories_that_become_links_while_they_are_looked_at_leak_nothing(bri
     assert not list(bridge.outside.rglob("*.json"))
 
 
-# -- what is inside by contract
+# -- inside, by the contract
 
 
 @both_modes
 def test_a_hard_link_to_a_file_outside_is_a_deposit_and_the_pages_warn_of_it(bridge: Bridge) -> None:
-    """Its content is what the depositor could link; the kernel's protected_hardlinks is what limits that."""
+    """The depositor may link any file that protected_hardlinks of the kernel lets be linked."""
     (bridge.outside / "theirs.txt").write_text("linked")
     bridge.start()
     os.link(bridge.outside / "theirs.txt", bridge.inbox / "linked.txt")
@@ -298,7 +298,7 @@ def test_an_entry_planted_at_the_markers_name_is_left_alone(bridge: Bridge, kind
 @one_mode
 @pytest.mark.parametrize("kind", PLANTS)
 def test_an_entry_planted_at_the_temporary_name_is_left_alone(bridge: Bridge, kind: str) -> None:
-    """Its name can be foretold by who sees the Message-ID; nothing is written through it, and the marker is made."""
+    """A reader of the Message-ID can foretell the name. No byte is written through it, and the marker is made."""
     from hashlib import sha256
 
     target = bridge.outside / "target"
@@ -314,7 +314,7 @@ def test_an_entry_planted_at_the_temporary_name_is_left_alone(bridge: Bridge, ki
         bridge.relay.go_on()
         bridge.expect("a.txt")
         bridge.stop(signal.SIGKILL)
-        bridge.start()  # what a crash leaves behind is removed now, what is no file of ours is not followed
+        bridge.start()  # a file left by a crash is removed now, and a planted link is not followed
         bridge.expect("a.txt")
         assert not watch.opened()
     assert (bridge.inbox / "a.txt.validated.json").is_file()
@@ -402,7 +402,7 @@ class UserBridge(Bridge):
 
 @pytest.fixture
 def user(bridge: Bridge, relay: ScriptedRelay) -> Iterator[UserBridge]:
-    """Not below tmp_path, where nobody but root gets to."""
+    """Not below tmp_path, because only root enters that."""
     base = Path(tempfile.mkdtemp(prefix="bridged-user-", dir="/tmp"))
     base.chmod(0o755)
     one = UserBridge(base, relay, bridge.mode)
@@ -475,7 +475,7 @@ def test_a_queued_document_that_becomes_unreadable_waits_with_one_warning(user: 
 @needs_root
 @pytest.mark.parametrize("when", ["before the start", "later"])
 def test_a_foreign_file_that_may_not_be_read_at_the_markers_name_stops_nothing(user: UserBridge, when: str) -> None:
-    """It is somebody else's: the document leaves, its marker gets the next name; the other documents too."""
+    """It belongs to another user. The document leaves, and its marker gets the next name; the other documents too."""
     taken = user.inbox / "a.txt.validated.json"
     if when == "before the start":
         user.deposit(taken.name, 0o600)
@@ -497,7 +497,7 @@ def test_a_foreign_file_that_may_not_be_read_at_the_markers_name_stops_nothing(u
 @one_mode
 @needs_root
 def test_a_directory_that_may_not_be_entered_stops_only_its_own_documents(user: UserBridge) -> None:
-    """One warning that names it; others go on; when it may be entered, what is in it leaves."""
+    """One warning names it, and other documents go on. When it may be entered, its documents leave."""
     user.start()
     closed = user.inbox / "closed"
     closed.mkdir(mode=0o700)

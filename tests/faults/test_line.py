@@ -128,7 +128,7 @@ def test_a_refusal_in_each_phase_has_the_reaction_of_the_contract(bridge: LineBr
     "action", [Cut(), Stall(), Say("451 4.3.0 later"), Say("502 5.5.1 what?")], ids=["cut", "stalled", "4yz", "5yz"]
 )
 def test_a_reset_that_fails_only_means_a_new_session(bridge: LineBridge, action: scripted.Action) -> None:
-    """A kept session that has gone bad before a mail has begun is nobody's trouble."""
+    """A kept session that goes bad before a mail counts against no document."""
     bridge.start()
     bridge.relay.always("RSET", action)
     names = [f"{i}.txt" for i in range(4)]
@@ -215,7 +215,7 @@ def deposit(bridge: LineBridge, count: int) -> None:
 
 
 def rearrange(bridge: LineBridge) -> tuple[dict[str, str], set[str]]:
-    """What happens in a month: name -> bytes that are to leave, and the names that left before they were sent."""
+    """The changes of a month: name -> bytes that are to leave, and the names withdrawn before they were sent."""
     inbox, notes, march = bridge.inbox, bridge.ged / "Notes", bridge.inbox / "mars"
     stay = {f"{n:02}.txt": f"document {n}" for n in range(30)}
     os.rename(inbox / "01.txt", inbox / "renamed é.txt")
@@ -320,7 +320,7 @@ def test_a_relay_that_answers_byte_by_byte_is_only_slow(plain: LineBridge, monke
 
 @dataclass(frozen=True)
 class Babble:
-    """A reply that never ends, and what the relay has said properly before it."""
+    """A reply that never ends, and the proper replies before it."""
 
     piece: bytes
     greeting: bool = True

@@ -32,7 +32,7 @@ HEADERS = [
     "Content-Type",
 ]  # fmt: skip
 PART_HEADERS = ["Content-Type", "Content-Transfer-Encoding", "Content-Disposition"]
-# Control characters, line separators, and what turns text around.
+# Control characters, line separators, and characters that turn text around.
 UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
@@ -59,7 +59,7 @@ def unfolded(block: bytes) -> list[bytes]:
 
 
 def assert_only_known_headers(raw: bytes) -> tuple[bytes, bytes]:
-    """As bytes, whatever a parser makes of them; the Subject and the attachment's header block are returned."""
+    """The known headers, as bytes. Returns the Subject and the header block of the attachment."""
     top, _, rest = raw.partition(b"\r\n\r\n")
     lines = unfolded(top)
     assert [line.partition(b":")[0].decode() for line in lines] == HEADERS
@@ -105,7 +105,7 @@ def test_twenty_thousand_names_are_one_mail_with_the_known_headers_each() -> Non
         assert part.get_payload(decode=True) == b"content"
         in_type, in_disposition = places_of_the_name(block)
         assert in_type == in_disposition, name
-        # The parser takes one pair of quotes and then white space off the ends, whatever was sent.
+        # The parser takes one pair of quotes and then white space off the ends.
         assert part.get_filename() == unquote(in_disposition).strip(), name
         title = str(make_header(decode_header(re.sub(rb"\s+(?==\?)", b" ", subject).decode())))
         for shown in (in_type, title):
@@ -142,7 +142,7 @@ def creatable(directory: Path, count: int) -> dict[bytes, bytes]:
 
 
 def on_a_terminal(*arguments: str | os.PathLike[str], term: str) -> str:
-    """What a command writes on a pseudo-terminal, line ends as they were before the terminal made them CRLF."""
+    """The output of a command on a pseudo-terminal, with the line ends of the command."""
     master, slave = pty.openpty()
     with subprocess.Popen(
         [COMMAND, *arguments],

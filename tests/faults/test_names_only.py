@@ -1,6 +1,6 @@
 """After the very first look only names and inodes of existing files are known, until all have been looked at.
 
-Whatever is done to them meanwhile, none is sent; and nothing new is taken for one of them.
+No change of them in that time sends one, and no new file is taken for one of them.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def test_an_existing_file_changed_or_moved_is_not_sent(
     assert packed(bridge) == 3
     done(bridge)
     bridge.settle()
-    time.sleep(2.5)  # what is gone is buried after 2 s, and what is found after that is new
+    time.sleep(2.5)  # a file that is gone is buried after 2 s, and one found after that is new
     bridge.expect()
     bridge.stop()
     bridge.start()  # this one looks at all of it

@@ -79,7 +79,7 @@ def with_documents_on_their_way(share: Share) -> dict[str, str]:
 def test_a_share_that_goes_and_returns_changes_nothing_and_loses_nothing(
     share: Share, disk: Disk, how: tuple[str, ...]
 ) -> None:
-    """Told once each way; no state changes meanwhile, the bare directory stays bare, what others deposited leaves."""
+    """Told once each way. No state changes meanwhile, the bare directory stays bare, and deposits by others leave."""
     bare = tree(share.ged)
     disk.mount(share.ged)
     states = with_documents_on_their_way(share)
@@ -144,7 +144,7 @@ def test_documents_that_keep_arriving_while_the_share_comes_and_goes_leave_once(
 
 
 def test_a_share_that_flaps_faster_than_anybody_looks_changes_nothing(share: Share, disk: Disk) -> None:
-    """Unmounted and mounted again ten times at once, in the end twice over itself: whatever was noticed of it."""
+    """Unmounted and mounted again ten times at once, in the end twice over itself, noticed or not."""
     disk.mount(share.ged)
     states = with_documents_on_their_way(share)
     for number in range(10):
@@ -197,7 +197,7 @@ def with_documents_on_their_way_in(share: Share) -> dict[str, str]:
 
 
 def test_a_parent_renamed_away_and_back_changes_nothing(share: Share, disk: Disk) -> None:
-    """The path is gone, the file system is not: unreachable, recovered, and what came meanwhile is a deposit."""
+    """The path is gone, the file system is not: unreachable, recovered, and a file from meanwhile is a deposit."""
     parent = share.base / "firm"
     point = parent / "client"
     point.mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_a_mount_that_appears_after_the_very_first_start_is_never_mailed_in_bulk
 def test_a_start_before_the_mount_waits_for_the_share_that_the_journal_knows(
     share: Share, disk: Disk, catch_up: bool
 ) -> None:
-    """Queued and waiting documents wait, nothing is withdrawn; back again, they leave. What was missed is missed."""
+    """Queued and waiting documents wait, and none is withdrawn. Back again, they leave; missed files stay missed."""
     share.extra = f"catch_up: {str(catch_up).lower()}"
     bare = tree(share.ged)
     disk.mount(share.ged)
@@ -320,7 +320,7 @@ def test_a_queued_document_is_not_sent_with_the_bytes_of_another_file_system(
 
 
 def test_the_same_file_system_on_another_device_goes_on_with_queued_documents(share: Share, disk: Disk) -> None:
-    """A disk that comes back under another name is another share by the contract; what was queued is the same file."""
+    """A disk under another name is another share by the contract. A queued document is the same file."""
     disk.mount(share.ged)
     with_documents_on_their_way(share)
     share.unmount()
@@ -367,7 +367,7 @@ def test_a_file_on_the_bare_mount_point_is_neither_sent_nor_marked(
 
 
 def test_files_on_the_bare_mount_point_at_a_start_are_not_sent_nor_missed(share: Share, disk: Disk) -> None:
-    """Started over the bare directory, with a name that is queued among what lies there: it waits for the share."""
+    """Started over the bare directory, which holds a file of a queued name. The document waits for the share."""
     disk.mount(share.ged)
     states = with_documents_on_their_way(share)
     share.stop()
@@ -392,7 +392,7 @@ def test_files_on_the_bare_mount_point_at_a_start_are_not_sent_nor_missed(share:
 @pytest.mark.promise
 @INOTIFY
 def test_a_marker_on_a_share_gone_read_only_is_told_once_and_written_when_it_may(share: Share, disk: Disk) -> None:
-    """`remount,ro`, as the kernel does after an error of the disk; one mail, whatever becomes of the marker."""
+    """`remount,ro`, as the kernel does after an error of the disk: one mail, with or without a marker."""
     disk.format()
     disk.fill()
     disk.mount(share.ged)
@@ -451,7 +451,7 @@ def marker_at_last(share: Share) -> None:
 @AUTO
 @pytest.mark.parametrize("kind", ["bindfs", "sshfs"])
 def test_a_fuse_share_is_polled_without_being_told_to(share: Share, kind: str) -> None:
-    """What others write on the server, this kernel is not told of: found by polling, which is chosen by itself."""
+    """This kernel is not told of writes on the server. Polling is chosen by itself, and finds them."""
     server = on_fuse(share, kind)
     share.start()
     for command in ("status", "check"):
@@ -561,7 +561,7 @@ def ordinary(request: pytest.FixtureRequest, relay: ScriptedRelay, monkeypatch: 
 
 @pytest.mark.parametrize("ordinary", ["inotify", "polling"], indirect=True)
 def test_permissions_taken_from_the_ged_and_given_back_withdraw_nothing(ordinary: Share) -> None:
-    """Closed by its owner for a while: unreachable, recovered, and what came meanwhile is a deposit."""
+    """Closed by its owner for a while: unreachable, recovered, and a file from meanwhile is a deposit."""
     share = ordinary
     (share.inbox / "existing.txt").write_text("existing")
     states = with_documents_on_their_way(share)
@@ -609,7 +609,7 @@ def test_permissions_taken_from_one_folder_and_given_back_withdraw_nothing(ordin
 def test_a_share_that_goes_in_the_middle_of_an_upload_ends_it_once_and_whole(
     share: Share, disk: Disk, returns: bool
 ) -> None:
-    """Half of it is at the relay when the share is pulled. What is open can still be read; what was cut is repeated."""
+    """Half of it is at the relay when the share is pulled. An open file can still be read; a cut mail is repeated."""
     content = os.urandom(6 << 20)
     disk.mount(share.ged)
     share.relay.script("UPLOAD", Stall(after=100_000) if returns else Late())

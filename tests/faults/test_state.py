@@ -107,7 +107,7 @@ def test_an_acceptance_before_a_power_cut_is_in_the_journal(bridge: Bridge, stat
 
 
 def _journal(bridge: Bridge) -> dict[str, tuple[str, int, str]]:
-    """What a cut has left in the journal, before anybody recovers: name -> state, dotted, Message-ID."""
+    """The journal after a cut and before any recovery: name -> state, dotted, Message-ID."""
     sql = sqlite3.connect(bridge.base / "state/journal.sqlite")
     try:
         found = sql.execute("SELECT path, state, dotted, message_id FROM documents").fetchall()
@@ -118,7 +118,7 @@ def _journal(bridge: Bridge) -> dict[str, tuple[str, int, str]]:
 
 @needs_images
 def test_markers_survive_a_power_cut_of_the_geds_disk_or_are_written_again(bridge: Bridge) -> None:
-    """What was told as validated has its marker after the cut; none is half, none is missing in the end."""
+    """A document told as validated has its marker after the cut. None is half, and none is missing in the end."""
     with disk(bridge.base, bridge.ged) as ged:
         try:
             for folder in ("Achats", "Notes"):
@@ -308,7 +308,7 @@ DAMAGES = [
 def test_a_corrupt_journal_is_refused_with_a_remedy_or_works_and_mails_nothing(
     bridge: Bridge, damage: Any, number: int
 ) -> None:
-    """78 and what to do; or it works. Moved aside: all is existing, valid markers count, later deposits leave."""
+    """78 and a remedy, or it works. Moved aside: all files are existing, valid markers count, later deposits leave."""
     for i in range(20):
         (bridge.inbox / f"existing-{i}.txt").write_text("existing")
     bridge.start()
@@ -444,7 +444,7 @@ def test_a_state_directory_of_another_user_is_refused(bridge: Bridge) -> None:
 
 
 def test_a_state_directory_may_be_a_link_to_a_larger_disk(bridge: Bridge) -> None:
-    """What an administrator does when /var is full: it works, and the modes are the same there."""
+    """An administrator links it when /var is full. It works, and the modes are the same there."""
     other = bridge.base / "elsewhere"
     other.mkdir(mode=0o700)
     (bridge.base / "state").symlink_to(other)

@@ -1,6 +1,6 @@
-"""What can happen to hints and folders: queues overflow, limits are reached, observers die, directories change hands.
+"""Troubles of hints and folders: queues overflow, limits are reached, observers die, directories change hands.
 
-Where only a hint (or what replaces it) can bring a document out in time, the sweep is set to ten minutes.
+Where a hint (or its substitute) must bring a document out in time, the sweep is set to ten minutes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def limited(limit: str, number: int) -> list[str]:
 
 
 def unprivileged() -> list[str]:
-    """The installed command without root's right to read whatever it likes."""
+    """The installed command without the right of root to read every file."""
     require("setpriv")
     rights = "-dac_override,-dac_read_search"
     return ["setpriv", "--bounding-set", rights, "--inh-caps", rights, COMMAND]
@@ -79,7 +79,7 @@ def logged(bridge: Bridge, event: str) -> int:
 
 
 def rows(bridge: Bridge, *options: str) -> list[dict[str, str]]:
-    """What `bridged documents` lists."""
+    """The rows of `bridged documents`."""
     return [json.loads(line) for line in bridge.run("documents", "--json", *options).stdout.splitlines()]
 
 
@@ -181,8 +181,8 @@ def test_a_burst_of_100_000_files_is_entered_whole_and_the_daemon_ends_cleanly(b
 def test_folders_renamed_in_the_middle_of_an_overflow_are_followed(bridge: Bridge) -> None:
     """Their hints are lost, and the sweep takes more than two seconds from old to new name: still a rename.
 
-    What they hold is existing or validated, and is not sent for having another path. The seconds are those of a
-    machine that is busy or asleep; without them it takes 60,000 deposits between the names.
+    Their files are existing or validated, and are not sent for having another path. The pause is that of a
+    busy machine. Without it, the test needs 60,000 deposits between the names.
     """
     sweeping(bridge, "10m")
     for k in range(6):
@@ -215,7 +215,7 @@ def test_folders_renamed_in_the_middle_of_an_overflow_are_followed(bridge: Bridg
 
 @inotify
 def test_an_observer_that_is_only_behind_is_not_restarted(bridge: Bridge) -> None:
-    """The machine slept for six seconds: the hints of that time still come, and nobody is to be blamed."""
+    """The machine slept for six seconds. The hints of that time still come, and no observer is replaced."""
     bridge.start()
     make_fall_behind(bridge)
     assert fill(bridge.inbox, 10).wait(60) == 0
@@ -229,7 +229,7 @@ def test_an_observer_that_is_only_behind_is_not_restarted(bridge: Bridge) -> Non
 
 
 def leaves_within_a_sweep(bridge: Bridge, *paths: Path) -> None:
-    """Deposit there; each must be at the relay after one sweep, the quiet time and what two processors need."""
+    """Deposit there. Each must be at the relay after one sweep, the quiet time and the work of two processors."""
     for path in paths:
         path.write_text(path.name)
     until(lambda: all(bridge.sent()[path.name] for path in paths), f"{paths} sent", SWEEP + 0.25 + 3)
@@ -237,7 +237,7 @@ def leaves_within_a_sweep(bridge: Bridge, *paths: Path) -> None:
 
 @inotify
 def test_a_watch_limit_reached_at_the_start_is_said_once_and_costs_one_sweep(bridge: Bridge) -> None:
-    """Eight folders, four watches. What is not watched is swept; what existed is not sent."""
+    """Eight folders, four watches. A folder without a watch is swept, and existing files are not sent."""
     folders = [bridge.inbox / str(k) for k in range(8)]
     for folder in folders:
         folder.mkdir()
@@ -346,9 +346,9 @@ def test_a_folder_that_was_readable_loses_nothing_while_it_is_not(bridge: Bridge
 def test_a_file_in_a_folder_unreadable_at_the_start_is_never_sent(
     bridge: Bridge, private: Path, unreadable: str
 ) -> None:
-    """It was there when the daemon started: existing (contract §2), seen or not. What comes once it is read is sent.
+    """The file was there when the daemon started, so it is existing. A file after the first look is sent.
 
-    What came between start and first look cannot be told from it, and no promise is made about that here.
+    A file between the start and the first look cannot be told from it. About that there is no promise.
     """
     directory = {"sub-folder": private, "switched folder": bridge.inbox, "GED": bridge.ged}[unreadable]
     directory.chmod(0o000)
@@ -395,7 +395,7 @@ def documents_in(directory: Path) -> set[str]:
 
 
 def everything_left_once(bridge: Bridge, *writers: subprocess.Popen[bytes]) -> None:
-    """What is in the folders now was sent once; what was moved out was sent once or withdrawn."""
+    """A file in the folders now was sent once. A file moved out was sent once or withdrawn."""
     assert [writer.wait(60) for writer in writers] == [0] * len(writers)
     inside, outside = documents_in(bridge.inbox), documents_in(bridge.outside)
     until(lambda: inside <= bridge.sent().keys(), "all inside are sent", 60)
@@ -411,7 +411,7 @@ def everything_left_once(bridge: Bridge, *writers: subprocess.Popen[bytes]) -> N
 
 
 def test_a_directory_that_is_moved_in_while_files_arrive_in_it(bridge: Bridge) -> None:
-    """What it brought and what comes later, in it and below it: each once."""
+    """The files that it brought and later ones, in it and below it: each once."""
     bridge.start()
     coming = bridge.outside / "coming"
     (coming / "below").mkdir(parents=True)
@@ -529,7 +529,7 @@ def test_a_switched_folder_that_is_deleted_and_made_again_is_a_new_one(bridge: B
 
 @pytest.mark.parametrize("bridge", ["polling"], indirect=True)
 def test_a_switched_folder_that_is_deleted_and_made_again_is_swept_anew(bridge: Bridge) -> None:
-    """The same without hints: what was there once is gone, what is there now is a deposit."""
+    """The same without hints: the former file is gone, and the present one is a deposit."""
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
     for k in range(3):
@@ -542,7 +542,7 @@ def test_a_switched_folder_that_is_deleted_and_made_again_is_swept_anew(bridge: 
 
 
 def test_a_ged_that_is_moved_away_and_back_is_the_same_one(bridge: Bridge) -> None:
-    """Nothing changes state meanwhile; what came into it while it was away is a deposit."""
+    """No document changes its state meanwhile. A file put into it while it was away is a deposit."""
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
     bridge.relay.stop_listening()
@@ -563,7 +563,7 @@ def test_a_ged_that_is_moved_away_and_back_is_the_same_one(bridge: Bridge) -> No
 
 
 def test_another_directory_in_the_place_of_the_ged_is_never_mailed_in_bulk(bridge: Bridge) -> None:
-    """Another root inode: what it holds is existing; what comes into it after that is a deposit."""
+    """The root has another inode. Its files are existing, and a later file is a deposit."""
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
     other = bridge.base / "other"
@@ -604,7 +604,7 @@ def test_a_ged_that_is_deleted_and_made_again_takes_deposits_again(bridge: Bridg
 @inotify
 @pytest.mark.parametrize("fault", ["reader_dies", "emitter_dies", "observer_dies"])
 def test_an_observer_one_of_whose_threads_dies_is_replaced(bridge: Bridge, fault: str) -> None:
-    """With no sweep to help: what came before, in the same instant and after leaves once."""
+    """Without a sweep: a file from before, from the same instant and from after leaves once."""
     sweeping(bridge, "10m")
     (bridge.inbox / "existing.txt").write_text("existing")
     (bridge.inbox / "sub").mkdir()
@@ -646,7 +646,7 @@ def test_a_silent_observer_is_found_out_by_a_sweep_and_replaced(bridge: Bridge) 
     assert bridge.count("observer_restarted") == 1
 
 
-# -- 8: what systemd is told
+# -- 8: systemd
 
 
 class Supervisor:
@@ -659,7 +659,7 @@ class Supervisor:
         self.environment = {"NOTIFY_SOCKET": "@" + name, "WATCHDOG_USEC": "1200000"}
 
     def fed(self, seconds: float) -> int:
-        """How often the watchdog is fed in the next seconds; what came before is not counted."""
+        """How often the watchdog is fed in the next seconds."""
         heard = 0
         self.socket.setblocking(False)
         try:
@@ -704,7 +704,7 @@ def test_a_living_thread_that_makes_no_step_does_not_feed_the_watchdog(bridge: B
     start(bridge, *LAUNCH, "intake_stands_still", **supervisor.environment)
     assert supervisor.fed(3) >= 4
     (bridge.base / "stall").touch()
-    time.sleep(4)  # launch.STALLED, and what was fed until then
+    time.sleep(4)  # launch.STALLED, and the feeds until then
     assert supervisor.fed(3) == 0
     assert bridge.process is not None
     assert bridge.process.poll() is None
@@ -715,7 +715,7 @@ def test_a_living_thread_that_makes_no_step_does_not_feed_the_watchdog(bridge: B
     bridge.expect("a.txt")
 
 
-# -- 9: what made watchdog itself livelock
+# -- 9: bursts in which watchdog itself livelocks
 
 
 @pytest.mark.promise("siblings-inotify")

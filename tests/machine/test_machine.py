@@ -1,7 +1,7 @@
-"""Histories nobody thought of: deposits, saves, renames, switches, relay's moods, kills, in any order.
+"""Random histories: deposits, saves, renames, switches, moods of the relay and kills, in any order.
 
-The model knows of each document how often it must have left by now, and how often it may have. Everything that is
-done to a file is followed by a look of the bridge, since what happens between two looks may be read in two ways.
+The model knows how often each document must have left by now, and how often it may have. The bridge looks after
+each change of a file. Otherwise two changes between two looks could be read in two ways.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class File:
 
 
 class Life(RuleBasedStateMachine):
-    """What a firm, its clients, its relay and its power supply do."""
+    """A firm, its clients, its relay and its power supply at work."""
 
     mode = "polling"
 
@@ -119,18 +119,18 @@ class Life(RuleBasedStateMachine):
             self.arrived.add(id(file))
 
     def _taken_for_another(self, file: File) -> None:
-        """Where a queued document was when the bridge died, what came since then is taken for it, overwritten."""
+        """A new file in the place of a document queued when the bridge died is taken for that one."""
         file.may = max(file.may, self._sent(file) + (file.path in self.vacated))
 
     def _left(self, file: File) -> None:
-        """It is in no switched folder any more: what has not left by now never will, unless it is back at the start."""
+        """The file is in no switched folder any more. It leaves only if it is back at the start."""
         self._looked()
         file.must = self._sent(file)
         if self.firm.alive:
             file.may = file.must
 
     def _looked(self) -> None:
-        """A look that is killed half-way may have seen nothing of what was done before it."""
+        """A look that is killed half-way may have missed the changes before it."""
         if self.firm.alive and self.firm.mortal(self.firm.look):
             self._all_seen()
 
@@ -211,7 +211,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def rename(self, data: st.DataObject) -> None:
-        """Within what is switched on for the client, so that the document is followed."""
+        """Between switched folders of one client, so that the document is followed."""
         file = self._pick(data, on=True)
         if file is None:
             return
@@ -280,7 +280,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(client=st.sampled_from(tuple(CLIENTS)))
     def rename_a_directory(self, client: str) -> None:
-        """The sub-folder, away and back: what is in it is followed."""
+        """The sub-folder, away and back: its documents are followed."""
         folder = self.firm.base / client / "Achats"
         for old, new in (("sub", "renamed"), ("renamed", "sub")):
             (folder / old).rename(folder / new)
@@ -291,7 +291,7 @@ class Life(RuleBasedStateMachine):
     def switch_notes(self) -> None:
         self.firm.notes_on = not self.firm.notes_on
         inside = [file for file in self.files if file.path.parent.name == "Notes"]
-        for file in inside:  # off: what has not left is withdrawn; on again: it is existing
+        for file in inside:  # off: a document that has not left is withdrawn; on again: its file is existing
             file.must = self._sent(file)
             file.may = self._sent(file)
         self.firm.mortal(self.firm.reload)
@@ -314,7 +314,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.firm.alive)
     @rule(commits=st.integers(1, 6), after=st.booleans())
     def doom(self, commits: int, after: bool) -> None:
-        """kill -9 at one of the next commits, whatever is being done then."""
+        """kill -9 at one of the next commits."""
         self.firm.doom(commits, after=after)
 
     @precondition(lambda self: self.firm.alive)
@@ -329,7 +329,7 @@ class Life(RuleBasedStateMachine):
         if self.firm.mortal(self.firm.start):
             self._all_seen()
 
-    # -- what always holds
+    # -- invariants
 
     @invariant()
     def every_mail_has_a_row_and_the_right_address(self) -> None:

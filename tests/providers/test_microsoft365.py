@@ -109,7 +109,7 @@ def test_200_documents_are_200_mails_by_three_sessions_without_a_storm(tmp_path:
 
 
 def test_a_limit_that_is_told_to_mail_from_is_kept_as_well(tmp_path: Path) -> None:
-    """Where the envelope is pipelined, the refusal comes before what was sent behind it."""
+    """Where the envelope is pipelined, the refusal comes before the answers to the commands behind it."""
     with provider(BY_20, rate_at="MAIL") as server:
         bridge = HurriedBridge(tmp_path, server, BY_20, connections=3)
         goes_through(server, bridge, 70, 60)
@@ -117,7 +117,7 @@ def test_a_limit_that_is_told_to_mail_from_is_kept_as_well(tmp_path: Path) -> No
 
 
 def test_without_a_rate_bridged_learns_from_the_refusals_alone(tmp_path: Path) -> None:
-    """Nobody has told it of thirty a minute. It may ask too much more often, and loses and doubles nothing."""
+    """No rate is configured. bridged may be refused more often, and loses and doubles no document."""
     with provider(BY_20) as server:
         goes_through(server, HurriedBridge(tmp_path, server, BY_20, connections=3), 200, 110)
         assert 0 < len(server.refusals("4..")) < 40, server.kinds()
@@ -241,7 +241,7 @@ def bursts(bridge: HurriedBridge, exchanges: list[Exchange]) -> list[list[Exchan
 
 
 def test_a_daily_quota_keeps_every_document_and_asks_once_an_hour(tmp_path: Path) -> None:
-    """554 5.2.0 is a pause for all and nobody's fault; when the quota is lifted, the next hour's probe finds it."""
+    """554 5.2.0 pauses all, and counts against no document. The probe of the next hour ends the pause."""
     with provider(BY_900) as server:
         server.quota, server.per_minute = 10, 10_000
         bridge = HurriedBridge(tmp_path, server, BY_900, provider="microsoft365")
@@ -284,7 +284,7 @@ def test_a_restart_does_not_shorten_the_pause_for_a_quota(tmp_path: Path) -> Non
         assert gap >= HOUR - MINUTE
 
 
-# -- the look-alike itself: its limits are what the tests above rest on
+# -- the look-alike itself: the tests above rest on its limits
 
 
 @pytest.fixture

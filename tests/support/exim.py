@@ -170,5 +170,5 @@ maildir:
         return Counter({address: len(mails) for address, mails in self.received().items()})
 
     def log(self) -> str:
-        """What Exim has logged, refusals too."""
+        """The log of Exim, refusals too."""
         return "".join(path.read_text() for path in sorted((self.base / "log").glob("*log")))

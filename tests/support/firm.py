@@ -44,7 +44,7 @@ class MortalJournal(Journal):
     dead = False
 
     def flush(self) -> None:
-        """What was posted dies with the process."""
+        """A posted wish dies with the process."""
         if not self.dead:
             super().flush()
 
@@ -172,12 +172,12 @@ class Firm:
     # -- time
 
     def now(self) -> Instant:
-        """Real time, and what was skipped."""
+        """Real time, and the skipped time."""
         return Instant(time.time() + self.offset, time.monotonic() + self.offset)
 
     def look(self, until: Callable[[], bool] = lambda: True, seconds: float = 6.0) -> None:
         """Let intake work for some seconds of the bridge's time, and further until a condition holds."""
-        # A file's times are as coarse as 4 ms: what comes next must not share them. And a hint takes its real time,
+        # A file's times are as coarse as 4 ms, and the next change must not share them. And a hint takes its real time,
         # 50 ms where the other half of a rename is waited for, while our seconds pass in no time.
         time.sleep(0.01 if self.mode == "polling" else 0.12)
         deadline, end = time.monotonic() + 20, self.now().steady + seconds
@@ -197,10 +197,10 @@ class Firm:
         while self.marking.step(self.now().wall) == 0:
             pass
 
-    # -- what can be seen
+    # -- looking at it
 
     def mails(self) -> list[Received]:
-        """What the relay has accepted, or kept without our knowing."""
+        """The mails that the relay has accepted, or kept without an answer."""
         return list(self.relay.mails)
 
     def sent(self) -> Counter[bytes]:

@@ -1,4 +1,4 @@
-"""Names that a file may have and nobody would think of, the same ones at each run."""
+"""Hostile names that a file may have, the same ones at each run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PIECES: list[bytes] = [
     b"\x1b[31m", b"\x1b]0;x\x07", b"\x1b[2J", b"NaN", b"2026-11-24", b"0", b"1_2", b"No.",
 ]  # fmt: skip
 
-# What must be replaced, and so cannot come back as it was.
+# Characters that must be replaced, and so cannot come back.
 REPLACED = "\u2028\u2029\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 

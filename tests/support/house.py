@@ -1,4 +1,4 @@
-"""Figures of the house, read off its source: what `test_architecture.py` holds against the ceilings."""
+"""Figures of the house, read off its source. `test_architecture.py` holds them against the ceilings."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Runs bridged on hurried clocks: `hurried.py FACTOR SINCE COMMAND...`; FACTOR of its seconds pass in one of ours.
 
-A pause of 60 s takes 3 s by a factor of 20, and no constant of bridged is touched. What is hurried is all that waits
-for the relay: the steady and the wall clock that the daemon reads (`loops.instant`) and the waits of its loops, in
-whatever thread; and how old a kept session is. What is not: intake and marking, for the kernel and the file system
-that they watch run at their own speed; and the time-outs of a conversation, which are the network's and real.
+A pause of 60 s takes 3 s by a factor of 20, and no constant of bridged is touched. Waits for the relay are hurried:
+the steady and the wall clock of the daemon (`loops.instant`), the waits of its loops, the age of a kept session.
+Intake and marking are not hurried, because the kernel and the file system run at their own speed. The time-outs of a
+conversation are not either, because the network is real.
 
-SINCE (seconds since the epoch) is when both wall clocks agreed, so that a restart goes on where the stop was.
+Both wall clocks agreed at SINCE (seconds since the epoch), so that a restart goes on where the stop was.
 """
 
 from __future__ import annotations

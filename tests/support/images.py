@@ -38,11 +38,11 @@ class Disk:
         self.image.mounts.mount(self.at, "-o", "errors=remount-ro", self.image.device)
 
     def umount(self) -> None:
-        """Take it away; who uses it must have ended."""
+        """Take it away. Its users must have ended."""
         self.image.mounts.unmount(self.at)
 
     def cut(self) -> None:
-        """The power fails: what was not synced is lost, and nothing works any more."""
+        """The power fails. Bytes that were not synced are lost, and no call succeeds any more."""
         fd = os.open(self.at, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
@@ -75,7 +75,7 @@ class Disk:
 
 @contextmanager
 def disk(directory: Path, at: Path) -> Iterator[Disk]:
-    """A mounted disk whose image is in `directory`; taken apart at the end, when whoever uses it must have ended."""
+    """A mounted disk whose image is in `directory`, taken apart at the end. Its users must have ended then."""
     with mounts.FuseMounts(directory) as all_of_it:
         made = Disk(all_of_it.disk(), at)
         made.mount()

@@ -1,4 +1,4 @@
-"""What the tests of the jail share: who opens a file is told by the kernel, and names change hands in a subprocess."""
+"""Helpers for the tests of the jail: inotify tells of each open of a file, and a subprocess exchanges names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EVENT = struct.Struct("iIII")
 
 
 class Watched:
-    """Files that nobody may open: inotify counts who does, even for an instant, even without reading."""
+    """Files that bridged may not open. inotify counts each open, even for an instant, even without reading."""
 
     def __init__(self, *paths: Path) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -54,7 +54,7 @@ def watched(*paths: Path) -> Iterator[Watched]:
         one.close()
 
 
-# Two names exchange what they stand for, in one system call: there is no instant without a file.
+# Two names exchange their files in one system call: there is no instant without a file.
 _RACER = """
 import ctypes, os, sys, time
 libc = ctypes.CDLL(None)

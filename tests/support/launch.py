@@ -26,7 +26,7 @@ STALLED = 1.5  # seconds
 
 
 class Fault(Exception):
-    """What is thrown where nothing should ever be."""
+    """A mistake of ours, thrown on purpose."""
 
 
 def reader_dies() -> None:
@@ -116,7 +116,7 @@ def killed_at_a_commit() -> None:
     usual, number, when = Journal._commit_all, int(os.environ["KILL_COMMIT"]), os.environ["KILL_WHEN"]
     commits = 0
 
-    def commit_all(self):  # by one thread at a time: whoever calls holds the journal's lock
+    def commit_all(self):  # by one thread at a time: the caller holds the lock of the journal
         nonlocal commits
         commits += 1
         if commits == number and when == "before":
@@ -129,7 +129,7 @@ def killed_at_a_commit() -> None:
 
 
 def one_thread_commits() -> None:
-    """Whoever commits has it done by one and the same thread, for strace, which counts system calls by thread."""
+    """One thread makes all commits, because strace counts system calls by thread."""
     usual, wanted = Journal._commit_all, queue.SimpleQueue()
 
     def commit_for_ever():

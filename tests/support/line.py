@@ -1,4 +1,4 @@
-"""What the tests of a bad line share: a bridge with any `smtp:`, and relays that speak in another way."""
+"""Helpers for the tests of a bad line: a bridge with any `smtp:`, and relays that break the protocol."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class LineBridge(Bridge):
         return super().text().replace("security: plain", f"security: {security}{login}, {self.smtp}")
 
     def rows(self, *options: str) -> list[dict[str, Any]]:
-        """What `bridged documents` lists."""
+        """The rows of `bridged documents`."""
         return [json.loads(line) for line in self.run("documents", "--json", *options).stdout.splitlines()]
 
     def relay_state(self) -> str:
-        """What `bridged status` says of the relay."""
+        """The state of the relay by `bridged status`."""
         return str(json.loads(self.run("status", "--json").stdout.splitlines()[0])["relay"])
 
     def row(self, name: str) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class LineBridge(Bridge):
 
 @contextmanager
 def line_bridge(base: Path, relay: Any) -> Iterator[LineBridge]:
-    """A LineBridge that is not started yet, and is stopped at the end whatever happened."""
+    """A LineBridge that is not started yet, and is always stopped at the end."""
     (base / "password").write_text(SECRET)
     (base / "password").chmod(0o600)
     bridge = LineBridge(base, relay)

@@ -1,11 +1,11 @@
-"""A look-alike of Microsoft 365's SMTP submission on 127.0.0.1, with its limits, its words, and a record of all it saw.
+"""A look-alike of Microsoft 365's SMTP submission on 127.0.0.1, with its limits, its words, and a record.
 
     with Microsoft365({"factures@cabinet.example": "secret"}, minute=3.0) as provider:
         provider.quota = 50
 
-It enforces three concurrent connections, thirty messages in any `minute` seconds, and `quota` messages in all. What
-is refused counts for nothing but stands in `exchanges`, which has every answer that was given and when. Everything
-that is not Microsoft's is the scripted relay's; a script goes before the limits.
+It enforces three concurrent connections, thirty messages in any `minute` seconds, and `quota` messages in all. A
+refused message counts for no limit. `exchanges` has every answer and its time. The rest is that of the scripted relay;
+a script goes before the limits.
 
 Words and places: aka.ms/concurrent_sending and aka.ms/smtp_auth_disabled; the connection limit is mostly met when a
 message is submitted (fastapi-mail issue 75: an answer to DATA), sometimes already at sign-in or in the greeting.
@@ -86,7 +86,7 @@ class Microsoft365(ScriptedRelay):
         self._open: dict[_Microsoft, None] = {}  # in the order in which they came
         self._judging = threading.Lock()
 
-    # -- what a test asks
+    # -- for the tests
 
     def refusals(self, codes: str = "[45]..") -> list[Exchange]:
         """The answers whose code matches."""
@@ -138,7 +138,7 @@ class Microsoft365(ScriptedRelay):
             return session in list(self._open)[self.connections :]
 
     def refuses(self, place: Place, session: _Microsoft) -> str | None:
-        """What a limit has to say at this place of a conversation."""
+        """The refusal by a limit at this place of a conversation, or None."""
         if place == self.connections_at and self.is_one_too_many(session):
             return TOO_MANY_CONNECTIONS
         if place == self.rate_at and self._too_fast():
@@ -152,7 +152,7 @@ class Microsoft365(ScriptedRelay):
         return sum(at > since for at in self.accepted_at) >= self.per_minute
 
     def verdict(self, session: _Microsoft) -> str | None:
-        """Of a message that is complete: what is against it, or None, and then it has been counted."""
+        """The refusal of a complete message, or None. A message without one is counted."""
         with self._judging:
             against = self.refuses("DOT", session)
             if against is None:
@@ -201,7 +201,7 @@ class _Microsoft(_Session):
         return False
 
     def do_quit(self, _: str) -> None:
-        self.relay.left(self)  # before the answer: who has it may come again at once
+        self.relay.left(self)  # before the answer, because a client with its answer may come again at once
         super().do_quit(_)
 
     # -- signing in

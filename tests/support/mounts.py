@@ -1,6 +1,6 @@
-"""Real shares for the fault tests: ext4 images on loop devices, bindfs, sshfs; whatever happens, all is undone.
+"""Real shares for the fault tests: ext4 images on loop devices, bindfs, sshfs. All is undone at the end.
 
-`FuseMounts` remembers what it has mounted, attached and started, and takes it back in reverse. `Share` is a bridge
+`FuseMounts` remembers its mounts, devices and processes, and takes them back in reverse. `Share` is a bridge
 whose GED is a mount point; the bare directory below it holds the same folders, as a careless `mkdir -p` leaves them.
 """
 
@@ -53,7 +53,7 @@ class Disk:
         self.attach()
 
     def format(self) -> None:
-        """A new and empty file system in place of what was there, with an id of its own."""
+        """Make a new and empty file system with an id of its own."""
         run("mkfs.ext4", "-q", "-F", "-m", "0", *self.options, self.image)
 
     def attach(self) -> None:
@@ -76,7 +76,7 @@ class Disk:
 
     @contextlib.contextmanager
     def elsewhere(self) -> Iterator[Path]:
-        """Its root, mounted at another place for the time of a block: what others see of the share."""
+        """Its root, mounted at another place for the time of a block, as other users see the share."""
         point = self.image.with_suffix(".elsewhere")
         point.mkdir(exist_ok=True)
         self.mount(point)
@@ -140,7 +140,7 @@ class FuseMounts:
         self._points.remove(point)
 
     def fuse(self, kind: str, source: Path, point: Path) -> subprocess.Popen[bytes]:
-        """`source` at `point` through bindfs or sshfs: what is written in `source`, no inotify of `point` tells."""
+        """`source` at `point` through bindfs or sshfs. inotify of `point` does not tell of writes in `source`."""
         require(kind, "fusermount3", "umount")
         if kind == "bindfs":
             command = ["bindfs", "-f", "-o", "nonempty", source, point]  # its own times are 1 s
@@ -188,7 +188,7 @@ class Share(Bridge):
         self.relay.cut_all()
 
     def until_in_force(self) -> None:
-        """What another file system holds is existing, until all of it has been read; no line tells that instant."""
+        """Wait until another file system has been read. No line tells that instant."""
 
         def sent() -> int:
             (self.inbox / f"probe-{time.monotonic_ns()}.txt").write_text("is this a deposit yet?")
@@ -198,7 +198,7 @@ class Share(Bridge):
         until(sent, "a deposit on the other file system leaves")
 
     def rows(self) -> list[dict[str, Any]]:
-        """What `bridged documents` lists."""
+        """The rows of `bridged documents`."""
         return [json.loads(line) for line in self.run("documents", "--json").stdout.splitlines()]
 
     def states(self) -> dict[str, str]:
@@ -230,10 +230,10 @@ def remains(what: Callable[[], Any], seconds: float) -> None:
 
 
 def use_up_bytes(directory: Path) -> list[Path]:
-    """Fill a file system to the last block; what to delete to make room."""
+    """Fill a file system to the last block. Returns the files to delete for room."""
     made: list[Path] = []
     in_vain = 0
-    while in_vain < 5:  # what delayed allocation had set aside is free again after a sync
+    while in_vain < 5:  # blocks that delayed allocation had set aside are free again after a sync
         made.append(directory / f"filler{len(made)}")
         in_vain = 0 if _use_up_in(made[-1]) else in_vain + 1
         run("sync", "--file-system", directory)
@@ -249,7 +249,7 @@ def _use_up_in(filler: Path) -> int:
 
 
 def use_up_inodes(directory: Path) -> list[Path]:
-    """Create files until the file system has no inode left; what to delete to make room."""
+    """Create files until the file system has no inode left. Returns the files to delete for room."""
     made: list[Path] = []
     with pytest.raises(OSError, match="No space left"):
         while True:

@@ -31,7 +31,7 @@ def require(*, sasl: bool = False) -> None:
 class Postfix:
     """An instance with configuration, queue and maildirs in one temporary directory.
 
-    With `identity` it shows that certificate, and takes a mail only over TLS and from who has signed in.
+    With `identity` it shows that certificate, and takes a mail only over TLS and after a sign-in.
     """
 
     def __init__(self, base: Path, identity: Identity | None = None) -> None:
@@ -76,7 +76,7 @@ local_recipient_maps =
 """
 
     def _submission(self, identity: Identity) -> str:
-        (self.base / "etc/sasl/smtpd.conf").write_text(  # where Debian's Postfix looks, whatever is configured
+        (self.base / "etc/sasl/smtpd.conf").write_text(  # Debian's Postfix looks here, against its configuration
             "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
             f"sasldb_path: {self.base}/etc/sasl/sasldb2\n"
         )
@@ -130,7 +130,7 @@ smtpd_recipient_restrictions = permit_sasl_authenticated, reject
         return [path.read_bytes() for path in new.iterdir()] if new.exists() else []
 
     def log(self) -> str:
-        """What Postfix has logged so far."""
+        """The log of Postfix so far."""
         log = self.base / "mail.log"
         return log.read_text() if log.exists() else ""
 

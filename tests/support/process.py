@@ -25,7 +25,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this
 
 
 def rows(bridge: Bridge, *options: str) -> list[dict[str, Any]]:
-    """What `bridged documents` lists."""
+    """The rows of `bridged documents`."""
     told = bridge.run("documents", "--json", *options)
     assert told.returncode == 0, told.stderr
     return [json.loads(line) for line in told.stdout.splitlines()]
@@ -39,7 +39,7 @@ def states(bridge: Bridge) -> dict[str, str]:
 
 
 def journal(bridge: Bridge, sql: str) -> list[tuple[Any, ...]]:
-    """What the journal says of itself, also while the daemon runs."""
+    """Rows of the journal, also while the daemon runs."""
     return bridge.journal(sql)
 
 
@@ -58,9 +58,9 @@ def launch(
 
 
 def strace(trace: Path, **injections: str) -> list[str]:
-    """A command to run the daemon behind: what is to happen at which system call, the n-th counted by thread.
+    """A command to run the daemon behind. Each injection names its system call, the n-th of a thread.
 
-    -D: the child is the daemon, and strace a grandchild that ends with it. What is killed is killed before the call.
+    -D: the child is the daemon, and strace a grandchild that ends with it. A kill comes before the call.
     No --seccomp-bpf: strace 6.1 loses count with it.
     """
     told = [f"--inject={syscall}:{what}" for syscall, what in injections.items()]
@@ -69,10 +69,10 @@ def strace(trace: Path, **injections: str) -> list[str]:
 
 @contextlib.contextmanager
 def standing_still(bridge: Bridge) -> Iterator[None]:
-    """No thread of the daemon does anything, nor is in the middle of a system call.
+    """Stop all threads of the daemon, none of them in the middle of a system call.
 
-    For cutting the power: what a disk has acknowledged is there after a real cut, but ext4's ioctl, called while an
-    fdatasync is under way, lets that one succeed and loses it (11 of 120 with nothing but SQLite).
+    For cutting the power. After a real cut, acknowledged bytes are there. But ext4's ioctl, called during an fdatasync,
+    lets the fdatasync succeed and loses its bytes (11 of 120 with nothing but SQLite).
     """
     assert bridge.process is not None
     process = bridge.process
@@ -140,7 +140,7 @@ def proc(bridge: Bridge, what: str) -> dict[str, int]:
 
 
 def descriptors(bridge: Bridge) -> list[str]:
-    """What the daemon has open."""
+    """The open files of the daemon."""
     assert bridge.process is not None
     found = []
     for fd in Path(f"/proc/{bridge.process.pid}/fd").iterdir():

@@ -1,4 +1,4 @@
-"""A relay that does what a test tells it: a threaded SMTP server on 127.0.0.1 that misbehaves byte by byte.
+"""A relay that follows the script of a test: a threaded SMTP server on 127.0.0.1 that misbehaves byte by byte.
 
     with ScriptedRelay(tls="starttls", users={"us@firm.example": "secret"}) as relay:
         relay.script("DOT", Cut(keep=True), OK, Say("550 5.7.1 no"))
@@ -37,7 +37,7 @@ class Ok:
 
 @dataclass(frozen=True)
 class Say:
-    """Answer this (CRLF is added) instead of what is usual; at UPLOAD as soon as `after` bytes have come in.
+    """Answer this (CRLF is added) instead of the usual words; at UPLOAD as soon as `after` bytes have come in.
 
     `then`: "go on" keeps the session, "cut" closes it, "stall" neither reads nor answers any more. `keep`
     stores the mail although the answer is none of acceptance.
@@ -131,7 +131,7 @@ class ScriptedRelay:
         self.sessions = 0
         self.open_sessions = 0
         self.most_sessions = 0  # open at the same time
-        self.commands: list[tuple[int, str]] = []  # (session, line), without what follows AUTH
+        self.commands: list[tuple[int, str]] = []  # (session, line), without the words after AUTH
         self.logins: list[tuple[str, str, str]] = []  # (mechanism, user, password), right or wrong
         self.uploaded = 0  # bytes of all bodies, complete or not
         self.stalled = 0  # how often a Stall or Late has been reached
@@ -181,22 +181,22 @@ class ScriptedRelay:
         self._start(self._accept)
 
     def cut_all(self) -> None:
-        """Break every open session, whatever it is doing."""
+        """Break every open session."""
         with self._changed:
             sockets = list(self._sockets)
         for sock in sockets:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    # -- what a test says and asks
+    # -- for the tests
 
     def script(self, phase: str, *actions: Action) -> None:
-        """Add what happens the next times that `phase` is reached."""
+        """Add actions for the next times that `phase` is reached."""
         with self._changed:
             self._scripts[phase].extend(actions)
 
     def always(self, phase: str, action: Action = OK) -> None:
-        """What happens whenever the script of `phase` is empty; OK ends it."""
+        """Do this whenever the script of `phase` is empty; OK ends it."""
         with self._changed:
             self._always[phase] = action
 

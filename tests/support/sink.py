@@ -27,7 +27,7 @@ class _Session(socketserver.StreamRequestHandler):
                 self.wfile.write(b"250 2.0.0 ok\r\n")
 
     def _digest(self) -> str:
-        """The SHA-256 of the last base64 part: what stands between its headers and the boundary, line by line."""
+        """The SHA-256 of the last base64 part, from its headers to the boundary, line by line."""
         digest, encoded = hashlib.sha256(), False
         for line in self.rfile:
             if line == b".\r\n":

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def done(journal: Journal, steps: Steps[T]) -> T:
-    """What it returns; raises what it raises."""
+    """Returns the result of the work, or raises its exception."""
     ends: dict[int, T | Exception] = {}
     journal.together({0: steps}, ends)
     end = ends[0]

@@ -1,4 +1,4 @@
-"""What the tests of providers share: who a server says it is, who signs in, and a bridge that does."""
+"""Helpers for the tests of providers: a certificate, a login, and a bridge that signs in."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.bridge import Bridge
 
 
 class Listens(Protocol):
-    """A server on 127.0.0.1, whatever it is."""
+    """A server on 127.0.0.1."""
 
     port: int
 
@@ -38,7 +38,7 @@ class Identity:
         return path
 
     def write_authority(self, path: Path) -> Path:
-        """What whoever trusts this identity sets as smtp.ca_file."""
+        """The value of smtp.ca_file for a client that trusts this identity."""
         self.authority.cert_pem.write_to_path(path)
         return path
 
@@ -85,7 +85,7 @@ class SubmittingBridge(Bridge):
         )
 
     def set_password(self, password: str) -> None:
-        """What the password file holds from now on; the daemon reads it when it signs in."""
+        """Write the password file. The daemon reads it when it signs in."""
         path = self.base / "password"
         path.touch(mode=0o600)
         path.write_text(password)
@@ -97,7 +97,7 @@ class SubmittingBridge(Bridge):
         return "\n".join([f"smtp: {{{given}}}", f"retry: {{{self.retry}}}", *usual[2:], ""])
 
     def rows(self, *options: str) -> list[dict[str, Any]]:
-        """What `bridged documents` lists."""
+        """The rows of `bridged documents`."""
         return [json.loads(line) for line in self.run("documents", "--json", *options).stdout.splitlines()]
 
     def states(self) -> Counter[str]:
@@ -113,7 +113,7 @@ class SubmittingBridge(Bridge):
 
 @contextmanager
 def running(bridge: SubmittingBridge) -> Iterator[SubmittingBridge]:
-    """Started, and stopped at the end whatever happened."""
+    """Start the bridge, and always stop it at the end."""
     try:
         bridge.start()
         yield bridge
