@@ -6,7 +6,6 @@ import codecs
 import json
 import logging
 import os
-import sqlite3
 import sys
 import threading
 import unicodedata
@@ -190,7 +189,7 @@ class Trouble:
         what = f"{type(error).__name__}: {error}"
         if what != self._told:
             self._told = what
-            known = isinstance(error, sqlite3.Error | OSError | UserError)
+            known = isinstance(error, OSError | UserError)
             say("state_failed", half=self._half, reason=what, exc_info=not known)
 
 

@@ -7,3 +7,5 @@ from typing import Final
 REPLACED: Final = "deleted before it was sent; another document has its path"
 IGNORED_NOW: Final = "renamed to a name that is ignored"
 ADOPTED: Final = "its valid marker was beside it"
+MISSED: Final = "deposited while the daemon was stopped"
+SENT_ON_PURPOSE: Final = "sent on purpose"

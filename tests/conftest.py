@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bridged import logs
+from tests.support import twice
 from tests.support.bridge import Bridge
 from tests.support.relay import ScriptedRelay
 
@@ -63,6 +64,12 @@ def _longest_time(item: pytest.Item) -> float:
 def own_log() -> None:
     """Give each test a log of its own. Otherwise it writes to that of an earlier test, which may be closed."""
     logs.configure("json", "info", io.StringIO())
+
+
+@pytest.fixture(autouse=True)
+def wishes_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wish of a test's journal has no side effect, or the test fails."""
+    monkeypatch.setattr("bridged.journal.Journal._grant", twice.twice)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from bridged.alerts.ledger import Condition, Ledger
 from bridged.alerts.letters import Letter
 from bridged.config import as_written, read
 from bridged.config.settings import Alerts, Settings, Smtp
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, JournalError, Transaction
 from bridged.logs import say
 from bridged.model import Instant
 from bridged.relay import Outbox, Outgoing, Relay, secret_of
@@ -354,7 +353,7 @@ class Alerting:
             ]
             at = memory["digest_at"]
             return Ledger(memory["ledger"]), mailings, None if at is None else float(at), bool(memory["troubled"])
-        except (sqlite3.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (JournalError, ValueError, KeyError, TypeError, AttributeError) as error:
             self._tell(f"what earlier alerts were told cannot be read: {type(error).__name__}: {error}")
             return Ledger(), [], None, False
 
@@ -364,7 +363,7 @@ class Alerting:
         """Log a failure of the state directory, and go on, because that failure is itself an alert."""
         try:
             part()
-        except (sqlite3.Error, OSError) as error:
+        except (JournalError, OSError) as error:
             self._tell(f"{type(error).__name__}: {error}")
 
     def _tell(self, why: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,9 +53,6 @@ class Commands(click.Group):
         except UserError as error:
             complain(str(error))
             ctx.exit(error.exit_code)
-        except sqlite3.Error as error:
-            complain(f"The journal cannot be used ({error}). Is its disk full, or may this user not write there?")
-            ctx.exit(1)
         except OSError as error:
             if error.errno == errno.EPIPE:  # click ends quietly where the reader has gone, as in `| head`
                 raise

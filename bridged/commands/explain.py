@@ -14,7 +14,8 @@ from bridged.commands.output import clean, date, say
 from bridged.config import Place, SwitchedFolders, find_config, load
 from bridged.config.settings import Client, Settings
 from bridged.ged import files
-from bridged.journal import Journal, KnownFile, Transaction
+from bridged.journal import Journal, Transaction
+from bridged.journal.values import KnownFile, Query
 from bridged.marker import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
@@ -179,7 +180,7 @@ def _recorded(tx: Transaction, path: bytes) -> tuple[KnownFile | None, Document 
     known = tx.known(path)
     if known is not None and known.document is not None:
         return known, tx.document(known.document)
-    last = max(tx.documents("path = ?", (path,)), key=lambda document: document.seq, default=None)
+    last = max(tx.documents(Query(path=path)), key=lambda document: document.seq, default=None)
     copy = last is not None and last.state is State.WITHDRAWN and "marker" in last.reason
     return known, last if known is None or copy else None
 

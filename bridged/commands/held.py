@@ -17,6 +17,7 @@ from bridged.commands.output import say
 from bridged.config import find_config, load
 from bridged.config.settings import Settings
 from bridged.journal import Journal, Transaction
+from bridged.journal.values import Query
 from bridged.model import Document, State, UserError, readable
 from bridged.paths import is_in
 
@@ -116,7 +117,7 @@ def drop(
 def _require_client(settings: Settings, journal: Journal, name: str | None) -> None:
     """Raise UserError for a client that neither configuration nor journal knows, because its name is mistyped."""
     names = [client.name for client in settings.clients]
-    if name is None or name in names or journal.read(lambda tx: next(tx.documents("client = ?", (name,), 1), None)):
+    if name is None or name in names or journal.read(lambda tx: tx.documents(Query(client=name, limit=1))):
         return
     names += [held for held, *_ in journal.read(Transaction.held)]
     folded = {one.casefold(): one for one in reversed(names)}
@@ -152,9 +153,7 @@ class _Release:
         self._now = now
 
     def __call__(self, document: Document) -> None:
-        passed = " ".join(dict.fromkeys([*document.passed.split(), *document.rule.split()]))
-        columns = {"due_at": 0.0, "reason": "", "uncertain": 0, "queued_at": self._now, "passed": passed, "rule": ""}
-        self._tx.move(document.seq, State.HELD, State.QUEUED, **columns)
+        self._tx.release(document, self._now)
         self._tx.accept_address(document.collection_email)
 
 
@@ -167,7 +166,7 @@ class _Drop:
         self._tx = tx
 
     def __call__(self, document: Document) -> None:
-        self._tx.move(document.seq, State.HELD, State.WITHDRAWN, reason=DROPPED)
+        self._tx.withdraw(document, DROPPED)
 
 
 def _each_held(
@@ -179,11 +178,11 @@ def _each_held(
     """
     done, left, refused = [], [], []
     if chosen.ids:
-        found = {d.id: d for one in dict.fromkeys(chosen.ids) for d in tx.documents("id = ?", (one,))}
+        found = {d.id: d for one in dict.fromkeys(chosen.ids) for d in tx.documents(Query(id=one))}
         unknown = [one for one in chosen.ids if one not in found]
         refused = [f"There is no document {one} in the journal; `bridged documents` lists them." for one in unknown]
     else:
-        found = {d.id: d for d in tx.documents("state = 'held'") if chosen.has(d)}
+        found = {d.id: d for d in tx.documents(Query(states=(State.HELD,))) if chosen.has(d)}
     for document in found.values():
         if document.state is not State.HELD:
             refused.append(f"{document.id} is {document.state}, not held, so there is nothing to {act.verb}.")

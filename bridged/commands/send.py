@@ -15,8 +15,9 @@ from bridged.commands.output import say
 from bridged.config import Place, SwitchedFolders, find_config, load
 from bridged.config.settings import Settings
 from bridged.ged import files
-from bridged.journal import SPECIAL, Journal, StateConflict, Transaction
-from bridged.model import ALL_RULES, Stamp, State, readable
+from bridged.journal import Journal, StateConflict, Transaction
+from bridged.journal.values import SPECIAL
+from bridged.model import Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split
 
@@ -80,18 +81,17 @@ def _stamp(place: Place, path: bytes) -> Stamp:
 
 
 def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> None:
-    from bridged.intake import enter  # noqa: PLC0415 - as for `check`
+    from bridged.intake import new_document  # noqa: PLC0415 - as for `check`
 
     known = tx.known(path)
     if known is None or known.stamp == SPECIAL:
         raise NotSendable
-    purpose = {"queued_at": now, "reason": "sent on purpose", "passed": ALL_RULES}
     if known.document is None:
-        seq = enter(tx, settings, place, path, stamp, State.QUEUED, now, **purpose)
+        seq = tx.send(new_document(settings, place, path, stamp, now), now)
     else:
         document = tx.document(known.document)
         if document is None or document.state is not State.MISSED:
             raise NotSendable
         seq = document.seq
-        tx.move(seq, State.MISSED, State.QUEUED, stamp=stamp, due_at=0.0, **purpose)
+        tx.send_missed(seq, stamp, now)
     tx.know(path, stamp, seq)

@@ -14,6 +14,7 @@ from bridged.commands.output import date, lines, say, table
 from bridged.config import SwitchedFolders, find_config, load
 from bridged.config.settings import Settings
 from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.model import Document, State, readable, utc
 from bridged.paths import split
 
@@ -120,9 +121,8 @@ def _counts(
 
 def document_rows(journal: Journal, client: str | None, state: str | None) -> list[dict[str, Any]]:
     """The journal's documents, in the order of their deposit."""
-    wanted = {name: value for name, value in (("client", client), ("state", state)) if value is not None}
-    where = " AND ".join(f"{name} = ?" for name in wanted) or "1"
-    return journal.read(lambda tx: [_row(document) for document in tx.documents(where, tuple(wanted.values()))])
+    query = Query(client=client, states=() if state is None else (State(state),))
+    return journal.read(lambda tx: [_row(document) for document in tx.documents(query)])
 
 
 def _row(document: Document) -> dict[str, Any]:

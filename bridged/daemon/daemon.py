@@ -7,7 +7,6 @@ import gc
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -23,11 +22,12 @@ from bridged.daemon.loops import Loop, instant, woken_by_signals
 from bridged.dispatch import Route, Sender, Shared
 from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
-from bridged.journal import Journal, damaged
+from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.line import Line, resume
 from bridged.logs import say, say_document
 from bridged.marker import Marking
-from bridged.model import Instant
+from bridged.model import Document, Instant, State
 from bridged.relay import Outbox
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal ends the wait
@@ -126,8 +126,11 @@ class Daemon:
     def _recover(self) -> None:
         for document in self._journal.write(lambda tx: tx.recover()):
             say_document("document_resumed", document, uncertain=document.dotted)
-        for document in self._journal.read(lambda tx: list(tx.documents("state IN ('queued', 'sent')"))):
+        for document in self._documents(Query(states=(State.QUEUED, State.SENT))):
             say_document("document_resumed", document, state=document.state.value)
+
+    def _documents(self, query: Query) -> list[Document]:
+        return self._journal.read(lambda tx: tx.documents(query))
 
     def _tell_line(self, since: str = "") -> None:
         hint = "when it is mended, `bridged reload` tries at once."
@@ -328,7 +331,7 @@ class Daemon:
 
     def _tell(self, event: str, ids: list[str]) -> None:
         for identity in ids:
-            for document in self._journal.read(lambda tx, i=identity: list(tx.documents("id = ?", (str(i),)))):  # type: ignore[misc]
+            for document in self._documents(Query(id=str(identity))):
                 say_document(event, document, **({"reason": document.reason} if document.reason else {}))
 
     def _status(self) -> dict[str, Any]:
@@ -380,10 +383,6 @@ def run(config_path: Path, *, dry_run: bool = False) -> int:
         journal = Journal(settings.state_dir)
         try:
             return Daemon(config_path, settings, journal, dry_run=dry_run).run()
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise damaged(journal.path, error) from error
         finally:
             journal.close()
     finally:

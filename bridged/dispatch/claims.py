@@ -46,14 +46,23 @@ class Shared:
         self.unreadable: set[int] = set()
         self.warned: set[int] = set()
 
+    def served(self, client: str) -> None:
+        """The last turn was this client's."""
+        self.last = client
+
 
 @dataclass(slots=True)
 class _Looked:
     """The result of one commit: documents to send, and log lines of those that may not leave."""
 
+    last: str  # the client that had the last turn
     claimed: list[Document] = field(default_factory=list)
     lines: list[tuple[str, Document, str]] = field(default_factory=list)
     replies: dict[str, str | None] = field(default_factory=dict)  # by address: the reply that refused it, or None
+
+    def turn(self, client: str) -> None:
+        """It is this client's turn."""
+        self.last = client
 
     def refused(self, tx: Transaction, address: str) -> str | None:
         """The reply that refused this address, or None. Asked once, because one client's documents mostly go to one."""
@@ -86,13 +95,14 @@ class Claims:
         """Claim the next documents, at most `most`. Logs each document that may not leave."""
         away = self._away()
         looked = self._journal.write(lambda tx: self._look(tx, route, now, most, away))
+        self._shared.served(looked.last)
         for event, document, reason in looked.lines:
             say_document(event, document, reason=reason)
         return looked.claimed
 
     def _look(self, tx: Transaction, route: Route, now: Instant, most: int, away: Collection[bytes]) -> _Looked:
-        looked = _Looked()
-        for document in islice(self._dues(tx, route, now, away), LOOKS):
+        looked = _Looked(self._shared.last)
+        for document in islice(self._dues(tx, route, now, away, looked), LOOKS):
             claimed = _claimed(tx, document, route, now, looked)
             if claimed is not None:
                 looked.claimed.append(claimed)
@@ -100,21 +110,23 @@ class Claims:
                     break
         return looked
 
-    def _dues(self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes]) -> Iterator[Document]:
+    def _dues(
+        self, tx: Transaction, route: Route, now: Instant, away: Collection[bytes], looked: _Looked
+    ) -> Iterator[Document]:
         """Due documents, one of each client in turn. The caller must move each before the next, or it is due again.
 
         While the relay refuses everything, documents that it has not refused are better probes.
         """
         horizon, suspects = _horizon(route, now), route.line.suspects()
         while True:
-            last = self._shared.last
+            last = looked.last
             firsts = tx.due_after(last, now.wall, horizon, away, suspects, limit=MOST)
             if not firsts and suspects:
                 firsts = tx.due_after(last, now.wall, horizon, away, limit=1)
             if not firsts:
                 return
             for document in firsts:
-                self._shared.last = document.client
+                looked.turn(document.client)
                 yield document
             if firsts[0].client == last:  # no other client has any, so one query is enough
                 yield from tx.due_of(last, now.wall, horizon, away, suspects, limit=MOST)
@@ -125,33 +137,30 @@ def _claimed(tx: Transaction, document: Document, route: Route, now: Instant, lo
     standing = tx.standing(document.path, document.seq)
     gone = _withdrawn_for(route, document, place, standing)
     if gone or place is None:
-        tx.move(document.seq, State.QUEUED, State.WITHDRAWN, reason=gone)
+        tx.withdraw(document, gone)
         if gone == IGNORED_NOW:
             tx.forget(document.path)  # under its own name again it is a document again
         looked.lines.append(("document_withdrawn", document, gone))
         return None
     if standing == "moved":
-        tx.note(document.seq, State.QUEUED, due_at=now.wall + FILE_AWAY)
+        tx.put_off(document.seq, now.wall + FILE_AWAY)
         return None
     address = place.collection_email
     held = _held_for(tx, route, document, place, looked.refused(tx, address))
     if held is not None:
         rule, reason = held
-        tx.move(document.seq, State.QUEUED, State.HELD, rule=rule, reason=reason, collection_email=address)
+        tx.hold_back(document.seq, reason, address, rule)
         looked.lines.append(("document_held", document, reason))
         return None
     later = brakes.put_off_until(tx, place, now.wall)
     if later is not None:
         due, reason = later
         # A due time beyond the horizon counts as due now, and would be met again and again.
-        tx.note(document.seq, State.QUEUED, due_at=min(due, _horizon(route, now) - 1.0), reason=reason)
+        tx.put_off(document.seq, min(due, _horizon(route, now) - 1.0), reason)
         if reason != document.reason:
             looked.lines.append(("document_deferred", document, reason))
         return None
-    columns = {"collection_email": address, "dotted": 0}
-    if not document.uncertain:
-        columns["sha256"] = ""  # otherwise documents with the bytes of an earlier try would wait for this one
-    tx.move(document.seq, State.QUEUED, State.SENDING, **columns)
+    tx.claim(document, address)
     return document._replace(state=State.SENDING, collection_email=address)
 
 

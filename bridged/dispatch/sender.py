@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
@@ -28,7 +27,8 @@ from bridged.dispatch.claims import (
 from bridged.dispatch.contents import Changed, Content, Contents, InMemory, Marked
 from bridged.dispatch.objections import HEAD, neutral, objections
 from bridged.ged import Calls, Mounts
-from bridged.journal import Journal, Transaction
+from bridged.journal import Journal, JournalError, JournalUnavailable, Transaction
+from bridged.journal.values import Attempt, Query
 from bridged.line import Line, LineEvent, keep, next_due, tried_for
 from bridged.logs import say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
@@ -111,7 +111,7 @@ class Sender:
 
     def close(self) -> None:
         """Close the session. Not during a step, because QUIT would become a line of the mail."""
-        with suppress(sqlite3.Error, OSError):  # the next start recovers a document that cannot be recorded now
+        with suppress(JournalError, OSError):  # the next start recovers a document that cannot be recorded now
             self._mend(self._clock())
         self._relay.close()
 
@@ -189,7 +189,7 @@ class Sender:
         try:
             outcome = self._send(route, document, ahead, began)
         except Exception as error:
-            wait = STATE_AWAY if isinstance(error, sqlite3.OperationalError) else MISTAKE
+            wait = STATE_AWAY if isinstance(error, JournalUnavailable) else MISTAKE
             self._stranded.append(_Stranded(document, wait, tried=True))
             raise
         finally:
@@ -227,9 +227,7 @@ class Sender:
             for one in self._stranded:
                 current = tx.document(one.document.seq)
                 if current is not None and current.state is State.SENDING:
-                    more = int(current.dotted and one.tried)
-                    columns = {"due_at": now.wall + one.wait, "uncertain": current.uncertain + more}
-                    tx.move(current.seq, State.SENDING, State.QUEUED, dotted=0, **columns)
+                    tx.requeue(current.seq, now.wall + one.wait, uncertain=current.dotted and one.tried)
 
         self._journal.write(put_back)
         self._stranded.clear()
@@ -287,7 +285,7 @@ class Sender:
             self._hold(document, "held", str(held), now, rule=held.rule)
         except NotYet:
             due = now.wall + ELDER_FIRST * (1 + self._random())  # otherwise two may wait for each other for ever
-            self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.QUEUED, due_at=due))
+            self._journal.write(lambda tx: tx.requeue(document.seq, due))
         except Marked as marked:
             self._accepted(document, Accepted(marked.relay_reply), now, reason=ADOPTED)
         except OSError as error:
@@ -300,7 +298,7 @@ class Sender:
 
         def enter(tx: Transaction) -> tuple[str, bool]:
             # Noted before the query, so that of two with the same bytes at least one sees the other.
-            tx.note(document.seq, State.SENDING, sha256=sha256)
+            tx.enter_digest(document.seq, sha256)
             return brakes.sent_before(tx, document, sha256)
 
         reason, another_on_its_way = self._journal.write(enter)
@@ -323,7 +321,7 @@ class Sender:
 
         def before_dot() -> None:
             sha256 = content.sha256 if isinstance(content, InMemory) else digest.hexdigest()
-            self._journal.write(lambda tx: tx.note(document.seq, State.SENDING, dotted=1, sha256=sha256))
+            self._journal.write(lambda tx: tx.announce_dot(document.seq, sha256))
 
         return self._relay.deliver(sender, document.collection_email, size, chunks, before_dot)
 
@@ -338,8 +336,7 @@ class Sender:
 
     def _return(self, document: Document, reason: str) -> None:
         """Return the document to intake until it is quiet. Its releases end, because they were of another version."""
-        columns = {"reason": reason, "passed": ""}
-        self._journal.write(lambda tx: tx.move(document.seq, State.SENDING, State.WAITING, **columns))
+        self._journal.write(lambda tx: tx.unsettle(document, reason))
         self._on_overwritten(document.seq, document.path)
 
     def _away(self, document: Document, error: OSError, now: Instant) -> None:
@@ -356,9 +353,9 @@ class Sender:
                 reason = "deleted or moved out of the switched folder before it was sent"
                 current = tx.document(document.seq)
                 if current is not None and current.path == document.path:
-                    tx.move(document.seq, State.SENDING, State.WITHDRAWN, reason=reason)
+                    tx.withdraw(document, reason)
                     return True
-            tx.move(document.seq, State.SENDING, State.QUEUED, due_at=now.wall + wait, dotted=0)
+            tx.requeue(document.seq, now.wall + wait)
             return False
 
         if self._journal.write(put_back):
@@ -396,11 +393,8 @@ class Sender:
             current = tx.document(document.seq)
             if current is None or current.state is not State.SENDING:
                 return None
-            tx.attempt(document.seq, now.wall, "accepted", outcome.reply)
-            attempts, reply = document.attempts + 1, outcome.reply
-            columns = {"attempts": attempts, "relay_reply": reply, "sent_at": now.wall, "marker_due": 0.0}
-            tx.move(document.seq, State.SENDING, State.SENT, reason=reason, **columns)
-            return current._replace(state=State.SENT, attempts=attempts, relay_reply=reply)
+            tx.accept(document.seq, Attempt(now.wall, "accepted", outcome.reply), reason)
+            return current._replace(state=State.SENT, attempts=document.attempts + 1, relay_reply=outcome.reply)
 
         self._marking.sent(accept)
 
@@ -420,11 +414,7 @@ class Sender:
             if line is not None and line.blameless(document.seq):
                 _put_back(tx, document)
                 return False
-            columns: dict[str, Any] = {"reason": reason, "rule": rule}
-            if not rule:
-                tx.attempt(document.seq, now.wall, outcome, reason)
-                columns |= {"attempts": document.attempts + 1, "relay_reply": reason}
-            tx.move(document.seq, State.SENDING, State.HELD, **columns)
+            tx.hold(document.seq, reason, rule, None if rule else Attempt(now.wall, outcome, reason))
             return True
 
         if self._journal.write(hold):
@@ -439,14 +429,12 @@ class Sender:
             if line.blameless(document.seq):
                 _put_back(tx, document)
                 return None
-            tx.attempt(document.seq, now.wall, "refused", reply)
-            columns = {"attempts": document.attempts + 1, "reason": reason, "relay_reply": reply}
-            tx.move(document.seq, State.SENDING, State.HELD, **columns)
+            tx.hold(document.seq, reason, attempt=Attempt(now.wall, "refused", reply))
             tx.refuse_address(address, now.wall, reply)
-            queue = tx.documents("state = 'queued' AND client = ?", (document.client,))
+            queue = tx.documents(Query(states=(State.QUEUED,), client=document.client))
             others = [other for other in queue if self._goes_to(other) == address]
             for other in others:
-                tx.move(other.seq, State.QUEUED, State.HELD, reason=reason, collection_email=address)
+                tx.hold_back(other.seq, reason, address)
             return others
 
         others = self._journal.write(hold)
@@ -468,9 +456,9 @@ class Sender:
         if tried >= retry.give_up_after:
             self._hold(document, "deferred", f"given up: {outcome.reply}", now)
             return
-        attempts = document.attempts + 1
-        due = next_due(retry, attempts, now.wall, self._random)
-        self._requeue(document, "deferred", outcome.reply, now, attempts=attempts, due_at=due)
+        due = next_due(retry, document.attempts + 1, now.wall, self._random)
+        attempt = Attempt(now.wall, "deferred", outcome.reply)
+        self._journal.write(lambda tx: tx.requeue(document.seq, due, attempt))
         say_document("document_deferred", document, reason=outcome.reply, retry_in=round(due - now.wall, 1))
 
     def _uncertain(self, document: Document, outcome: Uncertain, now: Instant) -> None:
@@ -479,8 +467,8 @@ class Sender:
             self._hold(document, "uncertain", f"uncertain too often: {outcome.detail}; it may have arrived", now)
             return
         due = next_due(retry, uncertain, now.wall, self._random)
-        attempts = document.attempts + 1
-        self._requeue(document, "uncertain", outcome.detail, now, attempts=attempts, uncertain=uncertain, due_at=due)
+        attempt = Attempt(now.wall, "uncertain", outcome.detail)
+        self._journal.write(lambda tx: tx.requeue(document.seq, due, attempt, uncertain=True))
         say_document(
             "document_deferred",
             document,
@@ -488,21 +476,6 @@ class Sender:
             uncertain=True,
             message_id=document.message_id,
         )
-
-    def _requeue(self, document: Document, outcome: str, reply: str, now: Instant, **columns: float) -> None:
-        def requeue(tx: Transaction) -> None:
-            tx.attempt(document.seq, now.wall, outcome, reply)
-            tx.move(
-                document.seq,
-                State.SENDING,
-                State.QUEUED,
-                reason=reply,
-                relay_reply=reply,
-                dotted=0,
-                **columns,
-            )
-
-        self._journal.write(requeue)
 
 
 def _sender(place: Place, route: Route) -> str:
@@ -525,7 +498,7 @@ def _composed(document: Document, place: Place, route: Route) -> Mail:
 
 def _put_back(tx: Transaction, document: Document) -> None:
     """Queue the document again uncounted, because the trouble is the relay's."""
-    tx.move(document.seq, State.SENDING, State.QUEUED, dotted=0)
+    tx.requeue(document.seq)
 
 
 def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
@@ -537,10 +510,12 @@ def _put_all_back(tx: Transaction, documents: Collection[int]) -> None:
         address = document.collection_email
         refused = tx.refused_address(address)
         tx.accept_address(address)
-        reasons = (document.reason, "" if refused is None else address_refused(address, refused))
-        held = "state = 'held' AND (seq = ? OR (collection_email = ? AND reason = ?))"
-        for one in list(tx.documents(held, (seq, address, reasons[1]))):
-            tx.move(one.seq, State.HELD, State.QUEUED, due_at=0.0, reason="")
+        if document.state is State.HELD:
+            tx.release(document)
+        if refused is not None:
+            reason = address_refused(address, refused)
+            for other in tx.documents(Query(states=(State.HELD,), collection_email=address, reason=reason)):
+                tx.release(other)
 
 
 def _no_dot_to_announce() -> None:

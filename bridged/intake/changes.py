@@ -1,7 +1,7 @@
-"""What a difference between the folders and the knowledge of them means for the documents.
+"""The truth table of deposits: from a difference between the folders and the knowledge of them to the documents.
 
-This is the truth table of deposits. It runs inside one transaction and touches no file: what is to be known of those is
-asked before. What is to be logged and remembered is collected, and counts only once the transaction is on the disk.
+It runs inside one transaction and touches no file: the file system is asked before. Its effects are a value, applied
+once the transaction is on the disk. Otherwise they would outlive a commit that fails.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Settings
-from bridged.journal import SPECIAL, KnownFile, Transaction
+from bridged.journal import Transaction
 from bridged.journal.packed import Packed
+from bridged.journal.values import SPECIAL, KnownFile, NewDocument, Proof
 from bridged.mail import frozen_date, new_message_id
 from bridged.marker import MARKER_FOLLOWS, Marker
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.paths import limbo, split
-from bridged.reasons import ADOPTED, IGNORED_NOW
+from bridged.reasons import IGNORED_NOW
 
 # A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
 TOMBSTONE: Final = 2.0
@@ -49,38 +50,124 @@ class Saved:
     before: Stamp
 
 
-@dataclass(slots=True)
-class Memory:
-    """What names have lately been renamed away, which files lost theirs to another one, and what was a save."""
+K = TypeVar("K")
+M = TypeVar("M", Tombstone, Saved)
+Identity = tuple[int, int, int]
 
-    tombstones: dict[bytes, Tombstone] = field(default_factory=dict)
-    replaced: dict[tuple[int, int, int], Tombstone] = field(default_factory=dict)
-    saved: dict[bytes, Saved] = field(default_factory=dict)
+
+class Draft(Generic[K, M]):
+    """A mapping as it is to be after the commit. The mapping itself stays as it is until `apply`."""
+
+    def __init__(self, now: dict[K, M]) -> None:
+        self._now: dict[K, M] = now
+        self._changes: dict[K, M | None] = {}
+
+    def get(self, key: K) -> M | None:
+        """The value, changes included; None where there is none."""
+        return self._changes[key] if key in self._changes else self._now.get(key)
+
+    def put(self, key: K, value: M | None) -> None:
+        """The value from the commit on; None: none."""
+        self._changes[key] = value
+
+    def take(self, key: K) -> M | None:
+        """The value, which is gone from the commit on."""
+        value = self.get(key)
+        if value is not None:
+            self.put(key, None)
+        return value
+
+    def apply(self) -> None:
+        """The commit is on the disk. To be called once, before the mapping is changed otherwise."""
+        for key, value in self._changes.items():
+            if value is None:
+                self._now.pop(key, None)
+            else:
+                self._now[key] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Memories:
+    """The memory of one GED as it is to be after the commit."""
+
+    tombstones: Draft[bytes, Tombstone]
+    replaced: Draft[Identity, Tombstone]
+    saved: Draft[bytes, Saved]
+
+    def apply(self) -> None:
+        """The commit is on the disk."""
+        self.tombstones.apply()
+        self.replaced.apply()
+        self.saved.apply()
+
+
+class Memory:
+    """Names that were lately renamed away, files whose name another file has taken, and saves.
+
+    It lives outside the journal and changes only after a commit, by `Memories.apply`.
+    """
+
+    def __init__(self) -> None:
+        self._tombstones: dict[bytes, Tombstone] = {}
+        self._replaced: dict[Identity, Tombstone] = {}
+        self._saved: dict[bytes, Saved] = {}
+        self._failed_at: float | None = None
+
+    @property
+    def awaits_save(self) -> bool:
+        """Whether a name was renamed away lately, so that a new file there would be a save."""
+        return bool(self._tombstones)
+
+    def draft(self) -> Memories:
+        """For one transaction."""
+        return Memories(Draft(self._tombstones), Draft(self._replaced), Draft(self._saved))
 
     def prolong(self, began: float, seconds: float) -> None:
-        """The step that began then took so long: what has come to a name renamed away in it is only followed now."""
-        for name, tomb in self.tombstones.items():
+        """The step that began then took so long. A new file at a name renamed away in it is only followed now."""
+        for name, tomb in self._tombstones.items():
             if tomb.until >= began + TOMBSTONE:
-                self.tombstones[name] = replace(tomb, until=tomb.until + seconds)
+                self._tombstones[name] = replace(tomb, until=tomb.until + seconds)
+
+    def fail(self, began: float) -> None:
+        """A step that began then has failed: its files are judged by a later step."""
+        self._failed_at = began if self._failed_at is None else self._failed_at
+
+    def resume(self, now: float) -> None:
+        """A step begins. The time since a failed step does not count, because no file could be judged in it."""
+        if self._failed_at is None:
+            return
+        since, self._failed_at = self._failed_at, None
+        self._tombstones = _prolonged(self._tombstones, since, now - since)
+        self._replaced = _prolonged(self._replaced, since, now - since)
+        self._saved = _prolonged(self._saved, since, now - since)
 
     def expire(self, now: float) -> None:
-        """Forget what is older than its time."""
-        self.tombstones = {name: tomb for name, tomb in self.tombstones.items() if tomb.until >= now}
-        self.replaced = {file: tomb for file, tomb in self.replaced.items() if tomb.until >= now}
-        self.saved = {path: saved for path, saved in self.saved.items() if saved.until >= now}
+        """Forget each memory after its time."""
+        self._tombstones = {name: tomb for name, tomb in self._tombstones.items() if tomb.until >= now}
+        self._replaced = {file: tomb for file, tomb in self._replaced.items() if tomb.until >= now}
+        self._saved = {path: saved for path, saved in self._saved.items() if saved.until >= now}
+
+
+def _prolonged(memories: dict[K, M], since: float, seconds: float) -> dict[K, M]:
+    """Those that lasted at that instant last so much longer."""
+    return {
+        key: replace(memory, until=memory.until + seconds) if memory.until >= since else memory
+        for key, memory in memories.items()
+    }
 
 
 @dataclass(slots=True)
 class Effects:
-    """What follows a commit: log lines, documents that wait to be quiet, saves to be told of."""
+    """The effects of one transaction, applied after its commit: log lines, deposits to wait for, saves to tell of."""
 
+    memories: Memories
     lines: list[tuple[str, Document | None, dict[str, Any]]] = field(default_factory=list)
     waiting: dict[int, tuple[bytes, Stamp | None]] = field(default_factory=dict)  # the stamp, if it was just looked at
     changed: dict[bytes, Stamp] = field(default_factory=dict)
     unchanged: list[bytes] = field(default_factory=list)
     revisit: set[bytes] = field(default_factory=set)
     missed: dict[str, int] = field(default_factory=dict)
-    some_gone: bool = False
+    gone: set[bytes] = field(default_factory=set)
 
 
 class Changes:
@@ -97,9 +184,9 @@ class Changes:
         self._tx = tx
         self._settings = settings
         self._switched = switched
-        self._memory = memory
         self._now = now
-        self.effects = Effects()
+        self._memories = memory.draft()
+        self.effects = Effects(self._memories)
 
     # -- what was found
 
@@ -176,13 +263,8 @@ class Changes:
         if self._tx.message_id_known(marker.message_id):  # its row is there: the folder was off for a while
             self._tx.know(path, stamp, None)
             return
-        columns: dict[str, Any] = {
-            "message_id": marker.message_id,
-            "sha256": marker.sha256,
-            "relay_reply": marker.relay_reply,
-        }
-        columns |= {"reason": ADOPTED, "validated_at": self._now.wall, "attempts": marker.attempts}
-        self._tx.know(path, stamp, self._add(place, path, stamp, State.VALIDATED, **columns))
+        new = new_document(self._settings, place, path, stamp, self._now.wall)
+        self._tx.know(path, stamp, self._tx.adopt(new, proof_of(marker), self._now.wall))
 
     def missing(self, path: bytes) -> None:
         """Nothing is at `path`; if it was known, a rename may still explain it."""
@@ -193,7 +275,7 @@ class Changes:
             self._tx.forget(path)
         else:
             self._tx.mark_gone(path, self._now.wall)
-            self.effects.some_gone = True
+            self.effects.gone.add(path)
 
     def missing_directory(self, directory: bytes) -> None:
         """A whole directory is gone."""
@@ -213,7 +295,7 @@ class Changes:
         If it was a deposit, nothing is new. If a sweep has met it before the hint came, and took it for a save, it was
         none: it has another inode than what stood there before, or the file was made since that was looked at.
         """
-        saved = self._memory.saved.get(path)
+        saved = self._memories.saved.get(path)
         if saved is None:
             return
         before = saved.before
@@ -234,11 +316,11 @@ class Changes:
         if replaced is not None:
             self.bury(replaced)
         self._tx.forget(known.path)
-        self._memory.saved.pop(known.path, None)
+        self._memories.saved.put(known.path, None)
         self._tx.know(path, known.stamp, known.document)
         if split(known.path)[0] == split(path)[0]:
             until = self._now.steady + TOMBSTONE
-            self._memory.tombstones[known.path] = Tombstone(until, path, known.document)
+            self._memories.tombstones.put(known.path, Tombstone(until, path, known.document))
         document = self._document(known.document)
         if document is None:
             return
@@ -256,7 +338,7 @@ class Changes:
     def bury(self, known: KnownFile) -> None:
         """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
         self._tx.forget(known.path)
-        self._memory.saved.pop(known.path, None)
+        self._memories.saved.put(known.path, None)
         document = self._document(known.document)
         if document is None:
             return
@@ -273,15 +355,16 @@ class Changes:
             return
         if known.stamp.inode != stamp.inode:
             until, unseen_at = self._now.steady + REPLACED, known.stamp.ctime_ns * (known.stamp.size == UNSEEN)
-            self._memory.replaced[_identity(known.stamp)] = Tombstone(until, known.path, known.document, unseen_at)
+            tomb = Tombstone(until, known.path, known.document, unseen_at)
+            self._memories.replaced.put(_identity(known.stamp), tomb)
         if unknown == "existing":
             self._another_file(known, stamp)
         else:
             self._overwritten(place, known.path, stamp, self._document(known.document), send=unknown == "deposit")
             if known.path in self.effects.changed:
-                saved = self._memory.saved.get(known.path)
+                saved = self._memories.saved.get(known.path)
                 before = known.stamp if saved is None else saved.before
-                self._memory.saved[known.path] = Saved(self._now.steady + TOLD_LATE, before)
+                self._memories.saved.put(known.path, Saved(self._now.steady + TOLD_LATE, before))
 
     def _another_file(self, known: KnownFile, stamp: Stamp) -> None:
         """Another file system holds a file of the same name: it is existing, and not the one that was queued."""
@@ -293,8 +376,7 @@ class Changes:
     ) -> None:
         """`send` is false for what was overwritten while the daemon was stopped: that is not retroactive either."""
         if document is not None and document.state is State.QUEUED:
-            columns = {"reason": "overwritten while it was queued", "passed": ""}  # released was another version of it
-            self._tx.move(document.seq, State.QUEUED, State.WAITING, **columns)
+            self._tx.unsettle(document, "overwritten while it was queued")
             self.effects.waiting[document.seq] = path, None
         elif document is not None and document.state is State.SENDING:
             # The sender may hold the old file open and never see the new one: judged again when it has ended.
@@ -309,10 +391,10 @@ class Changes:
 
     def _saved(self, place: Place, path: bytes, stamp: Stamp) -> bool:
         """An editor that renames the known path away and writes a new file there is saving."""
-        tomb = self._memory.tombstones.get(path)
+        tomb = self._memories.tombstones.get(path)
         if tomb is None or tomb.until < self._now.steady or self._verdict(path):
             return False
-        del self._memory.tombstones[path]
+        self._memories.tombstones.put(path, None)
         away = self._tx.known(tomb.away)
         if away is not None:
             self._tx.know(away.path, away.stamp, None)
@@ -332,7 +414,7 @@ class Changes:
                 if known is not None and _may_be(known.stamp, stamp):  # it may be another file's by now
                     self.renamed(known, path)
                     return True
-        former = self._memory.replaced.pop(_identity(stamp), None) or self._replaced_unseen(stamp, born_ns)
+        former = self._memories.replaced.take(_identity(stamp)) or self._replaced_unseen(stamp, born_ns)
         if former is None or self._switched.ged_of(former.away) != place.ged or former.away == path:
             return False
         self._filed_away(former, path, stamp)
@@ -341,10 +423,10 @@ class Changes:
     def _replaced_unseen(self, stamp: Stamp, born_ns: int | None) -> Tombstone | None:
         """An inode says which file it was only of one that was there before the names were read."""
         file = _identity(unseen(stamp.inode, 0))
-        former = self._memory.replaced.get(file)
+        former = self._memories.replaced.get(file)
         if former is None or born_ns is None or born_ns >= former.unseen_at:
             return None
-        return self._memory.replaced.pop(file)
+        return self._memories.replaced.take(file)
 
     def _filed_away(self, former: Tombstone, path: bytes, stamp: Stamp) -> None:
         """The file that used to be at `former.away` is here, and a sweep met its successor first.
@@ -376,21 +458,18 @@ class Changes:
             self._deposit(place, path, stamp)
 
     def _deposit(self, place: Place, path: bytes, stamp: Stamp) -> None:
-        seq = self._add(place, path, stamp, State.WAITING)
+        seq = self._tx.deposit(new_document(self._settings, place, path, stamp, self._now.wall))
         self._tx.know(path, stamp, seq)
         self.effects.waiting[seq] = path, stamp
 
     def _miss(self, place: Place, path: bytes, stamp: Stamp) -> None:
-        seq = self._add(place, path, stamp, State.MISSED, reason="deposited while the daemon was stopped")
+        seq = self._tx.miss(new_document(self._settings, place, path, stamp, self._now.wall))
         self._tx.know(path, stamp, seq)
         folder = place.folder.path
         self.effects.missed[folder] = self.effects.missed.get(folder, 0) + 1
 
-    def _add(self, place: Place, path: bytes, stamp: Stamp, state: State, **columns: Any) -> int:
-        return enter(self._tx, self._settings, place, path, stamp, state, self._now.wall, **columns)
-
     def _withdraw(self, document: Document, reason: str) -> None:
-        self._tx.move(document.seq, document.state, State.WITHDRAWN, reason=reason)
+        self._tx.withdraw(document, reason)
         self._say("document_withdrawn", document, reason=reason)
 
     def _verdict(self, path: bytes) -> str | None:
@@ -411,31 +490,27 @@ def _may_be(known: Stamp, stamp: Stamp) -> bool:
     return known.inode == stamp.inode if known.size == UNSEEN else known.same_content(stamp)
 
 
-def _identity(stamp: Stamp) -> tuple[int, int, int]:
+def _identity(stamp: Stamp) -> Identity:
     return stamp.inode, stamp.size, stamp.mtime_ns
 
 
-def enter(
-    tx: Transaction,
-    settings: Settings,
-    place: Place,
-    path: bytes,
-    stamp: Stamp,
-    state: State,
-    now: float,
-    **columns: Any,
-) -> int:
-    """A document's row: its id, Message-ID and Date are made here, once, and never again."""
+def proof_of(marker: Marker) -> Proof:
+    """The delivery that a valid marker tells of."""
+    return Proof(marker.message_id, marker.sha256, marker.relay_reply, marker.attempts)
+
+
+def new_document(settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> NewDocument:
+    """A document's row. Its id, Message-ID and Date are made here, once, and never again."""
     identity = secrets.token_hex(8)
     sender = place.client.sender or settings.smtp.sender
-    made = {"message_id": new_message_id(identity, sender), "date": frozen_date(now), "deposited_at": now}
-    return tx.add(
-        state,
+    return NewDocument(
         id=identity,
         client=place.client.name,
         ged=place.ged,
         path=path,
         stamp=stamp,
         collection_email=place.collection_email,
-        **(made | columns),
+        message_id=new_message_id(identity, sender),
+        date=frozen_date(now),
+        deposited_at=now,
     )

@@ -17,8 +17,9 @@ from bridged.ged import Away, files
 from bridged.intake.changes import Changes, Unknown
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Listing, Unreadable
-from bridged.journal import SPECIAL, Journal, KnownFile
+from bridged.journal import Journal
 from bridged.journal.packed import Packed
+from bridged.journal.values import SPECIAL, KnownFile
 from bridged.logs import say
 from bridged.marker import find
 from bridged.model import UNSEEN, Stamp

@@ -13,7 +13,8 @@ from bridged.ged import Calls, Mounts, files
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
 from bridged.intake.sweep import Found, Sweep
-from bridged.journal import Journal, Mounted, Steps, Transaction
+from bridged.journal import Journal, Steps, Transaction
+from bridged.journal.values import Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in

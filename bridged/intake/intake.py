@@ -19,8 +19,9 @@ from bridged.intake.compare import Comparison, Difference
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Sweep, Times
 from bridged.intake.waiting import Waiting
-from bridged.journal import Journal, KnownFile, Steps, Ticket, Transaction
+from bridged.journal import Journal, JournalUnavailable, Steps, Ticket, Transaction
 from bridged.journal.packed import Packed
+from bridged.journal.values import KnownFile, Query
 from bridged.logs import say, say_document
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import ignored_endings
@@ -205,9 +206,11 @@ class Intake:
 
         `most`: seconds of a pass.
         """
+        self._memory.resume(now.steady)
         try:
             return (yield from self._step(now, most))
         except Exception:
+            self._memory.fail(now.steady)
             self.ged.abandon_pass()  # what was read may not have got into the journal, and must be read again
             raise
 
@@ -248,13 +251,21 @@ class Intake:
     def _wake_in(self, now: Instant) -> float:
         wait = max(0.0, min(self.ged.due, self.waiting.due) - now.steady)
         gone = self._some_gone and self.ged.state == "reachable"
-        return min(wait, 0.5) if self._memory.tombstones or gone or self._revisits or self._untold else wait
+        return min(wait, 0.5) if self._memory.awaits_save or gone or self._revisits or self._untold else wait
 
     # -- hints
 
     def _follow_hints(self, now: Instant) -> Steps[bool]:
-        differences: list[Difference] = []
         hints = [self.hints.popleft() for _ in range(min(len(self.hints), BATCH))]
+        try:
+            yield from self._apply(self._heard(hints, now), now)
+        except JournalUnavailable:
+            self.hints.extendleft(reversed(hints))  # otherwise a deletion that only a hint tells of would be lost
+            raise
+        return bool(hints)
+
+    def _heard(self, hints: Sequence[Hint], now: Instant) -> list[Difference]:
+        differences: list[Difference] = []
         looked = self._compare.lstats({path for hint in hints for path in (hint.path, hint.dest) if path})
         for hint in hints:
             self.ged.calls.progress()
@@ -268,8 +279,7 @@ class Intake:
             found = self._follow(hint, looked, now)
             self.ged.failed = self.ged.failed or found is None
             differences += found or []
-        yield from self._apply(differences, now)
-        return bool(hints)
+        return differences
 
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference] | None:
         """None where a disk's error, which the next try may not meet, stood in the way."""
@@ -518,9 +528,10 @@ class Intake:
                 say(event, **fields)
             else:
                 say_document(event, document, **fields)
+        effects.memories.apply()
         self._missed.update(effects.missed)
         self._revisits |= effects.revisit
-        self._some_gone = self._some_gone or effects.some_gone
+        self._some_gone = self._some_gone or bool(effects.gone)
         self.waiting.add(effects, now, self._steady())
 
     # -- departures
@@ -586,10 +597,8 @@ def withdraw_off(journal: Journal, ged: bytes, switched: SwitchedFolders) -> Non
 
 
 def _withdrawn_off(tx: Transaction, ged: bytes, switched: SwitchedFolders) -> list[Document]:
-    withdrawn = []
-    for state in (State.WAITING, State.QUEUED):
-        for document in list(tx.documents("state = ? AND ged = ?", (state.value, ged))):
-            if switched.place(document.directory) is None:
-                tx.move(document.seq, state, State.WITHDRAWN, reason="switched_off")
-                withdrawn.append(document)
+    left = tx.documents(Query(states=(State.WAITING, State.QUEUED), ged=ged))
+    withdrawn = [document for document in left if switched.place(document.directory) is None]
+    for document in withdrawn:
+        tx.withdraw(document, "switched_off")
     return withdrawn

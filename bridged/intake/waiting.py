@@ -14,9 +14,10 @@ from typing import Any, Final
 from bridged.config import SwitchedFolders
 from bridged.config.settings import Settings
 from bridged.ged import Mounts, files
-from bridged.intake.changes import Effects
+from bridged.intake.changes import Effects, proof_of
 from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
-from bridged.journal import Journal, Steps, Transaction
+from bridged.journal import Journal, JournalError, Steps, Transaction
+from bridged.journal.values import Query
 from bridged.logs import say, say_document, say_unreadable
 from bridged.marker import Marker, find
 from bridged.model import Document, Instant, Stamp, State, readable
@@ -49,11 +50,15 @@ class _Ready:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """What is told of a document once the commit is on the disk."""
+    """A deposit waits no longer. The line that tells of it is said once the commit is on the disk."""
 
     event: str
     document: Document
     fields: dict[str, Any]
+
+
+class _Over:
+    """A deposit waits no longer; intake has told of it."""
 
 
 class Waiting:
@@ -84,9 +89,8 @@ class Waiting:
 
     def resume(self) -> None:
         """Take up what was waiting when the daemon stopped."""
-        for document in self._journal.read(
-            lambda tx: list(tx.documents("state = 'waiting' AND ged = ?", (self._ged,)))
-        ):
+        waiting = Query(states=(State.WAITING,), ged=self._ged)
+        for document in self._journal.read(lambda tx: tx.documents(waiting)):
             if self._switched.place(document.directory) is not None:
                 self._plan(document.seq, self._deposits.setdefault(document.seq, _Deposit(document.path)), 0.0)
                 say_document("document_resumed", document, state="waiting")
@@ -170,11 +174,18 @@ class Waiting:
         try:
             while True:
                 seq = self._returned.get_nowait()
-                document = self._journal.read(lambda tx, s=seq: tx.document(s))  # type: ignore[misc]
+                document = self._returned_document(seq)
                 if document is not None and document.state is State.WAITING:  # it may have been renamed since
                     self._plan(seq, self._deposits.setdefault(seq, _Deposit(document.path)), now.steady)
         except Empty:
             return
+
+    def _returned_document(self, seq: int) -> Document | None:
+        try:
+            return self._journal.read(lambda tx: tx.document(seq))
+        except JournalError:
+            self._returned.put(seq)  # otherwise it would wait until the next start
+            raise
 
     # -- one look
 
@@ -267,46 +278,45 @@ class Waiting:
 
     # -- what a look came to
 
-    def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> _Decided | None:
-        """What became of it, and how that is told; None where nothing is decided yet."""
+    def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> _Decided | _Over | None:
+        """The end of a deposit's wait; None where it goes on waiting."""
         document = tx.document(seq)
         if document is None or document.state is not State.WAITING:
-            self._deposits.pop(seq, None)  # intake has found out something else, and said so
-            return None
+            return _Over()
         standing = tx.standing(document.path, seq)
         if document.path != self._deposits[seq].path or standing == "moved":
             return None  # what is at its path is another one
         if standing == "replaced":
-            tx.move(seq, State.WAITING, State.WITHDRAWN, reason=REPLACED)
+            tx.withdraw(document, REPLACED)
             return _Decided("document_withdrawn", document, {"reason": REPLACED})
         if ready.ignored:
-            tx.move(seq, State.WAITING, State.WITHDRAWN, reason=ready.ignored)
+            tx.withdraw(document, ready.ignored)
             tx.know(document.path, ready.stamp, None)
             return _Decided("document_ignored", document, {"reason": ready.ignored})
         if ready.marker is not None:
-            _adopt(tx, document, ready.marker, now)
+            tx.adopt_deposit(seq, proof_of(ready.marker), now.wall)
             return _Decided("document_validated", document, {"reason": ADOPTED})
-        columns = {"queued_at": now.wall, "due_at": 0.0, "reason": ready.warning}
-        tx.move(seq, State.WAITING, State.QUEUED, stamp=ready.stamp, **columns)
+        tx.queue(seq, ready.stamp, now.wall, ready.warning)
         tx.know(document.path, ready.stamp, seq)
         warning = {"warning": ready.warning, "level": "warning"} if ready.warning else {}
         return _Decided("document_queued", document, {"size": ready.stamp.size, **warning})
 
-    def _tell(self, ready: Iterable[int], outcomes: Iterable[_Decided | None]) -> None:
+    def _tell(self, ready: Iterable[int], outcomes: Iterable[_Decided | _Over | None]) -> None:
         self._on_queued()  # first: the line may be slow
         for seq, outcome in zip(ready, outcomes, strict=True):
             if outcome is not None:
                 self._deposits.pop(seq, None)
+            if isinstance(outcome, _Decided):
                 say_document(outcome.event, outcome.document, **outcome.fields)
 
     def _tell_saves(self, now: Instant) -> None:
         quiet = self._settings.watch.quiet
         for path in [p for p, calm in self._saves.items() if calm.quiet_for(now.steady) >= quiet]:
+            client, reason = self._switched.client_of(path), self._what_follows(path)
             del self._saves[path]
-            client = self._switched.client_of(path)
             if client is not None:
                 document = readable(path[len(self._ged) + 1 :])
-                say("document_changed", client=client.name, document=document, reason=self._what_follows(path))
+                say("document_changed", client=client.name, document=document, reason=reason)
 
     def _what_follows(self, path: bytes) -> str:
         known = self._journal.read(lambda tx: tx.known(path))
@@ -315,20 +325,6 @@ class Waiting:
         if document is not None and document.state is State.HELD:
             return "overwritten while it was held; released, it leaves as it is then"
         return "overwritten in place; it is not sent again (on_overwrite: send would)"
-
-
-def _adopt(tx: Transaction, document: Document, marker: Marker, now: Instant) -> None:
-    tx.move(
-        document.seq,
-        State.WAITING,
-        State.VALIDATED,
-        reason=ADOPTED,
-        validated_at=now.wall,
-        sha256=marker.sha256,
-        message_id=marker.message_id,
-        relay_reply=marker.relay_reply,
-        attempts=marker.attempts,
-    )
 
 
 def _unfinished(fd: int, name: bytes, stamp: Stamp, head: bytes) -> str:

@@ -1,70 +1,23 @@
-"""What the journal knows of the folders: every path that is existing or a document.
+"""The known files by path, the directories, the switched folders and the mounts.
 
 Knowledge is by path. A row stays for a moment after its file has gone (`gone_at`), so that a file which turns up
-elsewhere with the same identity is seen to be the same one, renamed.
+elsewhere with the same identity is the same file, renamed.
 
-What the first look at a directory finds is kept packed, as the kernel gives it: names and inodes. It counts as rows
-with unseen stamps, becomes that with the first change in the directory, and is replaced once the files are looked at.
+The names of a first look at a directory are kept packed, as the kernel gives them: names and inodes. They count as rows
+with unseen stamps, become rows with the first change in the directory, and are replaced once the files are looked at.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Literal
 
 from bridged.journal import packed
+from bridged.journal.values import KnownFile, Mounted
 from bridged.model import INODE_BITS, UNSEEN, Stamp, unseen
 from bridged.paths import below, limbo, split
-
-KNOWN_SCHEMA: Final = """
-CREATE TABLE mounts (path BLOB PRIMARY KEY, source TEXT NOT NULL, point BLOB NOT NULL, inode INTEGER NOT NULL,
-    fsid TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE folders (ged BLOB NOT NULL, pattern TEXT NOT NULL, since REAL NOT NULL, PRIMARY KEY (ged, pattern))
-    WITHOUT ROWID;
-CREATE TABLE directories (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE);
-CREATE TABLE known (
-    directory INTEGER NOT NULL, name BLOB NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, document INTEGER, gone_at REAL,
-    PRIMARY KEY (directory, name)) WITHOUT ROWID;
-CREATE INDEX known_by_time ON known (mtime_ns, size);
-CREATE INDEX known_gone ON known (gone_at) WHERE gone_at IS NOT NULL;
-"""
-
-# A special file (link, FIFO, socket, device) is known too, so that it is warned of once.
-SPECIAL: Final = Stamp(0, -1, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFile:
-    """One known path."""
-
-    path: bytes
-    stamp: Stamp
-    document: int | None
-    gone_at: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """Where a GED was when it was last seen: what tells the same file system from another."""
-
-    source: str
-    point: bytes
-    inode: int
-    fsid: str
-
-    @property
-    def place(self) -> tuple[str, bytes]:
-        """What all GEDs on this mount have in common."""
-        return self.source, self.point
-
-    def same(self, other: Mounted) -> bool:
-        """The same file system. Its own id is compared too: a loop device and root inode 2 serve many."""
-        return (self.source, self.inode, self.fsid) == (other.source, other.inode, other.fsid)
-
 
 _SELECT: Final = (
     "SELECT d.path, k.name, k.inode, k.size, k.mtime_ns, k.ctime_ns, k.document, k.gone_at"
@@ -94,16 +47,51 @@ def _file(row: tuple[bytes, bytes, int, int, int, int, int | None, float | None]
     return KnownFile(row[0] + b"/" + row[1], Stamp(*row[2:6]), row[6], row[7])
 
 
-class Known:
-    """The part of a transaction that speaks of known paths."""
+class Directories:
+    """The part of a transaction that keeps directories and their times."""
 
-    def __init__(self, sql: sqlite3.Connection) -> None:
-        self.sql = sql
+    _sql: sqlite3.Connection
+
+    def times_below(self, ged: bytes) -> list[tuple[bytes, int, int]]:
+        """The directories of a GED whose times are on record, with them, and how many directories are in each."""
+        of = "times IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"
+        sql = f"SELECT path, times, children FROM directories WHERE {of}"  # noqa: S608
+        return self._sql.execute(sql, (ged, *below(ged))).fetchall()
+
+    def keep_times(self, times: Iterable[tuple[bytes, int, int]], void: Iterable[bytes]) -> None:
+        """What directories looked like when all that was in them had become known; of those in `void` nothing is."""
+        self._sql.executemany("UPDATE directories SET times = NULL WHERE path = ?", ((path,) for path in void))
+        self._sql.executemany(
+            "INSERT INTO directories (path, times, children) VALUES (?, ?, ?)"
+            " ON CONFLICT (path) DO UPDATE SET times = excluded.times, children = excluded.children",
+            times,
+        )
+
+    def directories_below(self, directory: bytes) -> list[bytes]:
+        """The directories with known files, that one and those below it."""
+        rows = self._sql.execute(
+            f"SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES}",  # noqa: S608
+            (directory, *below(directory)),
+        )
+        return [row[0] for row in rows]
+
+    def recorded_below(self, directory: bytes) -> list[bytes]:
+        """The same, and perhaps some without known files: told at once, however many there are."""
+        sql = "SELECT path FROM directories WHERE path = ? OR (path >= ? AND path < ?)"
+        return [row[0] for row in self._sql.execute(sql, (directory, *below(directory))).fetchall()]
+
+    def _number(self, path: bytes) -> int | None:
+        row = self._sql.execute("SELECT id FROM directories WHERE path = ?", (path,)).fetchone()
+        return None if row is None else int(row[0])
+
+
+class KnownFiles(Directories):
+    """The part of a transaction that keeps known files."""
 
     def known(self, path: bytes) -> KnownFile | None:
         """The known file at a path."""
         directory, name = split(path)
-        row = self.sql.execute(_AT, (name, directory)).fetchone()
+        row = self._sql.execute(_AT, (name, directory)).fetchone()
         if row is None or row[1] is not None:
             return None if row is None else _file(row[:8])
         stamp = None if row[9] is None else dict(_stamped(*row[8:])).get(name)
@@ -125,7 +113,7 @@ class Known:
     def known_in(self, directory: bytes) -> dict[bytes, KnownFile]:
         """The known files of one directory, by name."""
         found = {name: KnownFile(directory + b"/" + name, stamp, None, None) for name, stamp in self._packed(directory)}
-        rows = self.sql.execute(_SELECT + "d.path = ?", (directory,))
+        rows = self._sql.execute(_SELECT + "d.path = ?", (directory,))
         return found | {row[1]: _file(row) for row in rows}
 
     def unseen_until(self, ged: bytes) -> int:
@@ -134,21 +122,21 @@ class Known:
         packed = f"SELECT MAX(read_ns) AS at FROM packed WHERE {of}"  # noqa: S608
         rows = f"SELECT MAX(ctime_ns) AS at FROM known k WHERE {_UNSEEN} AND {of}"  # noqa: S608
         sql = f"SELECT MAX(at) FROM ({packed} UNION ALL {rows})"  # noqa: S608
-        return self.sql.execute(sql, (ged, *below(ged)) * 2).fetchone()[0] or 0
+        return self._sql.execute(sql, (ged, *below(ged)) * 2).fetchone()[0] or 0
 
     def unseen_files(self, inode: int) -> list[KnownFile]:
         """Known files of which only name and inode are known, with this inode. It looks at all there are."""
-        rows = self.sql.execute(_SELECT + f"{_UNSEEN} AND k.inode = ?", (inode,))
+        rows = self._sql.execute(_SELECT + f"{_UNSEEN} AND k.inode = ?", (inode,))
         found = [_file(row) for row in rows]
         sql = "SELECT d.path FROM packed p JOIN directories d ON d.id = p.directory WHERE instr(p.records, ?)"
-        for (directory,) in self.sql.execute(sql, (packed.inode(inode),)).fetchall():
+        for (directory,) in self._sql.execute(sql, (packed.inode(inode),)).fetchall():
             files = self._packed(directory)
             found += [KnownFile(directory + b"/" + name, s, None, None) for name, s in files if s.inode == inode]
         return found
 
     def same_files(self, stamp: Stamp) -> list[KnownFile]:
         """Known files with the identity of `stamp`: where a file may have been renamed from."""
-        rows = self.sql.execute(
+        rows = self._sql.execute(
             _SELECT + "k.inode = ? AND k.size = ? AND k.mtime_ns = ?",
             (stamp.inode, stamp.size, stamp.mtime_ns),
         )
@@ -156,13 +144,27 @@ class Known:
 
     def same_content(self, stamp: Stamp) -> list[KnownFile]:
         """The same where inode numbers mean nothing."""
-        rows = self.sql.execute(_SELECT + "k.size = ? AND k.mtime_ns = ?", (stamp.size, stamp.mtime_ns))
+        rows = self._sql.execute(_SELECT + "k.size = ? AND k.mtime_ns = ?", (stamp.size, stamp.mtime_ns))
         return [_file(row) for row in rows]
 
     def gone(self, ged: bytes) -> list[KnownFile]:
         """Known files of a GED that were found gone."""
         found = "k.gone_at IS NOT NULL AND (d.path = ? OR (d.path >= ? AND d.path < ?))"
-        return [_file(row) for row in self.sql.execute(_SELECT + found, (ged, *below(ged)))]
+        return [_file(row) for row in self._sql.execute(_SELECT + found, (ged, *below(ged)))]
+
+    def knows_any(self, directory: bytes) -> bool:
+        """Whether any file is known there or below."""
+        sql = f"SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES} LIMIT 1"  # noqa: S608
+        return self._sql.execute(sql, (directory, *below(directory))).fetchone() is not None
+
+    def existing_counts(self) -> list[tuple[bytes, int]]:
+        """How many existing files each directory holds."""
+        found = self._sql.execute(
+            "SELECT d.path, COUNT(*) FROM known k JOIN directories d ON d.id = k.directory"
+            " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size <> -1 GROUP BY d.id"
+        ).fetchall()
+        rows = self._sql.execute("SELECT d.path, p.records FROM packed p JOIN directories d ON d.id = p.directory")
+        return found + [(path, sum(1 for _ in packed.files(records))) for path, records in rows]
 
     def know(self, path: bytes, stamp: Stamp, document: int | None) -> None:
         """The path is known from now on, with this stamp; a mark that it was gone is lifted."""
@@ -175,7 +177,7 @@ class Known:
 
     def pack(self, found: Sequence[packed.Packed]) -> None:
         """The first looks at these directories have found this."""
-        first = self.sql.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM directories").fetchone()[0]
+        first = self._sql.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM directories").fetchone()[0]
         rows = [(number, one.directory, one.times, one.children) for number, one in enumerate(found, first)]
         numbers: list[int | None] = [row[0] for row in rows]
         if self._insert_rows("IGNORE INTO directories (id, path, times, children)", rows) < len(rows):
@@ -185,54 +187,23 @@ class Known:
         records = [(number, one.read_ns, one.records) for number, one in zip(numbers, found, strict=True)]
         empty = [(row[0],) for row in records if not packed.has_files(row[2])]
         self._insert_rows("REPLACE INTO packed (directory, read_ns, records)", records)
-        self.sql.executemany("DELETE FROM packed WHERE directory = ?", empty)
+        self._sql.executemany("DELETE FROM packed WHERE directory = ?", empty)
 
     def see(self, directory: bytes, read_ns: int, files: Sequence[tuple[bytes, Stamp]]) -> None:
         """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
         number = self._number(directory)
-        row = self.sql.execute(
+        row = self._sql.execute(
             "SELECT records FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)
         ).fetchone()
         if row is not None and {name for name, _ in packed.files(row[0])} == {name for name, _ in files}:
             self._insert(number, files, None, "IGNORE")
-            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+            self._sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
             return
         number = self._directory(directory)
-        self.sql.executemany(
+        self._sql.executemany(
             f"UPDATE known AS k SET inode = ?, size = ?, mtime_ns = ?, ctime_ns = ? WHERE {_UNSEEN}"  # noqa: S608
             " AND ctime_ns = ? AND document IS NULL AND gone_at IS NULL AND directory = ? AND name = ?",
             [(*stamp, read_ns, number, name) for name, stamp in files],
-        )
-
-    def _insert_rows(self, into: str, rows: Sequence[tuple[object, ...]]) -> int:
-        """How many were inserted. By one statement: a thread gives its turn away at each, and waits to have it back."""
-        values = ", ".join(["(" + ", ".join("?" * len(rows[0])) + ")"] * len(rows))
-        sql = f"INSERT OR {into} VALUES {values}"  # noqa: S608 - constants and marks only
-        return self.sql.execute(sql, list(chain.from_iterable(rows))).rowcount
-
-    def _packed(self, directory: bytes) -> list[tuple[bytes, Stamp]]:
-        sql = "SELECT read_ns, records FROM packed WHERE directory = (SELECT id FROM directories WHERE path = ?)"
-        row = self.sql.execute(sql, (directory,)).fetchone()
-        return [] if row is None else _stamped(*row)
-
-    def _unpacked(self, path: bytes) -> int | None:
-        """The number of a directory whose files have a row each from now on; None where it has no number."""
-        sql = "SELECT d.id, p.read_ns, p.records FROM directories d LEFT JOIN packed p ON p.directory = d.id"
-        row = self.sql.execute(f"{sql} WHERE d.path = ?", (path,)).fetchone()
-        if row is None:
-            return None
-        number = int(row[0])
-        if row[2] is not None:
-            self._insert(number, _stamped(*row[1:]), None, "IGNORE")
-            self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
-        return number
-
-    def _insert(
-        self, number: int | None, files: Iterable[tuple[bytes, Stamp]], document: int | None, otherwise: str = "REPLACE"
-    ) -> None:
-        self.sql.executemany(
-            f"INSERT OR {otherwise} INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
-            [(number, name, *stamp, document) for name, stamp in files],
         )
 
     def mark_gone(self, path: bytes, at: float) -> None:
@@ -240,112 +211,101 @@ class Known:
         directory, name = split(path)
         number = self._unpacked(directory)
         sql = "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ? AND directory = ?"
-        self.sql.execute(sql, (at, name, number))
+        self._sql.execute(sql, (at, name, number))
 
     def forget(self, path: bytes) -> None:
         """The path is unknown from now on."""
         directory, name = split(path)
         number = self._unpacked(directory)
-        self.sql.execute("DELETE FROM known WHERE name = ? AND directory = ?", (name, number))
+        self._sql.execute("DELETE FROM known WHERE name = ? AND directory = ?", (name, number))
 
     def forget_in(self, directory: bytes) -> None:
         """Everything in one directory is unknown from now on."""
         number = self._number(directory)
-        self.sql.execute("DELETE FROM known WHERE directory = ?", (number,))
-        self.sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+        self._sql.execute("DELETE FROM known WHERE directory = ?", (number,))
+        self._sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
         self.keep_times((), [directory])  # else nobody would read it again
 
-    def times_below(self, ged: bytes) -> list[tuple[bytes, int, int]]:
-        """The directories of a GED whose times are on record, with them, and how many directories are in each."""
-        of = "times IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"
-        sql = f"SELECT path, times, children FROM directories WHERE {of}"  # noqa: S608
-        return self.sql.execute(sql, (ged, *below(ged))).fetchall()
+    def _insert_rows(self, into: str, rows: Sequence[tuple[object, ...]]) -> int:
+        """How many were inserted. By one statement: a thread gives its turn away at each, and waits to have it back."""
+        values = ", ".join(["(" + ", ".join("?" * len(rows[0])) + ")"] * len(rows))
+        sql = f"INSERT OR {into} VALUES {values}"  # noqa: S608 - constants and marks only
+        return self._sql.execute(sql, list(chain.from_iterable(rows))).rowcount
 
-    def keep_times(self, times: Iterable[tuple[bytes, int, int]], void: Iterable[bytes]) -> None:
-        """What directories looked like when all that was in them had become known; of those in `void` nothing is."""
-        self.sql.executemany("UPDATE directories SET times = NULL WHERE path = ?", ((path,) for path in void))
-        self.sql.executemany(
-            "INSERT INTO directories (path, times, children) VALUES (?, ?, ?)"
-            " ON CONFLICT (path) DO UPDATE SET times = excluded.times, children = excluded.children",
-            times,
+    def _packed(self, directory: bytes) -> list[tuple[bytes, Stamp]]:
+        sql = "SELECT read_ns, records FROM packed WHERE directory = (SELECT id FROM directories WHERE path = ?)"
+        row = self._sql.execute(sql, (directory,)).fetchone()
+        return [] if row is None else _stamped(*row)
+
+    def _unpacked(self, path: bytes) -> int | None:
+        """The number of a directory whose files have a row each from now on; None where it has no number."""
+        sql = "SELECT d.id, p.read_ns, p.records FROM directories d LEFT JOIN packed p ON p.directory = d.id"
+        row = self._sql.execute(f"{sql} WHERE d.path = ?", (path,)).fetchone()
+        if row is None:
+            return None
+        number = int(row[0])
+        if row[2] is not None:
+            self._insert(number, _stamped(*row[1:]), None, "IGNORE")
+            self._sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
+        return number
+
+    def _insert(
+        self, number: int | None, files: Iterable[tuple[bytes, Stamp]], document: int | None, otherwise: str = "REPLACE"
+    ) -> None:
+        self._sql.executemany(
+            f"INSERT OR {otherwise} INTO known VALUES (?, ?, ?, ?, ?, ?, ?, NULL)",  # noqa: S608
+            [(number, name, *stamp, document) for name, stamp in files],
         )
-
-    def directories_below(self, directory: bytes) -> list[bytes]:
-        """The directories with known files, that one and those below it."""
-        rows = self.sql.execute(
-            f"SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES}",  # noqa: S608
-            (directory, *below(directory)),
-        )
-        return [row[0] for row in rows]
-
-    def recorded_below(self, directory: bytes) -> list[bytes]:
-        """The same, and perhaps some without known files: told at once, however many there are."""
-        sql = "SELECT path FROM directories WHERE path = ? OR (path >= ? AND path < ?)"
-        return [row[0] for row in self.sql.execute(sql, (directory, *below(directory))).fetchall()]
-
-    def knows_any(self, directory: bytes) -> bool:
-        """Whether any file is known there or below."""
-        sql = f"SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES} LIMIT 1"  # noqa: S608
-        return self.sql.execute(sql, (directory, *below(directory))).fetchone() is not None
-
-    def existing_counts(self) -> list[tuple[bytes, int]]:
-        """How many existing files each directory holds."""
-        found = self.sql.execute(
-            "SELECT d.path, COUNT(*) FROM known k JOIN directories d ON d.id = k.directory"
-            " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size <> -1 GROUP BY d.id"
-        ).fetchall()
-        rows = self.sql.execute("SELECT d.path, p.records FROM packed p JOIN directories d ON d.id = p.directory")
-        return found + [(path, sum(1 for _ in packed.files(records))) for path, records in rows]
-
-    # -- folders and geds
-
-    def folders(self) -> dict[tuple[bytes, str], float]:
-        """Every switched folder on record, (GED, pattern as configured), and since when."""
-        rows = self.sql.execute("SELECT ged, pattern, since FROM folders")
-        return {(ged, pattern): since for ged, pattern, since in rows}
-
-    def read_folders(self, ged: bytes) -> set[str]:
-        """Those of a GED of which everything that was there before is known."""
-        return {row[0] for row in self.sql.execute("SELECT pattern FROM folders WHERE ged = ? AND read", (ged,))}
-
-    def set_read(self, ged: bytes, *, read: bool) -> None:
-        """Whether that is so of a GED's switched folders."""
-        self.sql.execute("UPDATE folders SET read = ? WHERE ged = ?", (read, ged))
-
-    def switch_on(self, ged: bytes, pattern: str, since: float) -> None:
-        """Record a switched folder, which has not been read yet; an earlier date stays."""
-        self.sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?, 0)", (ged, pattern, since))
-
-    def switch_off(self, ged: bytes, pattern: str) -> None:
-        """The folder is no longer switched on."""
-        self.sql.execute("DELETE FROM folders WHERE ged = ? AND pattern = ?", (ged, pattern))
-
-    def mounted(self, path: bytes) -> Mounted | None:
-        """What was last seen mounted at a GED, or inside it."""
-        row = self.sql.execute("SELECT source, point, inode, fsid FROM mounts WHERE path = ?", (path,)).fetchone()
-        return None if row is None else Mounted(*row)
-
-    def mounted_below(self, ged: bytes) -> list[bytes]:
-        """The directories in a GED on which something was seen mounted."""
-        return [row[0] for row in self.sql.execute("SELECT path FROM mounts WHERE path >= ? AND path < ?", below(ged))]
-
-    def forget_mounted(self, path: bytes) -> None:
-        """Nothing is expected to be mounted there any more."""
-        self.sql.execute("DELETE FROM mounts WHERE path = ?", (path,))
-
-    def set_mounted(self, path: bytes, mounted: Mounted) -> None:
-        """Record what is mounted there."""
-        row = (path, mounted.source, mounted.point, mounted.inode, mounted.fsid)
-        self.sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)
-
-    def _number(self, path: bytes) -> int | None:
-        row = self.sql.execute("SELECT id FROM directories WHERE path = ?", (path,)).fetchone()
-        return None if row is None else int(row[0])
 
     def _directory(self, path: bytes) -> int:
         number = self._unpacked(path)
         if number is not None:
             return number
-        number = self.sql.execute("INSERT INTO directories (path) VALUES (?)", (path,)).lastrowid
+        number = self._sql.execute("INSERT INTO directories (path) VALUES (?)", (path,)).lastrowid
         assert number is not None
         return number
+
+
+class Folders:
+    """The part of a transaction that keeps switched folders and mounts."""
+
+    _sql: sqlite3.Connection
+
+    def folders(self) -> dict[tuple[bytes, str], float]:
+        """Every switched folder on record, (GED, pattern as configured), and since when."""
+        rows = self._sql.execute("SELECT ged, pattern, since FROM folders")
+        return {(ged, pattern): since for ged, pattern, since in rows}
+
+    def read_folders(self, ged: bytes) -> set[str]:
+        """Those of a GED of which everything that was there before is known."""
+        return {row[0] for row in self._sql.execute("SELECT pattern FROM folders WHERE ged = ? AND read", (ged,))}
+
+    def set_read(self, ged: bytes, *, read: bool) -> None:
+        """Whether that is so of a GED's switched folders."""
+        self._sql.execute("UPDATE folders SET read = ? WHERE ged = ?", (read, ged))
+
+    def switch_on(self, ged: bytes, pattern: str, since: float) -> None:
+        """Record a switched folder, which has not been read yet; an earlier date stays."""
+        self._sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?, 0)", (ged, pattern, since))
+
+    def switch_off(self, ged: bytes, pattern: str) -> None:
+        """The folder is no longer switched on."""
+        self._sql.execute("DELETE FROM folders WHERE ged = ? AND pattern = ?", (ged, pattern))
+
+    def mounted(self, path: bytes) -> Mounted | None:
+        """What was last seen mounted at a GED, or inside it."""
+        row = self._sql.execute("SELECT source, point, inode, fsid FROM mounts WHERE path = ?", (path,)).fetchone()
+        return None if row is None else Mounted(*row)
+
+    def mounted_below(self, ged: bytes) -> list[bytes]:
+        """The directories in a GED on which something was seen mounted."""
+        return [row[0] for row in self._sql.execute("SELECT path FROM mounts WHERE path >= ? AND path < ?", below(ged))]
+
+    def forget_mounted(self, path: bytes) -> None:
+        """Nothing is expected to be mounted there any more."""
+        self._sql.execute("DELETE FROM mounts WHERE path = ?", (path,))
+
+    def set_mounted(self, path: bytes, mounted: Mounted) -> None:
+        """Record what is mounted there."""
+        row = (path, mounted.source, mounted.point, mounted.inode, mounted.fsid)
+        self._sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final, get_args
 
 from bridged.config.settings import Smtp
-from bridged.journal import Journal
+from bridged.journal import Journal, JournalError
 from bridged.line.line import DAY, Line, LineMatter, Pace
 from bridged.logs import say
 from bridged.model import Instant, UserError
@@ -25,7 +24,7 @@ _SIGNS_IN: Final = "signs_in"  # the key of the halted sign-in in a kept pace, a
 
 
 def keep(journal: Journal, smtp: Smtp, line: Line, now: Instant) -> None:
-    """Keep the pace where it changed. Raises the journal's errors when it cannot be written."""
+    """Keep the pace where it changed. Raises JournalError when the journal cannot be written."""
     pace = line.unsaved_pace(now)
     if pace is not None:
         kept = asdict(pace) | ({_SIGNS_IN: _print(smtp, os.urandom(16))} if pace.matter == "misconfigured" else {})
@@ -110,7 +109,7 @@ def _may_be_of(ours: str, at: float, used: Sequence[tuple[float, str]]) -> bool:
 def _note_account(journal: Journal, used: list[tuple[float, str]]) -> None:
     try:
         journal.write(lambda tx: tx.keep(ACCOUNTS, json.dumps(used[-_MOST:])))
-    except sqlite3.Error as error:  # told and not raised: mails leave all the same, and only the count may be wrong
+    except JournalError as error:  # told and not raised: mails leave all the same, and only the count may be wrong
         _tell(f"the account in use cannot be noted: {type(error).__name__}: {error}")
 
 

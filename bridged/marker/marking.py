@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sqlite3
 import threading
 import time
 from collections import deque
@@ -16,7 +15,7 @@ from typing import Final
 from bridged import __version__
 from bridged.config.settings import Settings
 from bridged.ged import Away, Calls, Mounts, files
-from bridged.journal import Journal, Ticket, Transaction
+from bridged.journal import Journal, JournalError, Ticket, Transaction
 from bridged.logs import say_document
 from bridged.marker import finding, moving, writing
 from bridged.marker.marker import Marker
@@ -74,14 +73,14 @@ class Marking:
         self._wake()
 
     def record(self) -> int:
-        """Enter the acceptances, log them, and return their number. Raises sqlite3.Error, and keeps the rest then."""
+        """Enter the acceptances, log them, and return their number. Raises JournalError, and keeps the rest then."""
         with self._handing_over:
             taken = len(self._accepted)
         for _ in range(taken):
             enter, ticket = self._accepted[0]
             try:
                 sent = self._journal.settle(ticket)
-            except sqlite3.Error:
+            except JournalError:
                 # Posted again, because the relay has the mail: a full disk must not cause a second one.
                 self._accepted[0] = (enter, self._journal.post(enter))
                 raise
@@ -160,16 +159,16 @@ class Marking:
         if isinstance(written, FileNotFoundError):
             known = tx.known(document.path)
             if known is not None and known.document == seq:  # renamed or deleted: intake tells soon
-                tx.note(seq, State.SENT, marker_due=now + MARKER_FOLLOWS)
+                tx.put_off_marker(document, now + MARKER_FOLLOWS)
                 return None
             name = b""  # it left after it was sent, so there is no place for a marker
         if isinstance(name, OSError):
-            tx.note(seq, State.SENT, marker_due=now + self._settings.watch.sweep)
+            tx.put_off_marker(document, now + self._settings.watch.sweep)
             return name
         path = document.directory + b"/" + name if name else b""
         # Renamed meanwhile: the marker follows, because no document stands beside it.
         due = None if not name or in_place else now + MARKER_FOLLOWS
-        tx.move(seq, State.SENT, State.VALIDATED, validated_at=now, marker=path, marker_due=due)
+        tx.validate(seq, now, path, due)
         return name
 
     def beside(self, directory_fd: int, document: Document) -> Marker | None:
@@ -239,7 +238,7 @@ class Marking:
             moved = None  # it moved along with its directory, or was deleted
         except OSError as error:
             again = now + self._settings.watch.sweep
-            self._journal.write(lambda tx: tx.note(document.seq, document.state, marker_due=again))
+            self._journal.write(lambda tx: tx.put_off_marker(document, again))
             self._tell_failure(document, error)
             return
         self._settle(document, document.directory + b"/" + (moved or split(document.marker)[1]))
@@ -255,7 +254,7 @@ class Marking:
             return moving.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
 
     def _settle(self, document: Document, marker: bytes) -> None:
-        self._journal.write(lambda tx: tx.note(document.seq, document.state, marker=marker, marker_due=None))
+        self._journal.write(lambda tx: tx.settle_marker(document, marker))
 
 
 def _stands(directory_fd: int, name: bytes) -> bool:

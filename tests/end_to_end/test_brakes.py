@@ -13,8 +13,9 @@ import pytest
 
 from bridged.dispatch import brakes
 from bridged.journal import Journal, Transaction
-from bridged.model import Stamp, State
-from tests.support.bridge import COMMAND, Bridge, attachment, until
+from bridged.model import State
+from tests.support.bridge import Bridge, attachment, daemon, until
+from tests.support.documents import put
 from tests.support.relay import Say, ScriptedRelay
 
 PDF = b"%PDF-1.4\n%%EOF\n"
@@ -155,19 +156,10 @@ def test_a_daily_cap_puts_the_rest_off_without_a_storm_and_holds_up_no_other_add
 def test_of_two_copies_in_two_sessions_the_second_to_be_read_waits(tmp_path):
     """The younger may be read first; then it has left, or is about to, and the elder is the duplicate."""
     journal = Journal(tmp_path)
-    columns = {"client": "A", "ged": b"/ged", "stamp": Stamp(1, 2, 3, 4), "date": "", "deposited_at": 1.0}
-    columns["collection_email"] = "a@collecte.example"
-
-    def add(tx: Transaction, name: str) -> int:
-        made = {"id": name, "path": b"/ged/" + name.encode(), "message_id": f"<{name}@x>"}
-        seq = tx.add(State.QUEUED, **(columns | made))
-        tx.move(seq, State.QUEUED, State.SENDING)
-        return seq
-
-    elder, younger = journal.write(lambda tx: [add(tx, "elder"), add(tx, "younger")])
+    elder, younger = journal.write(lambda tx: [put(tx, State.SENDING, name) for name in (b"elder", b"younger")])
 
     def read(tx: Transaction, seq: int) -> tuple[str, bool]:
-        tx.note(seq, State.SENDING, sha256="ab" * 32)
+        tx.enter_digest(seq, "ab" * 32)
         document = tx.document(seq)
         assert document is not None
         return brakes.sent_before(tx, document, "ab" * 32)
@@ -252,7 +244,7 @@ def test_refusals_in_a_row_for_three_clients_are_the_relays_and_all_are_put_back
 def test_a_dry_run_shows_the_mails_and_touches_nothing(bridge):
     bridge.config.write_text(bridge.text())
     with bridge.log.open("ab") as log:
-        bridge.process = subprocess.Popen([COMMAND, "run", "--dry-run", "--config", bridge.config], stderr=log)
+        bridge.process = subprocess.Popen([*daemon(), "run", "--dry-run", "--config", bridge.config], stderr=log)
     bridge.wait_for("daemon_ready")
     (bridge.inbox / "facture été.pdf").write_bytes(PDF)
     bridge.wait_for("document_validated")

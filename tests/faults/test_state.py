@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bridge import COMMAND, Bridge, attachment, until
+from tests.support.bridge import Bridge, attachment, daemon, until
 from tests.support.images import Disk, disk, needs_images
 from tests.support.process import (
     ended,
@@ -258,7 +258,7 @@ def _try(bridge: Bridge) -> str:
     complaint = bridge.base / "complaint"
     bridge.config.write_text(bridge.text())
     with complaint.open("wb") as log:
-        bridge.process = subprocess.Popen([COMMAND, "run", "--config", bridge.config], stderr=log)
+        bridge.process = subprocess.Popen([*daemon(), "run", "--config", bridge.config], stderr=log)
     until(lambda: ended(bridge) or "daemon_ready" in complaint.read_text(), "refused, or ready")
     return complaint.read_text() if ended(bridge) else ""
 

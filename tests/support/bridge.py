@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.support.relay import ScriptedRelay
 
-COMMAND = str(Path(sys.executable).with_name("bridged"))
+INSTALLED = COMMAND = str(Path(sys.executable).with_name("bridged"))
+LAUNCHER = str(Path(__file__).with_name("launch.py"))
 WITHIN = 60.0  # seconds: a busy machine may take so long to start a daemon
 
 
@@ -72,7 +73,7 @@ class Bridge:
         self.config.write_text(self.text())
         ready = self.count("daemon_ready")
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([COMMAND, "run", "--config", self.config], stderr=log)
+            self.process = subprocess.Popen([*daemon(), "run", "--config", self.config], stderr=log)
         until(lambda: self.count("daemon_ready") > ready, "daemon_ready")
         return self
 
@@ -140,6 +141,13 @@ class Bridge:
         self.settle()
         left = Counter(n for n in self.sent().elements() if not n.startswith("probe-"))
         assert left == Counter(names), left
+
+
+def daemon(*faults: str) -> list[str]:
+    """The command for a daemon with these faults of launch.py. Its wishes run twice, but for a test's own COMMAND."""
+    if COMMAND != INSTALLED and not faults:
+        return [COMMAND]
+    return [sys.executable, LAUNCHER, ",".join((*faults, "wishes_run_twice"))]
 
 
 def attachment(raw: bytes) -> tuple[str, bytes]:

@@ -22,6 +22,7 @@ from bridged.dispatch import Route, Sender, Shared
 from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.line import Line
 from bridged.marker import Marking
 from bridged.model import Document, Instant, State
@@ -215,8 +216,8 @@ class Firm:
         """`bridged release --all`"""
 
         def release(tx: Any) -> None:
-            for document in list(tx.documents("state = 'held'")):
-                tx.move(document.seq, State.HELD, State.QUEUED, due_at=0.0, queued_at=self.now().wall, uncertain=0)
+            for document in tx.documents(Query(states=(State.HELD,))):
+                tx.release(document, self.now().wall)
 
         self.journal.write(release)
 

@@ -175,6 +175,14 @@ def much_leaves_together() -> None:
     sender.TOGETHER = 1000.0
 
 
+def wishes_run_twice() -> None:
+    """No fault: each wish runs twice, so that a side effect in one of them shows."""
+    sys.path.insert(0, os.fspath(Path(__file__).resolve().parents[2]))
+    from tests.support import twice
+
+    twice.run_wishes_twice()
+
+
 FAULTS = {
     f.__name__: f
     for f in (
@@ -191,6 +199,7 @@ FAULTS = {
         much_leaves_together,
         names_only,
         no_hints,
+        wishes_run_twice,
     )
 }
 

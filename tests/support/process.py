@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support import packages
-from tests.support.bridge import COMMAND, Bridge, attachment, sha256, until
+from tests.support.bridge import Bridge, attachment, daemon, sha256, until
 
-LAUNCHER = str(Path(__file__).with_name("launch.py"))
 NAMED = "temporary_files_have_names"
 
 needs_strace = packages.needs("strace")
@@ -51,9 +49,10 @@ def launch(
     `faults` are those of launch.py.
     """
     bridge.config.write_text(bridge.text())
-    program = [sys.executable, LAUNCHER, ",".join(faults)] if faults else [COMMAND]
     with bridge.log.open("ab") as log:
-        bridge.process = subprocess.Popen([*before, *program, "run", "--config", bridge.config], stderr=log, **options)
+        bridge.process = subprocess.Popen(
+            [*before, *daemon(*faults), "run", "--config", bridge.config], stderr=log, **options
+        )
     return bridge.process
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import sqlite3
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -19,11 +18,12 @@ from bridged import logs
 from bridged.alerts import Alerting, refused_at_start
 from bridged.alerts.alerting import HALTED, WORTH, salvaged
 from bridged.config.settings import Settings
-from bridged.journal import Journal
+from bridged.journal import Journal, JournalUnavailable
 from bridged.mail import UnsafeHeader, letter
-from bridged.model import Instant, Stamp, State
+from bridged.model import Instant, State
 from bridged.relay import Outbox, Outgoing
 from bridged.relay.outcome import Accepted, Misconfigured, RelayDown
+from tests.support.documents import put
 from tests.support.relay import Cut, Say, ScriptedRelay, Stall
 
 PARIS = ZoneInfo("Europe/Paris")
@@ -66,10 +66,8 @@ def parsed(raw: bytes) -> EmailMessage:
 
 
 def add(journal: Journal, name: str, state: State, **columns: Any) -> None:
-    values = {"id": name, "client": "Boulangerie Été", "ged": b"/ged", "path": b"/ged/" + name.encode()}
-    values |= {"stamp": Stamp(1, 2, 3, 4), "collection_email": "b@collecte.example", "date": ""}
-    values |= {"message_id": f"<{name}@x.example>", "deposited_at": NOON}
-    journal.write(lambda tx: tx.add(state, **(values | columns)))
+    values = {"deposited_at": NOON, "collection_email": "b@collecte.example"} | columns
+    journal.write(lambda tx: put(tx, state, name.encode(), "Boulangerie Été", **values))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +270,7 @@ def test_a_restart_repeats_no_alert_and_sends_those_that_could_not_leave(journal
 
 def test_a_state_directory_that_cannot_be_written_is_told_all_the_same(journal, relay, tmp_path, monkeypatch):
     def full(_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise JournalUnavailable("database or disk is full")
 
     alerting = Alerting(journal, settings(relay, tmp_path))
     monkeypatch.setattr(journal, "write", full)
@@ -445,12 +443,11 @@ def test_with_a_relay_of_their_own_alerts_leave_the_outbox_empty(journal, relay,
 def test_a_digest_tells_of_held_late_and_missed_documents(journal, relay, tmp_path):
     alerting = Alerting(journal, settings(relay, tmp_path, digest="18:00"), zone=PARIS)
     alerting.step(at(0))
-    add(journal, "held", State.WAITING)
+    add(journal, "held", State.HELD, reason="550 no")
     add(journal, "old", State.QUEUED, queued_at=NOON)
     add(journal, "new", State.QUEUED, queued_at=NOON + 6 * 3600 - 60)
     add(journal, "missed", State.MISSED, deposited_at=NOON + 5)
     add(journal, "long missed", State.MISSED, deposited_at=NOON - 5)
-    journal.write(lambda tx: tx.sql.execute("UPDATE documents SET state = 'held', reason = '550 no' WHERE id = 'held'"))
     alerting.step(at(6 * 3600 - 1))
     assert relay.mails == []
     alerting.step(at(6 * 3600))

@@ -17,9 +17,10 @@ from bridged.commands import cli, demo, explain, survey
 from bridged.config import SwitchedFolders, load
 from bridged.daemon.control import ControlServer
 from bridged.ged import files
-from bridged.intake import enter
+from bridged.intake import new_document
 from bridged.journal import Journal
 from bridged.model import State
+from tests.support.documents import change
 
 AS_ROOT = os.geteuid() == 0
 SINCE = 1_790_000_000.0
@@ -96,11 +97,9 @@ class Firm:
         place = SwitchedFolders(self.settings.clients).place(os.fsencode(path.parent))
 
         def record(tx):
-            first, *more = WAYS[state]
-            columns = COLUMNS.get(first, {})
-            seq = enter(tx, self.settings, place, name, stamp, first, DEPOSITED, **columns)
-            for new in more:
-                tx.move(seq, tx.document(seq).state, new, **COLUMNS.get(new, {}))
+            seq = tx.deposit(new_document(self.settings, place, name, stamp, DEPOSITED))
+            for new in WAYS[state]:
+                change(tx, seq, state=new.value, **COLUMNS.get(new, {}))
                 if new in {State.SENT, State.HELD}:
                     tx.attempt(seq, LATER, "accepted" if new is State.SENT else "refused", "as it said")
             tx.know(name, stamp, seq)
@@ -416,7 +415,7 @@ def test_release_refuses_what_is_not_held_and_releases_the_rest(firm):
 
 def uncertain(firm, relative, reason="uncertain too often: The line was lost after the final dot; it may have arrived"):
     document = firm.document(relative, State.HELD)
-    firm.journal.write(lambda tx: tx.note(document.seq, State.HELD, reason=reason, uncertain=3))
+    firm.journal.write(lambda tx: change(tx, document.seq, reason=reason, uncertain=3))
     return document
 
 
@@ -440,7 +439,7 @@ def test_what_may_have_arrived_is_known_by_its_reason_or_by_its_count(firm):
     uncertain(firm, "Achats/a.pdf", reason="550 5.1.1 No such user.")
     other = firm.document("Achats/b.pdf", State.HELD)
     reason = "uncertain: the connection was lost after the final dot too often; it may have arrived"
-    firm.journal.write(lambda tx: tx.note(other.seq, State.HELD, reason=reason))
+    firm.journal.write(lambda tx: change(tx, other.seq, reason=reason))
     assert "a second time: 2." in firm.told("release", "--client", "Boulangerie Martin")
 
 
@@ -464,7 +463,7 @@ def test_a_part_of_the_reason_narrows_what_is_released(firm, choice):
         choice = ("--folder", firm.ged / "Achats")
     braked, refused = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.HELD)
     reason = "more than 3 documents were deposited within 10 min (brake): if they are meant to leave, release them"
-    firm.journal.write(lambda tx: tx.note(braked.seq, State.HELD, reason=reason))
+    firm.journal.write(lambda tx: change(tx, braked.seq, reason=reason))
     assert "Released: Achats/a.pdf" in firm.told("release", *choice, "--reason", "BRAKE")
     assert (firm.state(braked).state, firm.state(refused).state) == (State.QUEUED, State.HELD)
     assert firm.told("release", *choice, "--reason", "brake") == "No such document is held."

@@ -12,9 +12,11 @@ from bridged.config import SwitchedFolders, load
 from bridged.dispatch import Route, Shared
 from bridged.dispatch.claims import Claims
 from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.line import Line
 from bridged.model import Instant, Stamp, State
 from bridged.relay import Outbox
+from tests.support.documents import put
 
 NOW = Instant(1000.0, 1000.0)
 
@@ -45,14 +47,12 @@ class Queue:
         for name in names.split():
             ged = os.fsencode(self.base / name[0])
             path = ged + b"/In/" + name.encode()
-            made = {"id": name, "message_id": f"<{name}@cabinet.example>", "date": "", "deposited_at": 1.0}
-            places = {"client": name[0], "ged": ged, "path": path, "collection_email": f"{name[0]}@collecte.example"}
-            stamp = Stamp(len(path), 10, 5, 6)
+            places = {"ged": ged, "path": path, "collection_email": f"{name[0]}@collecte.example"}
+            places["stamp"] = Stamp(len(path), 10, 5, 6)
 
-            def enter(tx, made=made, places=places, stamp=stamp, path=path):
-                seq = tx.add(State.WAITING, stamp=stamp, **made, **places)
-                tx.know(path, stamp, seq)
-                tx.move(seq, State.WAITING, State.QUEUED, due_at=0.0)
+            def enter(tx, name=name, places=places):
+                seq = put(tx, State.QUEUED, name.encode(), client=name[0], **places)
+                tx.know(places["path"], places["stamp"], seq)
 
             self.journal.write(enter)
 
@@ -84,7 +84,7 @@ def test_clients_take_turns_within_a_claim_and_from_one_to_the_next(queue):
 def test_documents_that_are_not_due_or_on_a_share_that_is_away_are_passed_over(queue):
     queue.add("A1 A2")
     queue.add("B1")
-    queue.journal.write(lambda tx: tx.note(1, State.QUEUED, due_at=NOW.wall + 5))
+    queue.journal.write(lambda tx: tx.put_off(1, NOW.wall + 5))
     queue.away = (os.fsencode(queue.base / "B"),)
     assert queue.take() == "A2"
     queue.away = ()
@@ -97,5 +97,5 @@ def test_a_refused_address_holds_each_document_that_goes_there_and_no_other(queu
     queue.add("A1 A2 A3 B1")
     queue.journal.write(lambda tx: tx.refuse_address("A@collecte.example", 1.0, "550 no such user"))
     assert queue.take() == "B1"
-    held = queue.journal.read(lambda tx: [d.name for d in tx.documents("state = 'held'")])
+    held = queue.journal.read(lambda tx: [d.name for d in tx.documents(Query(states=(State.HELD,)))])
     assert held == [b"A1", b"A2", b"A3"]

@@ -7,10 +7,8 @@ import itertools
 import json
 import os
 import shutil
-import sqlite3
 import subprocess
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,12 @@ from bridged.ged import Calls, Mounts, files
 from bridged.intake import Sweep, intake
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
-from bridged.journal import Journal, Transaction
+from bridged.intake.rounds import AFTER_TROUBLE
+from bridged.journal import Journal, JournalUnavailable, Transaction
 from bridged.model import Instant, State
 from bridged.watching import Hint
+from tests.support.documents import change
+from tests.support.full_disk import full_disk
 from tests.support.mounts import FuseMounts, require, run
 from tests.support.stepping import done
 
@@ -374,8 +375,7 @@ def test_a_late_hint_is_none_of_a_file_that_was_overwritten_in_place(stepped, ex
     stepped.sweeps()
     assert stepped.documents() == {"A/scan.txt": "queued"}
     (seq,) = stepped.journal.read(lambda tx: [document.seq for document in tx.documents()])
-    for old, new in pairwise((State.QUEUED, State.SENDING, State.SENT, State.VALIDATED)):
-        stepped.journal.write(lambda tx, o=old, n=new: tx.move(seq, o, n))
+    stepped.journal.write(lambda tx: change(tx, seq, state=State.VALIDATED.value))
     time.sleep(0.02)
     existing.write_text("today, and once more")
     stepped.sweeps(1, full=True)
@@ -383,6 +383,51 @@ def test_a_late_hint_is_none_of_a_file_that_was_overwritten_in_place(stepped, ex
     stepped.sweeps()
     assert stepped.documents() == {"A/scan.txt": "validated"}
     assert len(stepped.said("document_changed")) == 1
+
+
+@pytest.fixture
+def validated(stepped):
+    """A document that was sent and validated."""
+    stepped.start(["A"])
+    (stepped.base / "ged/A").mkdir()
+    stepped.until_ready()
+    stepped.make("A/scan.txt")
+    stepped.sweeps()
+    (seq,) = stepped.journal.read(lambda tx: [document.seq for document in tx.documents()])
+    stepped.journal.write(lambda tx: change(tx, seq, state=State.VALIDATED.value))
+    return stepped.base / "ged/A/scan.txt"
+
+
+def failing_step(stepped):
+    """A step whose first commit fails, and the wait after which it is tried again."""
+    with full_disk(stepped.journal), pytest.raises(JournalUnavailable):
+        stepped.step()
+    stepped.ahead += AFTER_TROUBLE
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_an_editor_s_save_whose_commit_fails_is_not_a_new_document(stepped, validated, failures):
+    """The rename is in the journal; the commit of the new file fails, and the step is tried again."""
+    aside = validated.with_name("scan.txt~")
+    validated.rename(aside)
+    stepped.tell("moved", validated, aside)
+    stepped.step()
+    validated.write_text("saved anew")
+    stepped.tell("look", validated)
+    for _ in range(failures):
+        failing_step(stepped)
+    stepped.sweeps()
+    assert stepped.documents() == {"A/scan.txt": "validated"}
+    assert len(stepped.said("document_changed")) == 1
+
+
+def test_a_file_made_anew_in_place_of_a_sent_one_whose_commit_fails_is_a_new_document(stepped, validated):
+    """The hint of the deletion is the only proof, and the failed step has taken it."""
+    anew(validated, "today")
+    stepped.tell("gone", validated)
+    failing_step(stepped)
+    stepped.sweeps()
+    assert [d.state for d in stepped.journal.read(lambda tx: list(tx.documents()))] == ["validated", "queued"]
 
 
 def test_what_is_sent_when_overwritten_is_not_sent_again_for_a_late_hint(stepped):
@@ -476,18 +521,9 @@ def test_a_first_pass_whose_commit_fails_is_made_again(stepped, monkeypatch, bat
     monkeypatch.setattr(intake, "BATCH", batch)
     stepped.make(*(f"A/{number}/old.txt" for number in range(10)))
     stepped.start(["A"])
-    usual, failing = Transaction.pack, [1, 2]
-
-    def pack(tx, found):
-        if failing and failing.pop():
-            raise sqlite3.OperationalError("database or disk is full")
-        usual(tx, found)
-
-    monkeypatch.setattr(Transaction, "pack", pack)
-    with pytest.raises(sqlite3.OperationalError):
+    with full_disk(stepped.journal, failures=2), pytest.raises(JournalUnavailable):
         stepped.until_ready()
     assert not stepped.intake.ready
-    failing.clear()
     stepped.until_ready()
     ged = stepped.intake.ged.path
     assert all(stepped.journal.read(lambda tx, n=n: tx.known_in(ged + b"/A/%d" % n)) for n in range(10))

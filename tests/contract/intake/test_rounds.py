@@ -17,6 +17,7 @@ from bridged.config import load
 from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
 from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.model import Instant, State
 from bridged.watching import Hint
 
@@ -87,7 +88,7 @@ class Firm:
         return [document.path for document in self.journal.read(lambda tx: list(tx.documents()))]
 
     def queued(self):
-        return len(self.journal.read(lambda tx: list(tx.documents("state = ?", (State.QUEUED.value,)))))
+        return len(self.journal.read(lambda tx: tx.documents(Query(states=(State.QUEUED,)))))
 
 
 @pytest.fixture
@@ -186,7 +187,7 @@ def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monk
 
 def test_what_one_ged_raises_is_its_own(firm, monkeypatch):
     def fails(_now, _most):
-        yield lambda tx: tx.move(99, *[None] * 2)
+        yield lambda tx: tx.requeue(99)
 
     failing, beside = firm.geds
     monkeypatch.setattr(firm.seat(failing).intake, "step", fails)

@@ -4,69 +4,72 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import sqlite3
 import struct
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bridged.journal import FILE_NAME, Journal, StateConflict, Steps, Transaction
+from bridged.journal import FILE_NAME, Journal, JournalError, JournalUnavailable, StateConflict, Steps, Transaction
 from bridged.journal.packed import FILE, Packed
-from bridged.journal.store import _SCHEMAS, JournalError
-from bridged.model import Rule, Stamp, State
-
-STAMP = Stamp(7, 100, 5, 6)
+from bridged.journal.schema import SCHEMAS
+from bridged.journal.values import Query
+from bridged.model import Document, Rule, State
+from tests.support.documents import STAMP, change, put
+from tests.support.full_disk import full_disk
 
 
 def add(tx: Transaction, name: bytes = b"a.pdf", state: State = State.WAITING, client: str = "A") -> int:
-    identity = f"{client}-{name!r}"
-    seq = tx.add(
-        state,
-        id=identity,
-        client=client,
-        ged=b"/ged",
-        path=b"/ged/in/" + name,
-        stamp=STAMP,
-        collection_email="a@collecte.example",
-        message_id=f"<{identity}@cabinet.example>",
-        date="",
-        deposited_at=1.0,
-    )
+    seq = put(tx, state, name, client)
     tx.know(b"/ged/in/" + name, STAMP, seq)
     return seq
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path)
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path)
+    yield journal
+    journal.close()
+
+
+def state(journal: Journal, seq: int) -> State | None:
+    document = journal.read(lambda tx: tx.document(seq))
+    return None if document is None else document.state
+
+
+def queued(journal: Journal, name: bytes = b"a.pdf", client: str = "A") -> Document:
+    seq = journal.write(lambda tx: add(tx, name, State.QUEUED, client))
+    document = journal.read(lambda tx: tx.document(seq))
+    assert document is not None
+    return document
+
+
+def claim(journal: Journal, document: Document) -> None:
+    journal.write(lambda tx: tx.claim(document, document.collection_email))
 
 
 def test_a_write_is_there_after_reopening(journal: Journal, tmp_path: Path) -> None:
     """What `write` returned from is in the file, names that are not UTF-8 included."""
     seq = journal.write(lambda tx: add(tx, b"\xff\xfe.pdf"))
     journal.close()
-    document = Journal(tmp_path).read(lambda tx: tx.document(seq))
+    again = Journal(tmp_path)
+    document = again.read(lambda tx: tx.document(seq))
+    again.close()
     assert document is not None
     assert (document.name, document.state, document.stamp) == (b"\xff\xfe.pdf", State.WAITING, STAMP)
 
 
-def test_a_transition_that_is_not_in_the_table_is_refused(journal: Journal) -> None:
-    """There is no way from waiting to sent."""
-    seq = journal.write(add)
+def test_two_senders_cannot_claim_the_same_document(journal: Journal) -> None:
+    document = queued(journal)
+    claim(journal, document)
     with pytest.raises(StateConflict):
-        journal.write(lambda tx: tx.move(seq, State.WAITING, State.SENT))
-
-
-def test_a_transition_from_a_state_the_document_has_left_is_refused(journal: Journal) -> None:
-    """Compare-and-set: two senders cannot claim the same document."""
-    seq = journal.write(add)
-    journal.write(lambda tx: tx.move(seq, State.WAITING, State.QUEUED))
-    journal.write(lambda tx: tx.move(seq, State.QUEUED, State.SENDING))
-    with pytest.raises(StateConflict):
-        journal.write(lambda tx: tx.move(seq, State.QUEUED, State.SENDING))
+        claim(journal, document)
 
 
 def test_a_wish_that_raises_is_rolled_back_alone(journal: Journal) -> None:
@@ -141,14 +144,14 @@ def test_a_lone_wish_that_raises_leaves_nothing_behind(journal: Journal) -> None
     seq = journal.write(add)
 
     def fails(tx: Transaction) -> None:
-        tx.move(seq, State.WAITING, State.QUEUED)
-        tx.move(seq, State.WAITING, State.QUEUED)
+        tx.queue(seq, STAMP, 1.0)
+        tx.queue(seq, STAMP, 1.0)
 
     with pytest.raises(StateConflict):
         journal.write(fails)
     assert not journal._sql.in_transaction
-    assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.WAITING]
-    journal.write(lambda tx: tx.move(seq, State.WAITING, State.QUEUED))
+    assert [d.state for d in journal.read(lambda tx: tx.documents())] == [State.WAITING]
+    journal.write(lambda tx: tx.queue(seq, STAMP, 1.0))
 
 
 def test_many_threads_write_without_losing_one(journal: Journal) -> None:
@@ -166,29 +169,27 @@ def test_many_threads_write_without_losing_one(journal: Journal) -> None:
     for thread in threads:
         thread.join()
     assert len(set(numbers)) == 200
-    assert journal.read(lambda tx: len(list(tx.documents()))) == 200
+    assert journal.read(lambda tx: len(tx.documents())) == 200
 
 
 def test_clients_take_turns(journal: Journal) -> None:
     """The next document is of the client after the last one served, first come first served within it."""
     for client in "ABA":
-        name = f"{client}{len(journal.read(lambda tx: list(tx.documents())))}".encode()
-        seq = journal.write(lambda tx, n=name, c=client: add(tx, n, client=c))  # type: ignore[misc]
-        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED, due_at=0.0))  # type: ignore[misc]
+        name = f"{client}{len(journal.read(lambda tx: tx.documents()))}".encode()
+        queued(journal, name, client)
     order, last = [], ""
     for _ in range(3):
         document, *_ = journal.read(lambda tx, c=last: tx.due_after(c, 10.0, 100.0, limit=9))  # type: ignore[misc]
         order.append(document.name)
         last = document.client
-        journal.write(lambda tx, s=document.seq: tx.move(s, State.QUEUED, State.SENDING))  # type: ignore[misc]
+        claim(journal, document)
     assert order == [b"A0", b"B1", b"A2"]
 
 
 def test_the_turns_of_several_clients_are_asked_for_together(journal: Journal) -> None:
     """Each client's first, and no further than where one has more than was asked for; then from the beginning."""
     for number, client in enumerate("DBBBBACE"):
-        seq = journal.write(lambda tx, n=number, c=client: add(tx, b"%d" % n, client=c))  # type: ignore[misc]
-        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED, due_at=0.0))  # type: ignore[misc]
+        queued(journal, b"%d" % number, client)
 
     def turns(after: str, limit: int) -> str:
         return "".join(d.client for d in journal.read(lambda tx: tx.due_after(after, 10.0, 100.0, limit=limit)))
@@ -198,13 +199,12 @@ def test_the_turns_of_several_clients_are_asked_for_together(journal: Journal) -
 
 def test_recovery_puts_back_what_was_being_sent_and_counts_a_dot_as_uncertain(journal: Journal) -> None:
     """Before the dot it is certain that nothing was accepted; after it, it is not."""
-    for name, dotted in ((b"early", 0), (b"late", 1)):
-        seq = journal.write(lambda tx, n=name: add(tx, n))  # type: ignore[misc]
-        journal.write(lambda tx, s=seq: tx.move(s, State.WAITING, State.QUEUED))  # type: ignore[misc]
-        journal.write(lambda tx, s=seq: tx.move(s, State.QUEUED, State.SENDING))  # type: ignore[misc]
-        journal.write(lambda tx, s=seq, d=dotted: tx.note(s, State.SENDING, dotted=d))  # type: ignore[misc]
+    for name in (b"early", b"late"):
+        document = queued(journal, name)
+        claim(journal, document)
+    journal.write(lambda tx: tx.announce_dot(document.seq, "digest"))
     journal.write(lambda tx: tx.recover())
-    found = {d.name: (d.state, d.uncertain) for d in journal.read(lambda tx: list(tx.documents()))}
+    found = {d.name: (d.state, d.uncertain) for d in journal.read(lambda tx: tx.documents())}
     assert found == {b"early": (State.QUEUED, 0), b"late": (State.QUEUED, 1)}
 
 
@@ -293,6 +293,96 @@ def test_another_programs_database_in_its_place_is_to_be_moved_aside(tmp_path: P
     assert "Move it aside" in str(error)
 
 
+@pytest.mark.parametrize("refusal", ["newer", "damaged"])
+def test_a_refused_journal_is_closed(tmp_path: Path, refusal: str, collected: None) -> None:
+    """Its connection would hold the file, and Python 3.13 warns of it."""
+    file = tmp_path / FILE_NAME
+    Journal(tmp_path).close()
+    if refusal == "newer":
+        sql = sqlite3.connect(file)
+        sql.execute("PRAGMA user_version = 99")
+        sql.close()
+    else:
+        file.write_bytes(b"not a database at all" * 1000)
+    gc.disable()
+    try:
+        with pytest.raises(JournalError) as caught:
+            Journal(tmp_path)
+        open_files = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    finally:
+        gc.enable()
+    assert caught.value
+    assert str(file) not in open_files
+
+
+def test_a_commit_on_a_full_disk_raises_the_journals_own_error(journal: Journal) -> None:
+    with full_disk(journal), pytest.raises(JournalUnavailable, match="disk is full") as caught:
+        journal.write(add)
+    assert caught.value.exit_code == 1
+    assert not isinstance(caught.value, sqlite3.Error)
+    assert journal.read(lambda tx: tx.documents()) == []
+    journal.write(add)
+
+
+def test_a_damaged_page_under_an_open_journal_raises_the_journals_own_error(journal: Journal) -> None:
+    def read(tx: Transaction) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    for way in (journal.read, journal.write):
+        with pytest.raises(JournalError, match="Move it aside") as caught:
+            way(read)
+        assert caught.value.exit_code == 78
+
+
+def test_a_journal_that_is_deleted_takes_no_write(journal: Journal) -> None:
+    journal.path.unlink()
+    with pytest.raises(JournalUnavailable, match="restart bridged"):
+        journal.write(add)
+
+
+def test_a_query_admits_the_documents_that_meet_all_its_fields(journal: Journal) -> None:
+    for name, state, client in ((b"1", State.HELD, "A"), (b"2", State.QUEUED, "A"), (b"3", State.SENT, "B")):
+        journal.write(lambda tx, n=name, s=state, c=client: add(tx, n, s, c))  # type: ignore[misc]
+    journal.write(lambda tx: change(tx, 1, reason="550 no", collection_email="x@collecte.example"))
+
+    def found(**fields: Any) -> str:
+        return b"".join(d.name for d in journal.read(lambda tx: tx.documents(Query(**fields)))).decode()
+
+    assert found() == "123"
+    assert found(limit=2) == "12"
+    assert found(states=(State.QUEUED, State.SENT)) == "23"
+    assert found(states=(State.QUEUED, State.SENT), client="B") == "3"
+    assert found(client="A") == "12"
+    assert found(path=b"/ged/in/2") == "2"
+    assert found(ged=b"/other") == ""
+    assert found(id="A-b'1'") == "1"
+    assert found(collection_email="x@collecte.example", reason="550 no") == "1"
+    assert found(collection_email="x@collecte.example", reason="550") == ""
+
+
+def plan(journal: Journal, ask: Callable[[Transaction], object]) -> list[str]:
+    """How SQLite finds the rows that a query asks for."""
+    asked: list[str] = []
+    sql = sqlite3.connect(journal.path)
+    sql.set_trace_callback(asked.append)
+    ask(Transaction(sql))
+    sql.set_trace_callback(None)
+    plans = [row[3] for statement in asked for row in sql.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    sql.close()
+    return plans
+
+
+def test_what_a_claim_asks_of_a_large_journal_is_asked_of_the_index_that_holds_few(journal: Journal) -> None:
+    """By address there are as many as were ever sent there."""
+    document = queued(journal)
+    assert plan(journal, lambda tx: tx.under_way("a@collecte.example")) == [
+        "SEARCH documents USING INDEX documents_by_state (state=?)"
+    ]
+    assert plan(journal, lambda tx: tx.same_bytes(document, "ab" * 32))[0] == (
+        "SEARCH documents USING INDEX documents_by_content (sha256=? AND collection_email=?)"
+    )
+
+
 def test_a_known_file_is_found_by_its_identity(journal: Journal) -> None:
     """What a rename leaves unchanged leads back to the old path."""
     journal.write(lambda tx: add(tx, b"old.pdf"))
@@ -317,7 +407,7 @@ def test_the_journal_file_is_for_its_owner_only(journal: Journal) -> None:
 def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: Path) -> None:
     """A firm that installs the next version keeps its documents, and what it adds works from then on."""
     sql = sqlite3.connect(tmp_path / FILE_NAME)
-    sql.executescript(f"{_SCHEMAS[0]} PRAGMA user_version = 1;")
+    sql.executescript(f"{SCHEMAS[0]} PRAGMA user_version = 1;")
     row = (
         "id-1",
         "A",
@@ -339,19 +429,20 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: 
     sql.commit()
     sql.close()
     journal = Journal(tmp_path)
-    (document,) = journal.read(lambda tx: list(tx.documents()))
+    (document,) = journal.read(lambda tx: tx.documents())
     assert (document.id, document.state, document.passed) == ("id-1", State.HELD, "")
-    journal.write(lambda tx: tx.move(document.seq, State.HELD, State.QUEUED, passed="review"))
+    journal.write(lambda tx: tx.release(document._replace(rule="review"), 2.0))
     journal.write(lambda tx: tx.keep("pace", "slow"))
     journal.close()
     again = Journal(tmp_path)
     assert again.read(lambda tx: (tx.document(document.seq).passed, tx.kept("pace"))) == ("review", "slow")  # type: ignore[union-attr]
+    again.close()
 
 
 def test_what_was_released_under_the_second_schema_is_past_all_rules(tmp_path: Path) -> None:
     """A document that a person has released just before the new version was installed is not held again."""
     sql = sqlite3.connect(tmp_path / FILE_NAME)
-    sql.executescript(f"{_SCHEMAS[0]} {_SCHEMAS[1]} PRAGMA user_version = 2;")
+    sql.executescript(f"{SCHEMAS[0]} {SCHEMAS[1]} PRAGMA user_version = 2;")
     columns = "id, client, ged, path, state, inode, size, mtime_ns, ctime_ns, collection_email, message_id, date"
     row = ("A", b"/ged", b"/ged/a.pdf", "queued", 7, 100, 5, 6, "a@collecte.example")
     for number, released_at in ((1, 9.0), (2, None)):
@@ -359,7 +450,9 @@ def test_what_was_released_under_the_second_schema_is_past_all_rules(tmp_path: P
         sql.execute(f"INSERT INTO documents ({columns}, deposited_at, released_at) VALUES ({'?, ' * 13}?)", values)
     sql.commit()
     sql.close()
-    documents = Journal(tmp_path).read(lambda tx: list(tx.documents()))
+    journal = Journal(tmp_path)
+    documents = journal.read(lambda tx: tx.documents())
+    journal.close()
     assert [document.has_passed(Rule.REVIEW) for document in documents] == [True, False]
 
 

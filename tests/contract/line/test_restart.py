@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from bridged.config.settings import Retry, Smtp
-from bridged.journal import Journal
+from bridged.journal import Journal, JournalUnavailable
 from bridged.line import Line, restart
 from bridged.model import Instant
 from bridged.relay.outcome import Accepted, Misconfigured
@@ -97,7 +96,7 @@ def test_an_attempt_from_before_accounts_were_kept_counts_for_any(journal):
 
 def test_a_journal_that_cannot_be_written_stops_no_line(journal, said, monkeypatch):
     def full(_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise JournalUnavailable("database or disk is full")
 
     monkeypatch.setattr(journal, "write", full)
     assert left(line(journal, smtp(daily_quota=10), 0), 0) == 10

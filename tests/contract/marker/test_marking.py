@@ -12,8 +12,10 @@ import pytest
 
 from bridged.ged import HANGING, Calls, Hanging, Mounts
 from bridged.journal import Journal
+from bridged.journal.values import Query
 from bridged.marker import Marking, marking
-from bridged.model import Stamp, State
+from bridged.model import State
+from tests.support.documents import put
 
 CLIENTS = 120
 
@@ -26,17 +28,7 @@ def journal(tmp_path):
 
 
 def sent(tx, number, ged):
-    columns = {
-        "id": f"{number}",
-        "client": f"{number}",
-        "message_id": f"<{number}@x>",
-        "collection_email": "a@b.example",
-    }
-    columns |= {"ged": ged, "path": ged + b"/facture.pdf", "stamp": Stamp(7, 100, 5, 6), "deposited_at": 1.0}
-    seq = tx.add(State.WAITING, date="", **columns)
-    for old, new in ((State.WAITING, State.QUEUED), (State.QUEUED, State.SENDING)):
-        tx.move(seq, old, new)
-    tx.move(seq, State.SENDING, State.SENT, marker_due=0.0)
+    put(tx, State.SENT, client=f"{number}", ged=ged, path=ged + b"/facture.pdf", marker_due=0.0)
 
 
 def many(base, journal, calm, clients):
@@ -117,7 +109,7 @@ def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, 
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 30, limits[1]))
     try:
         one.step(100.0)
-        left = journal.read(lambda tx: list(tx.documents("state = 'sent'")))
+        left = journal.read(lambda tx: tx.documents(Query(states=(State.SENT,))))
         for step in range(6):
             one.step(100.0 * (step + 2))
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +11,7 @@ from bridged import __version__
 from bridged.commands import cli, status
 from bridged.config import schema
 from bridged.daemon import control, daemon
+from bridged.journal import JournalUnavailable
 from bridged.model import UserError
 
 COMMANDS = ["run", "check", "status", "documents", "explain", "release", "drop", "send", "demo", "reload", "schema"]
@@ -168,7 +168,7 @@ def test_reload_of_a_broken_file_tells_a_daemon_at_the_default_place(file, monke
     [
         (UserError("Something is wrong: mend it."), 1),
         (PermissionError(13, "Permission denied", "/var/lib/bridged/journal.sqlite"), 1),
-        (sqlite3.OperationalError("attempt to write a readonly database"), 1),
+        (JournalUnavailable("The journal cannot be used."), 1),
         (BrokenPipeError(32, "Broken pipe"), 1),
     ],
 )

@@ -1,0 +1,102 @@
+"""The journal's errors. SQLite's own end here: outside the package nobody meets one."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from bridged.model import UserError
+
+
+class JournalError(UserError):
+    """The journal cannot be used as it is. The sentence names the remedy."""
+
+    exit_code = 78
+
+
+class JournalUnavailable(JournalError):
+    """The journal is as it was, but cannot be used now. A later attempt may succeed."""
+
+    exit_code = 1
+
+
+class JournalBusy(JournalUnavailable):
+    """Another program holds the journal."""
+
+
+class JournalDamaged(JournalError):
+    """SQLite cannot read the journal."""
+
+    def __init__(self, path: Path, error: Exception) -> None:
+        super().__init__(
+            f"The journal {path} cannot be read ({error}). Move it aside and start again: what is in the folders"
+            " then counts as existing and is not sent, and valid markers still count."
+        )
+
+
+class StateConflict(Exception):
+    """A document is not in the state that the caller expects: another writer has moved it."""
+
+
+_BUSY: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+# Remedies by SQLite's primary result code: the place or the moment is at fault, not the journal.
+_REMEDIES: Final = {
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_IOERR: "make room on its disk, or see to the disk if it is failing (the kernel's log tells)",
+    sqlite3.SQLITE_BUSY: "end what holds it open",
+    sqlite3.SQLITE_LOCKED: "end what holds it open",
+    sqlite3.SQLITE_READONLY: "make it and its directory writable for this user",
+    sqlite3.SQLITE_PERM: "make it and its directory writable for this user",
+    sqlite3.SQLITE_CANTOPEN: "make it and its directory readable and writable for this user",
+}
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+# Of these no page of the journal is to blame: the moment is, or a mistake of bridged.
+_NOT_DAMAGED: Final = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+
+
+def unusable(why: object) -> str:
+    """The sentence of an open journal that cannot be used."""
+    return f"The journal cannot be used ({why}). Is its disk full, or may this user not write there?"
+
+
+def translated(path: Path, error: BaseException) -> BaseException:
+    """The journal's error for an error of SQLite while the journal is open. Any other error stays as it is."""
+    if not isinstance(error, sqlite3.Error):
+        return error
+    if not isinstance(error, _NOT_DAMAGED):
+        return JournalDamaged(path, error)
+    kind = JournalBusy if _code(error) in _BUSY else JournalUnavailable
+    return kind(unusable(error))
+
+
+@contextmanager
+def opening(path: Path) -> Iterator[None]:
+    """Raises JournalError for each error of SQLite, and of the file system, while the journal is opened."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        remedy = _REMEDIES.get(_code(error))
+        if remedy is None:
+            raise JournalDamaged(path, error) from error
+        raise _unavailable(path, error, remedy, busy=_code(error) in _BUSY) from error
+    except sqlite3.DatabaseError as error:
+        raise JournalDamaged(path, error) from error
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise _unavailable(path, error.strerror, _REMEDIES[sqlite3.SQLITE_FULL]) from error
+        raise JournalError(f"The journal {path} cannot be opened: {error.strerror}.") from error
+
+
+def _unavailable(path: Path, why: object, remedy: str, *, busy: bool = False) -> JournalUnavailable:
+    words = f"The journal {path} cannot be used now ({why}): {remedy}, and start again."
+    kind = JournalBusy if busy else JournalUnavailable
+    return kind(f"{words} Leave the journal where it is, nothing in it is lost.")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for an error that Python has raised itself."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
