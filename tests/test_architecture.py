@@ -265,17 +265,17 @@ def test_a_daemon_that_needs_no_token_loads_nothing_that_only_tokens_need():
 # Each figure may only fall: a change that lowers one lowers its ceiling here, in the same commit.
 # The second figure is the goal: the house is complete there.
 CEILINGS = {
-    "foreign_writes": (102, 20),
+    "foreign_writes": (98, 20),
     "fields": (36, 14),
-    "methods": (40, 22),
-    "class_lines": (484, 250),
+    "methods": (39, 22),
+    "class_lines": (468, 250),
     "fan_out": (16, 12),
-    "files_in_a_package": (10, 17),
+    "files_in_a_package": (11, 17),
     "names_at_a_door": (13, 5),
-    "median_function": (6, 6),
+    "median_function": (5, 6),
     "longest_function": (37, 40),
-    "type_ignores": (13, 3),
-    "sql_outside_the_journal": (10, 0),
+    "type_ignores": (10, 3),
+    "sql_outside_the_journal": (0, 0),
 }
 
 

@@ -6,27 +6,26 @@ once the transaction is on the disk. Otherwise they would outlive a commit that 
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from bridged.config import Place, SwitchedFolders
 from bridged.config.settings import Settings
+from bridged.intake.switching import new_document
 from bridged.journal import Transaction
 from bridged.journal.packed import Packed
-from bridged.journal.values import SPECIAL, KnownFile, NewDocument, Proof
-from bridged.mail import frozen_date, new_message_id
+from bridged.journal.values import SPECIAL, KnownFile, Proof
 from bridged.marker import MARKER_FOLLOWS, Marker
 from bridged.model import UNSEEN, Document, Instant, Stamp, State, readable, unseen
 from bridged.paths import limbo, split
 from bridged.reasons import IGNORED_NOW
 
-# A name renamed away within its directory and written anew within this time (seconds) is an editor saving.
+# Seconds. A name renamed away within its directory and written anew within them is an editor's save.
 TOMBSTONE: Final = 2.0
-# A file whose name was taken by another one is recognised for this time (seconds) where only sweeps see renames.
+# Seconds for which a file whose name was taken is recognised elsewhere, where only sweeps see renames.
 REPLACED: Final = 600.0
-# A sweep takes a file that was deleted and made anew for a save; the hint that tells them apart may come so much later.
+# Seconds for which a late hint may tell that a save was a deletion and a new file: a sweep cannot tell them apart.
 TOLD_LATE: Final = 60.0
 Unknown = Literal["existing", "missed", "deposit"]
 NOT_SENT_YET: Final = frozenset({State.WAITING, State.QUEUED})
@@ -34,17 +33,17 @@ NOT_SENT_YET: Final = frozenset({State.WAITING, State.QUEUED})
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A name that was renamed away: until when it is remembered, where to, and which document it was."""
+    """A name that was renamed away: its end (steady seconds), the new path, and the document."""
 
     until: float
     away: bytes
     document: int | None
-    unseen_at: int = 0  # ns; of an unseen file: when its name was read
+    unseen_at: int = 0  # ns when the name of an unseen file was read; 0 for others
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A file that was told of as overwritten: until when a late hint may contradict, and what stood there before."""
+    """A file that was told of as overwritten: its end (steady seconds), and the stamp before."""
 
     until: float
     before: Stamp
@@ -162,7 +161,7 @@ class Effects:
 
     memories: Memories
     lines: list[tuple[str, Document | None, dict[str, Any]]] = field(default_factory=list)
-    waiting: dict[int, tuple[bytes, Stamp | None]] = field(default_factory=dict)  # the stamp, if it was just looked at
+    waiting: dict[int, tuple[bytes, Stamp | None]] = field(default_factory=dict)  # the stamp if just looked at
     changed: dict[bytes, Stamp] = field(default_factory=dict)
     unchanged: list[bytes] = field(default_factory=list)
     revisit: set[bytes] = field(default_factory=set)
@@ -171,7 +170,7 @@ class Effects:
 
 
 class Changes:
-    """Decides, within one transaction, what the found differences mean."""
+    """Judges the differences that were found, within one transaction."""
 
     def __init__(
         self,
@@ -188,7 +187,7 @@ class Changes:
         self._memories = memory.draft()
         self.effects = Effects(self._memories)
 
-    # -- what was found
+    # -- found
 
     def found(
         self,
@@ -199,10 +198,10 @@ class Changes:
         left: Collection[bytes],
         born_ns: int | None = None,
     ) -> None:
-        """A regular file is at `path`. Whether it is new, changed or renamed is decided here.
+        """A regular file is at `path`: new, changed, renamed, or as it was.
 
-        `left`: known paths of the same GED which the very same file has left, when it was looked at. `born_ns` is when
-        it was made, where that was asked because it may be one of which only the inode is known.
+        `left`: known paths of the same GED that this very file had left when it was looked at. `born_ns`: its time of
+        birth, asked only where it may be an unseen file.
         """
         known = self._tx.known(path)
         if known is not None and known.gone_at is not None:
@@ -220,9 +219,9 @@ class Changes:
             self._unknown(place, path, stamp, unknown)
 
     def _displaced(self, known: KnownFile) -> None:
-        """Another known file was renamed to its path. It may have been renamed itself, and be found further on.
+        """Another known file was renamed to its path. The displaced file may have been renamed, too.
 
-        Until it is, or is buried, its row stands as gone at a path that no file can have.
+        Until it is found or buried, its row stands as gone at a path that no file can have.
         """
         away = limbo(known.path)
         before = self._tx.known(away)
@@ -245,15 +244,15 @@ class Changes:
             self._say("document_ignored", None, path=path, **why)
 
     def existing(self, directory: bytes, names: Iterable[tuple[bytes, Stamp]]) -> None:
-        """The first look at a directory: what is there was there before."""
+        """The first look at a directory: its files are existing."""
         self._tx.know_all(directory, names)
 
     def packed(self, found: Sequence[Packed]) -> None:
-        """The same of several, as the kernel gives it."""
+        """The first looks at several directories, as the kernel gives them."""
         self._tx.pack(found)
 
     def seen(self, directory: bytes, read_ns: int, names: Sequence[tuple[bytes, Stamp]]) -> None:
-        """A later look: these are as they were when their names were read."""
+        """A later look: these files are as they were when their names were read."""
         self._tx.see(directory, read_ns, names)
 
     def adopt(self, place: Place, path: bytes, stamp: Stamp, marker: Marker) -> None:
@@ -267,7 +266,7 @@ class Changes:
         self._tx.know(path, stamp, self._tx.adopt(new, proof_of(marker), self._now.wall))
 
     def missing(self, path: bytes) -> None:
-        """Nothing is at `path`; if it was known, a rename may still explain it."""
+        """Nothing is at `path`. A rename may still explain a known file."""
         known = self._tx.known(path)
         if known is None or known.gone_at is not None:
             return
@@ -284,16 +283,16 @@ class Changes:
                 self.missing(known.path)
 
     def deleted(self, path: bytes) -> None:
-        """The file at `path` is known to have been deleted or moved out, whatever is there now."""
+        """The file at `path` was deleted or moved out. Another file may be there now."""
         known = self._tx.known(path)
         if known is not None:
             self.bury(known)
 
     def deleted_before(self, path: bytes, stamp: Stamp, born_ns: int | None) -> None:
-        """The same, told only when what is at `path` now, born then, is known already.
+        """A late hint of a deletion: the file at `path` now is known already.
 
-        If it was a deposit, nothing is new. If a sweep has met it before the hint came, and took it for a save, it was
-        none: it has another inode than what stood there before, or the file was made since that was looked at.
+        Nothing is new unless a sweep met the file first and took it for a save. It was no save where the file has
+        another inode than the one before, or was born after that one was looked at.
         """
         saved = self._memories.saved.get(path)
         if saved is None:
@@ -305,7 +304,7 @@ class Changes:
             self.deleted(path)
 
     def moved(self, source: bytes, dest: bytes, still: Stamp | None) -> None:
-        """A hint says that the file at `source` was renamed to `dest`; `still` is what stands at `source` now."""
+        """A hint says that the file at `source` was renamed to `dest`. `still`: the stamp at `source` now."""
         known = self._tx.known(source)
         if known is not None and known.stamp != SPECIAL and not (still is not None and still.same_file(known.stamp)):
             self.renamed(known, dest)
@@ -330,13 +329,13 @@ class Changes:
             self._tx.forget(path)
 
     def _carry(self, document: Document, path: bytes) -> None:
-        """The document goes by this path from now on; its marker follows, and so does the wait for quiet."""
+        """The document goes by this path from now on. Its marker follows, and so does its wait for quiet."""
         self._tx.repath(document.seq, path, self._now.wall + MARKER_FOLLOWS)
         if document.state is State.WAITING:
             self.effects.waiting[document.seq] = path, None
 
     def bury(self, known: KnownFile) -> None:
-        """The file has left and nothing explains it: its document is withdrawn, its path unknown."""
+        """The file has left and no rename explains it: its document is withdrawn, its path unknown."""
         self._tx.forget(known.path)
         self._memories.saved.put(known.path, None)
         document = self._document(known.document)
@@ -345,7 +344,7 @@ class Changes:
         if document.state in NOT_SENT_YET or document.state is State.HELD:
             self._withdraw(document, "deleted or moved out of the switched folder before it was sent")
 
-    # -- what it means
+    # -- judged
 
     def _known_again(self, place: Place, known: KnownFile, stamp: Stamp, unknown: Unknown) -> None:
         if known.stamp == stamp:
@@ -367,23 +366,23 @@ class Changes:
                 self._memories.saved.put(known.path, Saved(self._now.steady + TOLD_LATE, before))
 
     def _another_file(self, known: KnownFile, stamp: Stamp) -> None:
-        """Another file system holds a file of the same name: it is existing, and not the one that was queued."""
+        """Another file system holds a file of the same name: it is existing. The queued file is another one."""
         self.bury(known)
         self._tx.know(known.path, stamp, None)
 
     def _overwritten(
         self, place: Place, path: bytes, stamp: Stamp, document: Document | None, *, send: bool = True
     ) -> None:
-        """`send` is false for what was overwritten while the daemon was stopped: that is not retroactive either."""
+        """`send` is false for a file that was overwritten while the daemon was stopped: that is not retroactive."""
         if document is not None and document.state is State.QUEUED:
             self._tx.unsettle(document, "overwritten while it was queued")
             self.effects.waiting[document.seq] = path, None
         elif document is not None and document.state is State.SENDING:
-            # The sender may hold the old file open and never see the new one: judged again when it has ended.
+            # Judged again after the sending, because the sender may hold the old file open and never see the new one.
             self._tx.know(path, document.stamp, document.seq)
             self.effects.revisit.add(path)
         elif document is not None and document.state is State.WAITING:
-            return  # it must be quiet before it leaves anyway
+            return  # it waits to be quiet already
         elif send and self._settings.on_overwrite == "send" and not self._verdict(path):
             self._deposit(place, path, stamp)
         elif not self._verdict(path):
@@ -421,7 +420,7 @@ class Changes:
         return True
 
     def _replaced_unseen(self, stamp: Stamp, born_ns: int | None) -> Tombstone | None:
-        """An inode says which file it was only of one that was there before the names were read."""
+        """Only a file that was born before the names were read is told by its inode."""
         file = _identity(unseen(stamp.inode, 0))
         former = self._memories.replaced.get(file)
         if former is None or born_ns is None or born_ns >= former.unseen_at:
@@ -429,9 +428,9 @@ class Changes:
         return self._memories.replaced.take(file)
 
     def _filed_away(self, former: Tombstone, path: bytes, stamp: Stamp) -> None:
-        """The file that used to be at `former.away` is here, and a sweep met its successor first.
+        """The file that was at `former.away` is here. A sweep met its successor first.
 
-        In the same directory that is an editor's backup. Elsewhere it was filed, and its successor is a new file.
+        In the same directory it is an editor's backup. Elsewhere it was filed, and its successor is a new file.
         """
         if split(former.away)[0] == split(path)[0]:
             self._tx.know(path, stamp, None)
@@ -497,20 +496,3 @@ def _identity(stamp: Stamp) -> Identity:
 def proof_of(marker: Marker) -> Proof:
     """The delivery that a valid marker tells of."""
     return Proof(marker.message_id, marker.sha256, marker.relay_reply, marker.attempts)
-
-
-def new_document(settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> NewDocument:
-    """A document's row. Its id, Message-ID and Date are made here, once, and never again."""
-    identity = secrets.token_hex(8)
-    sender = place.client.sender or settings.smtp.sender
-    return NewDocument(
-        id=identity,
-        client=place.client.name,
-        ged=place.ged,
-        path=path,
-        stamp=stamp,
-        collection_email=place.collection_email,
-        message_id=new_message_id(identity, sender),
-        date=frozen_date(now),
-        deposited_at=now,
-    )

@@ -1,7 +1,7 @@
-"""What was read of a GED against what is known of it: the differences, for `changes` to judge.
+"""A GED as it was read against the known files: the differences, for `changes` to judge.
 
-A difference is a function of `Changes`, called later inside one transaction. Everything that asks the file system is
-asked here, before: a file system that hangs must not keep the journal's only writer.
+A difference is a function of `Changes`, called later inside one transaction. The file system is asked here, before.
+Otherwise a file system that hangs would keep the journal's only writer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bridged.journal.values import SPECIAL, KnownFile
 from bridged.logs import say
 from bridged.marker import find
 from bridged.model import UNSEEN, Stamp
-from bridged.names import is_leftover
+from bridged.names import ignored_endings, is_leftover
 from bridged.paths import is_in, split
 
 Difference = Callable[[Changes], None]
@@ -40,7 +40,7 @@ class Comparison:
         switched: SwitchedFolders,
         untold: Callable[[bytes, Stamp], None],
     ) -> None:
-        """`untold` hears of each deposit that a listing met first."""
+        """`untold` is called for each deposit that a listing met before a hint."""
         self._ged = ged
         self._journal = journal
         self._settings = settings
@@ -50,24 +50,24 @@ class Comparison:
     # -- one path
 
     def at(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
-        """What `status` (None: nothing is there) says of a path that is no directory."""
+        """The differences at a path that is no directory. `status`: None where nothing is there."""
         if status is None:
             gone_directory: Difference = lambda changes: changes.missing_directory(path)  # noqa: E731
             return [lambda changes: changes.missing(path), gone_directory]
         place, name = self.place(path), split(path)[1]
         if place is None or (self.ignores(name) and self._journal.read(lambda tx: tx.known(path)) is None):
-            return []  # most of what is ignored are our own markers
+            return []  # most ignored files are our own markers
         return self._difference(place, path, files.entry_of(name, status))
 
     def moved(self, source: bytes, dest: bytes, status: os.stat_result | None) -> list[Difference]:
-        """A hint says that a file was renamed within the GED; `status` is what stands at `dest` now."""
+        """A hint says that a file was renamed within the GED. `status`: of the file at `dest` now."""
         if self.place(dest) is None or status is None:
             return []
         still = self._file(source)
         return [lambda changes: changes.moved(source, dest, still)]
 
     def gone(self, path: bytes, status: os.stat_result | None) -> list[Difference]:
-        """A hint says: deleted, or moved out. With the very same times it is a look's finding of since: a late hint."""
+        """A hint says: deleted, or moved out. The hint is late where the known stamp is that of the file there now."""
         known = self._journal.read(lambda tx: tx.known(path))
         if known is None or status is None:
             return []
@@ -78,7 +78,7 @@ class Comparison:
         return [lambda changes: changes.deleted_before(path, stamp, born)]
 
     def lstat(self, path: bytes) -> os.stat_result | None:
-        """What stands at a path of the GED; None where nothing does. Raises OSError (Away) when that cannot be told."""
+        """The status of a path of the GED; None where nothing is. Raises OSError (Away) where it cannot be told."""
         ged = self._ged
         try:
             with ged.mounts.at(ged.path, path, settled=False) as root_fd:
@@ -87,7 +87,7 @@ class Comparison:
             return None
 
     def lstats(self, paths: Iterable[bytes]) -> dict[bytes, os.stat_result | OSError | None]:
-        """The same for many: a directory is reached once for all that is in it. What cannot be told is the error."""
+        """The same for many paths, each directory reached once. A path that cannot be told has its error."""
         ged, found = self._ged, dict[bytes, os.stat_result | OSError | None]()
         below: dict[bytes, list[bytes]] = {}
         for path in paths:
@@ -106,10 +106,10 @@ class Comparison:
         return found
 
     def place(self, path: bytes) -> Place | None:
-        """Where documents beside that path go."""
+        """The switched folder of a path, and its address; None where the bridge is off."""
         return self._switched.place(split(path)[0])
 
-    # -- what a sweep found
+    # -- findings of a sweep
 
     def of(self, found: Found | None) -> list[Difference]:
         """The differences that one finding of a sweep makes."""
@@ -129,14 +129,14 @@ class Comparison:
         return self._listed(place, found)
 
     def packed(self, found: Sequence[Packed]) -> Difference:
-        """What first looks have found, entered together."""
+        """The first looks at several directories, entered together."""
         self._ged.unseen_until = max(self._ged.unseen_until, *(one.read_ns for one in found))
         return lambda changes: changes.packed(found)
 
     def vanished(self) -> list[Difference]:
-        """Directories that the journal knows and the first pass did not meet: gone, or switched off."""
+        """Directories that the journal knows and the first pass did not meet: they are gone, or switched off."""
         ged = self._ged
-        # Not what is in each: after a first start all are met, and that would take long to ask.
+        # Without their files, because asking for these would take long, and after a first start all are met.
         known = self._journal.read(lambda tx: tx.recorded_below(ged.path))
         unmet = [d for d in known if d not in ged.sweep and not any(is_in(d, t) for t in ged.troubled)]
         return [
@@ -170,7 +170,7 @@ class Comparison:
         return differences
 
     def packs(self, directory: bytes) -> bool:
-        """Whether the first look at a directory need only read names: all that is there is existing."""
+        """Whether the first look at a directory need only read names, because all its files are existing."""
         place = self._switched.place(directory)
         return place is not None and self._ged.former is None and self._unknown(place, directory) == "existing"
 
@@ -180,13 +180,13 @@ class Comparison:
             unknown = "existing"
         if entry.stamp is None:
             if entry.kind == "file" or self.ignores(entry.name):
-                return []  # a file that cannot be looked at: nothing is concluded
+                return []  # nothing is concluded of a file that cannot be looked at
             return [lambda changes: changes.special(path, entry.kind.removeprefix("other:"), unknown)]
         stamp = entry.stamp
         try:
             born = self._born(path) if self._ged.unseen_until else None
             left = self._left(path, stamp, born)
-        except OSError:  # it cannot be told which file it is: judged when it can
+        except OSError:  # judged by a later pass, because it cannot be told which file it is
             self._ged.doubted.add(split(path)[0])
             return []
         return [lambda changes: changes.found(place, path, stamp, unknown, left, born)]
@@ -197,7 +197,7 @@ class Comparison:
             return files.born_ns(root_fd, path[len(ged.path) + 1 :])
 
     def _left(self, path: bytes, stamp: Stamp, born: int | None) -> list[bytes]:
-        """The known paths at which the very file that is now at `path` used to be."""
+        """The known paths that the very file at `path` has left."""
         same = self._journal.read(lambda tx: tx.same_content(stamp) if self._ged.fuse else tx.same_files(stamp))
         if born is not None and born < self._ged.unseen_until:
             unseen = self._journal.read(lambda tx: tx.unseen_files(stamp.inode))
@@ -207,9 +207,9 @@ class Comparison:
         return [known.path for known in (self._likely(path, left) if self._ged.fuse else left)]
 
     def _likely(self, path: bytes, left: list[KnownFile]) -> list[KnownFile]:
-        """Which of several it was, where only size and time speak: the one of that name, or the only one.
+        """The likely ones where only size and time tell: the known file of that name, or the only one.
 
-        A document that was sent must have the very bytes: else a new one would be taken for it, and be lost.
+        A document that was sent must have the same bytes. Otherwise a new document would be taken for it, and be lost.
         """
         named = [known for known in left if split(known.path)[1] == split(path)[1]]
         likely = named or (left if len(left) == 1 else [])
@@ -230,11 +230,11 @@ class Comparison:
     def _is_gone(self, path: bytes) -> bool:
         try:
             return self.lstat(path) is None
-        except OSError:  # a directory that may not be searched any more says nothing of what is in it
+        except OSError:  # a directory that may not be searched says nothing of its files
             return False
 
     def _may_be_there(self, directory: bytes) -> bool:
-        """Whatever went wrong with the pass: what lies in a directory that can be seen is not to be buried."""
+        """Whether a directory that the pass did not meet can be seen. Its files must not be buried then."""
         try:
             status = self.lstat(directory)
         except OSError:
@@ -250,7 +250,7 @@ class Comparison:
         return now is not None and same(now, known.stamp)
 
     def _listed_file(self, path: bytes) -> Stamp | None:
-        """As `_file`, where a server is behind it: a name that is gone may answer from a cache, but is not listed."""
+        """As `_file` on a server, by the listing, because a name that is gone may answer from a cache."""
         ged, name = self._ged, split(path)[1]
         try:
             with ged.mounts.directory(ged.path, path, settled=False) as fd:
@@ -265,7 +265,7 @@ class Comparison:
     # -- the first look at a folder
 
     def _baseline(self, place: Place, directory: bytes, entries: Sequence[files.Entry]) -> list[Difference]:
-        """Everything is existing. Written in bulk, since there may be a million."""
+        """All files are existing. They are entered in bulk, because there may be a million."""
         names = [(e.name, e.stamp or SPECIAL) for e in entries if not self.ignores(e.name)]
         if not names:
             return []
@@ -274,7 +274,7 @@ class Comparison:
         return [lambda changes: changes.existing(directory, rows), *adopted.values()]
 
     def _adopted(self, place: Place, directory: bytes, entries: Sequence[files.Entry]) -> dict[bytes, Difference]:
-        """Files whose valid marker stands beside them. Only where a marker's name is seen is anything read."""
+        """Files whose valid marker stands beside them. Nothing is read in a directory without a marker's name."""
         options = self._settings.marker
         if not any(options.suffix.encode() in e.name for e in entries):
             return {}
@@ -291,13 +291,13 @@ class Comparison:
         return found
 
     def _remove_leftovers(self, listing: Listing) -> None:
-        """Temporary markers of a crash: until the first pass is over nobody of ours writes one."""
+        """Remove temporary markers of a crash, before the end of the first pass: no marker is written until then."""
         ged = self._ged
         if not ged.starting:
             return
         for entry in listing.entries:
             if entry.stamp is not None and is_leftover(entry.name):
-                with suppress(OSError), files.root(ged.path) as root_fd:  # it may be anybody's, or the disk read-only
+                with suppress(OSError), files.root(ged.path) as root_fd:  # another owner's, or on a read-only disk
                     files.remove(root_fd, (listing.directory + b"/" + entry.name)[len(ged.path) + 1 :])
 
     def _tell_unreadable(self, found: Unreadable) -> None:
@@ -327,8 +327,12 @@ class Comparison:
             return "existing"
         return self._ged.unknown.get(place.folder.path, "existing")
 
+    def ignored_endings(self) -> tuple[bytes, ...] | None:
+        """The endings of ignored names; None where an ending alone does not tell."""
+        return ignored_endings(self._settings.ignore, self._settings.marker.suffix)
+
     def ignores(self, name: bytes) -> str | None:
-        """Why a name is no document's; None where it is."""
+        """Why a name is no document's; None where it is a document's."""
         return self._settings.ignored(name)
 
 
@@ -344,7 +348,7 @@ def _attempt(look: Callable[[], os.stat_result | None]) -> os.stat_result | OSEr
 def _as_they_were(
     known: Mapping[bytes, KnownFile], entries: Sequence[files.Entry]
 ) -> tuple[dict[int, list[tuple[bytes, Stamp]]], list[files.Entry]]:
-    """The files of which only names were read, by when, and that nobody has saved since; and the other entries."""
+    """The unseen files that have not changed since, by the instant of their reading (ns); and the other entries."""
     seen: dict[int, list[tuple[bytes, Stamp]]] = {}
     others = []
     for entry in entries:

@@ -1,23 +1,25 @@
-"""One GED as intake sees it: whether it is there, and whether it is still the file system that it was."""
+"""One GED as intake sees it: is it there, and is it the same file system as before?"""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from bridged.config.settings import Client
 from bridged.ged import Calls, Mounts, files
 from bridged.intake.changes import Unknown
 from bridged.intake.rules import Former
-from bridged.intake.sweep import Found, Sweep
+from bridged.intake.sweep import Found, Sweep, Times
 from bridged.journal import Journal, Steps, Transaction
-from bridged.journal.values import Mounted
+from bridged.journal.values import KnownFile, Mounted
 from bridged.logs import say
 from bridged.model import Instant, readable
 from bridged.paths import is_in
+
+TIMES: Final = 5000  # directories whose times are entered in one commit
 
 
 class Retired(OSError):
@@ -26,7 +28,7 @@ class Retired(OSError):
 
 @dataclass(slots=True)
 class Ged:
-    """A client's GED, the state of its sweep, and what an unknown path in each of its folders counts as."""
+    """A client's GED, the state of its sweep, and the kind of an unknown file in each of its folders."""
 
     path: bytes
     sweep: Sweep
@@ -40,66 +42,68 @@ class Ged:
     running: Iterator[Found | None] | None = None
     root_fd: int = -1
     started: Instant | None = None
-    passed_from: float = 0.0  # wall time at which the last complete pass began
+    passed_from: float = 0.0  # seconds since the epoch when the last complete pass began
     due: float = 0.0
     full_due: float = 0.0
     took: float = 0.0  # seconds of work in the pass under way
     full: bool = True
-    in_force: bool = False  # every folder has had its first complete pass
-    blank: bool = False  # nothing of it is in the journal yet, so that nobody need ask there
-    remembered: bool = False  # the first pass need not read what is as an earlier daemon has left it
-    packs: bool = False  # the pass under way need only read names where nothing is known yet
-    to_look_at: bool = False  # files were entered by their names, and no pass has looked at all of them since
-    unseen_until: int = 0  # ns; of files whose names were read before, only name and inode may be known
-    doubted: set[bytes] = field(default_factory=set)  # a file in it could not be judged
-    watched: bool = False  # a complete pass has asked for hints from every directory since the observer began
-    retired: bool = False  # no longer configured: a turn under way must conclude nothing any more
-    former: Former | None = None  # what the rules before left out, until a pass has met what that held
-    starting: bool = False  # until the first complete pass of the daemon
-    tells_names: bool = False  # its directories tell kinds and inodes, and its files when they were made
-    fuse: bool = False  # a server in between, which may make up inode numbers
-    troubled: set[bytes] = field(default_factory=set)  # unreadable, and told of
-    failed: bool = False  # something in the pass under way was no lack of rights: worth another try
+    in_force: bool = False  # True while every folder has had its first complete pass
+    blank: bool = False  # True while the journal knows nothing of it, so that it need not be asked
+    remembered: bool = False  # True while a pass may leave out directories that are as an earlier daemon left them
+    packs: bool = False  # True while the pass under way need only read the names of unknown directories
+    to_look_at: bool = False  # True while files that were entered by their names wait for a look
+    unseen_until: int = 0  # ns; files whose names were read before may be unseen
+    doubted: set[bytes] = field(default_factory=set)  # directories with a file that could not be judged
+    watched: bool = False  # True while the observer watches every directory
+    retired: bool = False  # True once it is no longer configured: a turn under way must conclude nothing
+    former: Former | None = None  # the previous rules, until a pass has recorded the files that they left out
+    starting: bool = False  # True until the daemon's first complete pass
+    tells_names: bool = False  # True while directories tell kinds and inodes, and files their birth
+    fuse: bool = False  # True behind a server that may make up inode numbers
+    troubled: set[bytes] = field(default_factory=set)  # directories that were told of as unreadable
+    failed: bool = False  # True while an error of the pass under way, no lack of rights, is worth another try
     tries: int = 0
-    unread: set[bytes] = field(default_factory=set)  # unreadable in the pass under way
-    unseen: dict[bytes, Unknown] = field(default_factory=dict)  # never read yet: what is in it counts as this
-    other: dict[bytes, bool] = field(default_factory=dict)  # where another file system has come; whether that is news
+    unread: set[bytes] = field(default_factory=set)  # directories that the pass under way could not read
+    unseen: dict[bytes, Unknown] = field(default_factory=dict)  # the kind of files in directories that were never read
+    other: dict[bytes, bool] = field(
+        default_factory=dict
+    )  # points at which another file system has come; whether that is to be told
 
     def __post_init__(self) -> None:
         self.sweep.arrived = self.arrived
 
     def read_all(self) -> None:
-        """Begin again at the next step, and read unchanged directories too."""
+        """Begin a pass at the next step, and read unchanged directories too."""
         self.end_pass()
         self.due, self.full = 0.0, True
 
     @property
     def looks_anew(self) -> bool:
-        """Whether the pass under way is for what is known already, so that it may take its time."""
+        """Whether the pass under way only looks at known files, so that it may take its time."""
         return self.in_force and self.full and self.unseen_until > 0
 
     @property
     def baselines(self) -> bool:
-        """Whether something that is unknown is existing for as long as this pass lasts."""
+        """Whether any unknown file counts as existing during this pass."""
         if "existing" in self.unknown.values() or self.former is not None or self.other:
             return True
-        # Of what could not be read before, that which this pass could.
+        # Of the directories that could not be read before, those that this pass could read.
         return any(kind == "existing" and not self._is_unread(one) for one, kind in self.unseen.items())
 
     def abandon_pass(self) -> None:
-        """What was found may not have been recorded: the next pass reads everything again."""
+        """The findings may not be in the journal: the next pass reads everything again."""
         self.read_all()
         self.sweep.forget_times()
 
     def end_pass(self) -> None:
-        """Let go of the pass under way and of the GED's descriptor: an open one would make `umount` fail."""
+        """End the pass under way and close the GED's descriptor. Otherwise `umount` would fail."""
         self.running = None
         if self.root_fd >= 0:
             os.close(self.root_fd)
             self.root_fd = -1
 
     def reach(self, mode: str) -> bool:
-        """Open the GED and see that it is the file system it was: else nothing may be concluded from what is there."""
+        """Open the GED; False where it is away, or where its mount is. Nothing may be concluded from it then."""
         self.end_pass()
         self.require_configured()
         try:
@@ -121,7 +125,7 @@ class Ged:
             self.other[self.path] = True
         self._found(self.path, self.root_fd, before, here)
         self._expect_inner()
-        # A bind mount of the same file system shows in nothing but the mount table.
+        # A bind mount of the same file system shows only in the mount table.
         self.sweep.points |= {self.path + b"/" + relative for relative in files.mounts_below(self.root_fd)}
         if self.state == "unreachable":
             self.full, self.watched = True, False
@@ -131,7 +135,7 @@ class Ged:
         return True
 
     def answers(self) -> bool:
-        """Whether the GED's file system still does. Its directory alone may be one that the kernel remembers."""
+        """Whether the GED's file system answers. Its directory alone may come from the kernel's memory."""
         try:
             with files.root(self.path) as fd:
                 os.fstatvfs(fd)
@@ -140,7 +144,7 @@ class Ged:
         return True
 
     def arrived(self, directory: bytes, fd: int) -> str:
-        """The same for a directory in the GED on which something is mounted, or was; why it must not be read."""
+        """See to a directory that is or was a mount point. Returns why it must not be read; empty where it may."""
         before = self.journal.read(lambda tx: tx.mounted(directory))
         if fd < 0:
             if before is None or files.is_mounted(before.point):
@@ -158,12 +162,12 @@ class Ged:
         return ""
 
     def require_configured(self) -> None:
-        """Raises Retired when the client was removed meanwhile."""
+        """Raises Retired where the client was removed meanwhile."""
         if self.retired:
             raise Retired(errno.ECANCELED, "its client is no longer configured")
 
     def configured(self, wish: Callable[[Transaction], None]) -> Callable[[Transaction], None]:
-        """The wish, unless the client was removed before it is granted: what that has deleted must stay so."""
+        """The wish, which raises Retired where the client was removed first. Deleted rows must stay deleted."""
 
         def granted(tx: Transaction) -> None:
             self.require_configured()
@@ -172,11 +176,11 @@ class Ged:
         return granted
 
     def existing(self, directory: bytes) -> bool:
-        """Whether what is unknown there is existing, since another file system has come."""
+        """Whether unknown files there are existing, because another file system has come."""
         return any(is_in(directory, point) for point in self.other)
 
     def complete(self) -> Steps[None]:
-        """A pass has met everything: what is new from now on is a deposit."""
+        """A pass has met everything: an unknown file is a deposit from now on."""
         self.require_configured()
         if not self.in_force or self.other:
             yield self.configured(lambda tx: tx.set_read(self.path, read=True))
@@ -195,13 +199,50 @@ class Ged:
             say("folder_rebaselined", client=self.client.name, reason=why, **where)
         self.other.clear()
 
+    def may_bury(self, known: KnownFile, now: Instant, gone_for: float) -> bool:
+        """Whether a file that was found gone may count as deleted. A rename may explain it for `gone_for` seconds.
+
+        Where only sweeps see renames, a whole pass must have begun since.
+        """
+        assert known.gone_at is not None
+        if self.running is not None:
+            return False  # the pass under way may still meet it under its new name
+        if 0 <= now.wall - known.gone_at < gone_for:
+            return False
+        return not self.polling or self.passed_from > known.gone_at
+
+    def keep_times(self, rules: str) -> Steps[None]:
+        """Record the times of the directories that a pass has read by these rules, for the next start.
+
+        Times of a server's directories are not recorded, because its clock is another one.
+        """
+        self.sweep.doubt(self.doubted)
+        self.doubted.clear()
+        settled, void = self.sweep.read_since()
+        if self.polling:
+            settled, void = [], void + [one.directory for one in settled]
+        if settled or void or self.journal.read(lambda tx: tx.kept(self.rules_key)) != rules:
+            yield self.configured(lambda tx: tx.keep_times((), void))
+            for start in range(0, len(settled), TIMES):
+                yield self._times(settled[start : start + TIMES])
+                self.calls.progress()
+            yield self.configured(lambda tx: tx.keep(self.rules_key, rules))
+
+    def _times(self, part: Sequence[Times]) -> Callable[[Transaction], None]:
+        return self.configured(lambda tx: tx.keep_times(part, ()))
+
+    @property
+    def rules_key(self) -> str:
+        """The journal's key for the rules by which the directories were read."""
+        return f"rules of {self.path.hex()}"
+
     def recall_unseen(self) -> None:
-        """What an earlier daemon could not read is not new when this one can."""
+        """Recall the directories that an earlier daemon could not read: their files are existing."""
         kept = self.journal.read(lambda tx: tx.kept(self._key))
         self.unseen = {bytes.fromhex(directory): "existing" for directory in (kept or "").split()}
 
     def follow_unseen(self, source: bytes, dest: bytes) -> None:
-        """A directory was renamed: what could not be read in it yet is as old as it was. At its old place it is not."""
+        """A directory was renamed: its unread directories are known by their new paths."""
         for directory in [one for one in self.unseen if is_in(one, source)]:
             self.unseen[dest + directory[len(source) :]] = self.unseen.pop(directory)
 
@@ -212,17 +253,17 @@ class Ged:
             yield self.configured(lambda tx: tx.keep(self._key, existing))
 
     def _is_unread(self, directory: bytes) -> bool:
-        """Whether the pass could not read it, or one above it: then it says nothing of it."""
+        """Whether the pass could not read this directory or one above it. It says nothing of it then."""
         return any(is_in(directory, one) for one in self.unread)
 
     @property
     def _key(self) -> str:
-        """Under which the journal keeps which existing files could not be read yet."""
+        """The journal's key for the directories whose existing files could not be read yet."""
         return f"unseen of {self.path.hex()}"
 
     def _found(self, point: bytes, fd: int, before: Mounted | None, here: Mounted) -> None:
-        # Nobody may send before a pass has met everything: on another file system a file of the same name is not the
-        # one that was queued, and after a stop it may go by another name.
+        # Nothing is sent before a pass has met everything, because on another file system a file of the same name is
+        # not the queued one, and because a file may have been renamed during a stop.
         same = before is not None and before.same(here)
         self.mounts.found(self.path, point, fd, settled=same and self.in_force)
         if before != here:
@@ -230,7 +271,7 @@ class Ged:
 
     def _record(self, tx: Transaction, point: bytes, here: Mounted, *, same: bool) -> None:
         tx.set_mounted(point, here)
-        if not same:  # whoever takes over from a daemon that was killed before it had read this must know
+        if not same:  # a daemon killed before it has read this leaves that to the next one
             tx.set_read(self.path, read=False)
 
     def _expect_inner(self) -> None:
@@ -253,7 +294,7 @@ class Ged:
 
 
 def _identity(fd: int) -> tuple[Mounted, str]:
-    """What is there, and the type of its file system."""
+    """The mount of an open directory, and the type of its file system."""
     mount = files.mount_of(fd)
     inode, fsid = files.stamp_of(os.fstat(fd)).inode, f"{os.fstatvfs(fd).f_fsid:x}"
     return Mounted(mount.source, mount.point, inode, fsid), mount.fstype
@@ -264,5 +305,5 @@ def _not_mounted(before: Mounted) -> str:
 
 
 def _left_behind(before: Mounted, here: Mounted) -> bool:
-    """The GED was on a mount and now is on one further up: the bare directory that an unmount leaves behind."""
+    """Whether this is the bare directory that an unmount leaves behind: its mount is further up than before."""
     return len(here.point.rstrip(b"/")) < len(before.point.rstrip(b"/")) and is_in(before.point, here.point)

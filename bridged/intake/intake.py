@@ -18,16 +18,14 @@ from bridged.intake.changes import Changes, Effects, Memory, Unknown
 from bridged.intake.compare import Comparison, Difference
 from bridged.intake.ged import Ged
 from bridged.intake.sweep import Found, GoneDirectory, Sweep, Times
+from bridged.intake.switching import switch_off, withdraw_off
 from bridged.intake.waiting import Waiting
 from bridged.journal import Journal, JournalUnavailable, Steps, Ticket, Transaction
 from bridged.journal.packed import Packed
-from bridged.journal.values import KnownFile, Query
 from bridged.logs import say, say_document
-from bridged.model import Document, Instant, Stamp, State, readable
-from bridged.names import ignored_endings
+from bridged.model import Instant, Stamp
 from bridged.watching import Hint, Hints
 
-TIMES: Final = 5000  # directories whose times are entered in one commit
 BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
 REST: Final = 0.05  # seconds of such a pass, and of rest after it, when files are looked at whose names are known
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
@@ -140,32 +138,15 @@ class Intake:
         Where what is overwritten is sent, it must be: what was overwritten meanwhile is not retroactive either.
         """
         ged = self.ged
-        kept, times = self._journal.read(lambda tx: (tx.kept(_key(ged.path)), tx.times_below(ged.path)))
+        kept, times = self._journal.read(lambda tx: (tx.kept(ged.rules_key), tx.times_below(ged.path)))
         if kept == self._rules and self._settings.on_overwrite == "ignore" and times:
             ged.sweep.remember(Times(*one) for one in times)
             ged.remembered = True
 
-    def _keep_times(self) -> Steps[None]:
-        """What a pass has read is in the journal now. Not of a server's directories, whose clock is another one."""
-        ged = self.ged
-        ged.sweep.doubt(ged.doubted)
-        ged.doubted.clear()
-        settled, void = ged.sweep.read_since()
-        if ged.polling:
-            settled, void = [], void + [one.directory for one in settled]
-        key = _key(ged.path)
-        if settled or void or self._journal.read(lambda tx: tx.kept(key)) != self._rules:
-            yield ged.configured(lambda tx: tx.keep_times((), void))
-            for start in range(0, len(settled), TIMES):
-                part = settled[start : start + TIMES]
-                yield ged.configured(lambda tx, p=part: tx.keep_times(p, ()))  # type: ignore[misc]
-                ged.calls.progress()
-            yield ged.configured(lambda tx: tx.keep(key, self._rules))
-
     def _recall_former(self) -> None:
         """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""
         ged = self.ged
-        kept = self._journal.read(lambda tx: tx.kept(_key(ged.path)))
+        kept = self._journal.read(lambda tx: tx.kept(ged.rules_key))
         if kept is None or kept == self._rules:
             ged.former = None
         else:
@@ -372,7 +353,7 @@ class Intake:
         Not where what is overwritten is sent: it could not be told from what was as it is.
         """
         ged, settings = self.ged, self._settings
-        endings = ignored_endings(settings.ignore, settings.marker.suffix)
+        endings = self._compare.ignored_endings()
         wanted = ged.blank and ged.tells_names and not ged.polling and settings.on_overwrite == "ignore"
         ged.packs = wanted and endings is not None
         ged.sweep.packs, ged.sweep.endings = self._compare.packs if ged.packs else None, endings or ()
@@ -423,7 +404,7 @@ class Intake:
             yield from self._apply(self._compare.vanished(), now)
         self._tell_missed()  # before the folder is in force: whoever has read `daemon_ready` has read this, too
         yield from ged.complete()
-        yield from self._keep_times()
+        yield from ged.keep_times(self._rules)
         ged.passed_from = ged.started.wall
         ged.watched = True
         ged.due = max(ged.started.steady + self._interval(), now.steady + min(PASS_AT_MOST, PASS_SHARE * ged.took))
@@ -542,22 +523,8 @@ class Intake:
             return
         gone = self._journal.read(lambda tx: tx.gone(self.ged.path))
         self._some_gone = bool(gone)
-        ready = [known for known in gone if self._may_bury(known, now)]
+        ready = [known for known in gone if self.ged.may_bury(known, now, GONE_FOR)]
         yield from self._apply([lambda changes, k=known: changes.bury(k) for known in ready], now)  # type: ignore[misc]
-
-    def _may_bury(self, known: KnownFile, now: Instant) -> bool:
-        """No rename has explained it in time, and where only sweeps see renames, a whole one has been made since."""
-        assert known.gone_at is not None
-        if self.ged.running is not None:
-            return False  # the pass under way may still meet it under its new name
-        if 0 <= now.wall - known.gone_at < GONE_FOR:
-            return False
-        return not self.ged.polling or self.ged.passed_from > known.gone_at
-
-
-def _key(ged: bytes) -> str:
-    """Under which the journal keeps by which rules a GED's directories were read."""
-    return f"rules of {ged.hex()}"
 
 
 def _status(looked: Looked, path: bytes) -> os.stat_result | None:
@@ -565,40 +532,3 @@ def _status(looked: Looked, path: bytes) -> os.stat_result | None:
     if isinstance(status, OSError):
         raise status
     return status
-
-
-def switch_off(
-    journal: Journal, ged: bytes, patterns: Collection[str], switched: SwitchedFolders, client: str = ""
-) -> None:
-    """Switch these folders off and withdraw their documents that have not left.
-
-    `client` is the client's name, empty where no configuration of this run names it.
-    """
-    whose = {"client": client} if client else {}
-    for pattern in patterns:
-        for document in journal.write(lambda tx, p=pattern: _switched_off(tx, ged, p, switched)):  # type: ignore[misc]
-            say_document("document_withdrawn", document, reason="switched_off")
-        say("folder_switched_off", **whose, ged=readable(ged), folder=pattern)
-
-
-def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedFolders) -> list[Document]:
-    """Forget the folder and withdraw what had not left; what another folder still covers is not touched."""
-    tx.switch_off(ged, pattern)
-    for directory in tx.directories_below(ged):
-        if switched.place(directory) is None:
-            tx.forget_in(directory)
-    return _withdrawn_off(tx, ged, switched)
-
-
-def withdraw_off(journal: Journal, ged: bytes, switched: SwitchedFolders) -> None:
-    """Withdraw what has not left and lies where the bridge is off now."""
-    for document in journal.write(lambda tx: _withdrawn_off(tx, ged, switched)):
-        say_document("document_withdrawn", document, reason="switched_off")
-
-
-def _withdrawn_off(tx: Transaction, ged: bytes, switched: SwitchedFolders) -> list[Document]:
-    left = tx.documents(Query(states=(State.WAITING, State.QUEUED), ged=ged))
-    withdrawn = [document for document in left if switched.place(document.directory) is None]
-    for document in withdrawn:
-        tx.withdraw(document, "switched_off")
-    return withdrawn

@@ -1,8 +1,7 @@
-"""The rounds of the GEDs: each has an intake of its own, which gets a turn whenever there is something to do for it.
+"""The rounds of the GEDs: each has an intake of its own, which has a turn when there is work for it.
 
-Those on one mount have their turns side by side, so that what they write is one commit: a firm may have 1,000 clients.
-A turn is a call that may never return, since the mount may hang: then the rounds go on without its GEDs until it
-answers, and nobody else waits.
+The GEDs of one mount have their turns side by side, so that their writes are one commit: a firm may have 1,000 clients.
+A turn is a call that may never return, because a mount may hang. The rounds go on without its GEDs until it answers.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any, Final, Literal
 from bridged.config import SwitchedFolders
 from bridged.config.settings import Client, Settings
 from bridged.ged import HANGING, Call, Calls, Hanging, Mounts
-from bridged.intake.intake import Intake, switch_off
+from bridged.intake.intake import Intake
+from bridged.intake.switching import switch_off
 from bridged.journal import Journal, Steps
 from bridged.logs import Trouble, say
 from bridged.model import Instant, readable
@@ -24,9 +24,9 @@ from bridged.names import is_leftover
 from bridged.watching import Hint, Hints
 
 HINTS: Final = 500  # in one step
-SLICE: Final = 0.2  # seconds of passes, by those who have their turns side by side, before hints are followed again
+SLICE: Final = 0.2  # seconds of passes, shared by GEDs side by side, before hints are followed again
 ROUND: Final = 0.5  # seconds of turns before hints are looked at again
-UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone; then nothing else is begun on that mount
+UNHURRIED: Final = 1.0  # seconds after which a turn goes on alone, and no other begins on its mount
 TOGETHER: Final = 100  # GEDs that have their turns side by side
 AT_LEAST: Final = 1.0  # seconds between two steps without a hint
 AFTER_TROUBLE: Final = 2.0
@@ -35,7 +35,7 @@ STUCK: Final = 30.0  # seconds of failing turns after which the daemon counts as
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """A configuration that an intake is to work by from its next turn on."""
+    """A configuration for an intake, in force from its next turn on."""
 
     client: Client
     settings: Settings
@@ -54,7 +54,7 @@ class _Seat:
     turn: _Turn | None = None
     due: float = 0.0
     began: float = 0.0
-    failing_since: float = float("inf")  # its turns raise, as was told, and nobody else must wait for it
+    failing_since: float = float("inf")  # since when its turns raise, steady seconds
     silent: bool = False
     told: bool = False
     trouble: Trouble = field(default_factory=lambda: Trouble("intake"))
@@ -64,13 +64,13 @@ class _Seat:
 class _Turn:
     """The turn of some GEDs on one mount."""
 
-    seats: dict[bytes, _Seat]  # those that were not taken back yet
+    seats: dict[bytes, _Seat]  # GEDs that were not taken back yet
     ends: dict[bytes, float | Exception] = field(default_factory=dict)
     call: Call[None] = field(init=False)
-    alone: bool = False  # the rounds have gone on without waiting for its end
+    alone: bool = False  # True while the rounds go on without its end
 
     def outcome(self, ged: bytes) -> float:
-        """Seconds until the GED's next one; raises what it raised. Only after its end."""
+        """Seconds until the GED's next turn; raises the turn's error. Only after its end."""
         if ged not in self.ends:
             self.call.result()
         outcome = self.ends[ged]
@@ -80,7 +80,7 @@ class _Turn:
 
 
 class Rounds:
-    """All intakes. One thread calls it, but `again` and what only reads may be called from any."""
+    """All intakes. One thread calls it; `again`, `ready` and `status` may be called from any thread."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Rounds:
         on_queued: Callable[[], None],
         clock: Callable[[], Instant],
     ) -> None:
-        """`wake` is called when `step` is worth calling earlier than it asked for; turns read the time by `clock`."""
+        """`wake` is called when `step` is worth calling before its time. `clock` tells the time of the turns."""
         self._journal = journal
         self._calls = calls
         self._mounts = mounts
@@ -117,11 +117,11 @@ class Rounds:
         for ged in self._seats.keys() - clients.keys():
             seat = self._seats.pop(ged)
             removed[ged] = seat.client
-            seat.intake.ged.retired = True  # before it is switched off: a turn under way must not undo that
+            seat.intake.ged.retired = True  # before it is switched off; otherwise a turn under way would undo that
             self._left.append(seat)
         for ged in recorded.keys() - clients.keys():
             switch_off(self._journal, ged, recorded[ged], self._switched, removed.get(ged, ""))
-            self._calls.forget(ged)  # what is left of it in the queue must not wait for a share that is away
+            self._calls.forget(ged)  # otherwise its queued documents would wait for a share that is away
             self._mounts.forget(ged, ged)
         for ged, client in clients.items():
             seat = self._seats.get(ged) or self._new_seat(ged)
@@ -145,7 +145,7 @@ class Rounds:
 
     @property
     def ready(self) -> bool:
-        """Every reachable switched folder is being watched by the configuration in force, its existing files known."""
+        """Whether the reachable switched folders are watched by the configuration in force, and their files known."""
         return all(
             seat.silent
             or self._clock().steady - seat.failing_since > STUCK
@@ -154,7 +154,7 @@ class Rounds:
         )
 
     def status(self) -> list[dict[str, Any]]:
-        """Per switched folder: how it is watched and whether it is reachable."""
+        """The watch mode and reachability of each switched folder."""
         return [
             {
                 "ged": readable(ged),
@@ -175,7 +175,7 @@ class Rounds:
             self._wake()
 
     def close(self) -> None:
-        """Give the watches and descriptors back, but those of a turn that does not end."""
+        """Give the watches and descriptors back; a turn that does not end keeps its own."""
         deadline = self._clock().steady + UNHURRIED
         for seat in [*self._seats.values(), *self._left]:
             if seat.turn is None or seat.turn.call.wait(max(0.0, deadline - self._clock().steady)):
@@ -185,7 +185,7 @@ class Rounds:
     # -- one step
 
     def step(self, now: Instant) -> float:
-        """Hand out the hints, give turns to those who have something to do. Returns seconds until the next step."""
+        """Hand out the hints and give turns to the GEDs that have work. Returns seconds until the next step."""
         hints = self._observer.drain(HINTS)
         for hint in hints:
             self._hand_out(hint)
@@ -212,7 +212,7 @@ class Rounds:
                 self._look_anew(seat, "whole")
             return
         source, dest = self._switched.ged_of(hint.path), self._switched.ged_of(hint.dest)
-        if hint.kind == "moved" and source != dest:  # out of one GED, into another: neither knows of the other
+        if hint.kind == "moved" and source != dest:  # out of one GED into another: neither knows of the other
             self._hand_to(source, Hint("gone", hint.path))
             self._hand_to(dest, Hint("look", hint.dest))
         else:
@@ -229,7 +229,7 @@ class Rounds:
             seat.due = 0.0
 
     def _give_turns(self, now: Instant) -> None:
-        """Those who have waited longest come first: a large GED's first pass must not keep the others waiting."""
+        """Give turns, the longest wait first. Otherwise a large GED's first pass would keep the others waiting."""
         for turn in self._turns.copy():
             self._take_back(turn, 0.0)
         waiting = [(ged, seat) for ged, seat in self._seats.items() if seat.turn is None and seat.due <= now.steady]
@@ -248,10 +248,10 @@ class Rounds:
         turn = _Turn(seats)
         for seat in seats.values():
             seat.began = self._clock().steady
-            seat.due = float("inf")  # what comes meanwhile sets it back
+            seat.due = float("inf")  # a hint that comes meanwhile sets it back
         try:
             turn.call = self._calls.start(next(iter(seats)), lambda: self._have(turn))
-        except BaseException:  # no thread is to be had: nobody else would give them a turn again
+        except BaseException:  # no thread is to be had; otherwise they would never have a turn again
             for seat in seats.values():
                 seat.due = seat.began
             raise
@@ -274,12 +274,12 @@ class Rounds:
             seat.intake.configure(
                 order.client, order.settings, order.switched, order.recorded, self._clock(), start=order.start
             )
-            if seat.order is order:  # only now: whoever waits for a reload reads it
+            if seat.order is order:  # only now, because a reload waits for it
                 seat.order = None
         return (yield from seat.intake.step(self._clock(), most))
 
     def _take_back(self, turn: _Turn, calls: float) -> None:
-        """The GEDs for which it has ended: one that has much to do keeps no other from its next one."""
+        """Take the GEDs back whose turn has ended. A GED that has much to do keeps no other from its next turn."""
         turn.alone = not turn.call.wait(calls)
         if not turn.alone:
             self._turns.remove(turn)
@@ -302,7 +302,7 @@ class Rounds:
         if silent == seat.silent:
             return
         seat.silent = silent
-        if not silent:  # the time that a pass spent waiting has put off the next one
+        if not silent:  # the next pass was put off by the time that this one waited
             self._look_anew(seat, "soon")
         if silent and seat.intake.ged.state != "unreachable":
             seat.told = True

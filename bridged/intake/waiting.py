@@ -40,7 +40,7 @@ class _Deposit:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """What a look at a quiet deposit came to."""
+    """The result of a look at a quiet deposit."""
 
     stamp: Stamp
     warning: str = ""
@@ -62,12 +62,12 @@ class _Over:
 
 
 class Waiting:
-    """One GED's deposits that are not quiet yet. One thread at a time calls it, but `again` may be called by any."""
+    """One GED's deposits that are not quiet yet. One thread at a time calls it; any thread may call `again`."""
 
     def __init__(
         self, ged: bytes, journal: Journal, mounts: Mounts, on_queued: Callable[[], None], progress: Callable[[], None]
     ) -> None:
-        """`progress` is called for each deposit that is looked at: many are no hanging file system."""
+        """`progress` is called at each look. Otherwise many deposits would count as a hanging file system."""
         self._beat = progress
         self._ged = ged
         self._journal = journal
@@ -75,7 +75,7 @@ class Waiting:
         self._on_queued = on_queued
         self._switched = SwitchedFolders(())
         self._deposits: dict[int, _Deposit] = {}
-        self._plans: list[tuple[float, int]] = []  # a heap: when to look at which deposit
+        self._plans: list[tuple[float, int]] = []  # a heap: the instant (steady) of each look, and its deposit
         self._saves: dict[bytes, Calm] = {}
         self._returned: SimpleQueue[int] = SimpleQueue()
         self.due = 0.0
@@ -88,7 +88,7 @@ class Waiting:
         self._deposits = on
 
     def resume(self) -> None:
-        """Take up what was waiting when the daemon stopped."""
+        """Take up the deposits that were waiting when the daemon stopped."""
         waiting = Query(states=(State.WAITING,), ged=self._ged)
         for document in self._journal.read(lambda tx: tx.documents(waiting)):
             if self._switched.place(document.directory) is not None:
@@ -101,7 +101,7 @@ class Waiting:
         self.due = 0.0
 
     def add(self, effects: Effects, now: Instant, looked: float) -> None:
-        """Take up what a commit has left to wait for. `looked`: by when what it tells of had been looked at."""
+        """Take up the deposits and saves of a commit. Its files were looked at by the instant `looked` (steady)."""
         for seq, (path, stamp) in effects.waiting.items():
             deposit = self._deposits.setdefault(seq, _Deposit(path))
             deposit.path = path
@@ -117,9 +117,9 @@ class Waiting:
             self.due = min(self.due, now.steady + self._settings.watch.quiet)
 
     def step(self, now: Instant, examine: Callable[[bytes, Instant], Steps[None]]) -> Steps[None]:
-        """Look at what is due: queue what is quiet, tell of saves that have ended.
+        """Look at the due deposits, queue the quiet ones, tell of saves that have ended.
 
-        `examine` finds out what has become of a path that is not there any more.
+        `examine` looks again at a path whose file has gone.
         """
         self._take_returned(now)
         if self.due > now.steady:
@@ -142,13 +142,13 @@ class Waiting:
             raise mistakes[0]
 
     def _plan(self, seq: int, deposit: _Deposit, due: float) -> None:
-        """Look at it then. An earlier plan is void; it stays in the heap, and is passed over."""
+        """Look at a deposit then. An earlier plan stays in the heap, void, and is passed over."""
         deposit.due = due
         heappush(self._plans, (due, seq))
         self.due = min(self.due, due)
 
     def _next_plan(self) -> float:
-        """When the first deposit is to be looked at. Void plans before it would only wake this GED up for nothing."""
+        """The instant of the first look. Void plans are removed; otherwise they would wake this GED in vain."""
         while self._plans:
             due, seq = self._plans[0]
             deposit = self._deposits.get(seq)
@@ -158,7 +158,7 @@ class Waiting:
         return float("inf")
 
     def _take_due(self, now: Instant) -> list[list[tuple[int, _Deposit]]]:
-        """What is due, by directory, so that each is reached once; each to be looked at again unless it gets ready."""
+        """The due deposits by directory, so that each directory is reached once. Each is planned again."""
         groups: dict[bytes, list[tuple[int, _Deposit]]] = {}
         for _ in range(BATCH):
             if self._next_plan() > now.steady:
@@ -197,7 +197,7 @@ class Waiting:
         lost: dict[int, bytes],
         mistakes: list[Exception],
     ) -> None:
-        """Look at the deposits of one directory. What stands in the way of one of them must not stop the others."""
+        """Look at the deposits of one directory. The trouble of one deposit does not stop the others."""
         path, left = group[0][1].path, deque(group)
         try:
             with self._mounts.passage(self._ged, path) as fd:
@@ -224,13 +224,13 @@ class Waiting:
                 ready[seq] = verdict
         except OSError as error:
             self._meet(error, seq, deposit, lost)
-        except Exception as error:  # noqa: BLE001 - raised by `step`, when the others have had their look
+        except Exception as error:  # noqa: BLE001 - `step` raises it after the other deposits were looked at
             mistakes.append(error)
 
     def _meet(self, error: OSError, seq: int, deposit: _Deposit, lost: dict[int, bytes]) -> None:
         if isinstance(error, PermissionError):
             self._unreadable(seq, deposit, error)
-        else:  # gone, replaced by a link, or the share is away: intake finds out which
+        else:  # gone, replaced by a link, or the share is away: `examine` tells
             lost[seq] = deposit.path
 
     def _observe(self, directory_fd: int, seq: int, deposit: _Deposit, name: bytes, now: Instant) -> _Ready | None:
@@ -253,7 +253,7 @@ class Waiting:
             return _Ready(stamp, unfinished, marker=self._own_marker(directory_fd, seq, name, fd, stamp))
 
     def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> Marker | None:
-        """A valid marker beside the very bytes it speaks of, without a row of its own: the journal was lost."""
+        """The valid marker of these very bytes, where the journal has lost its row; None otherwise."""
         options = self._settings.marker
         marker = find(directory_fd, name, options.suffix, options.hidden)
         if marker is None or marker.size != stamp.size:
@@ -276,7 +276,7 @@ class Waiting:
         if document is None or document.state is not State.WAITING:
             self._deposits.pop(seq, None)
 
-    # -- what a look came to
+    # -- the end of a wait
 
     def _decide(self, tx: Transaction, seq: int, ready: _Ready, now: Instant) -> _Decided | _Over | None:
         """The end of a deposit's wait; None where it goes on waiting."""
@@ -285,7 +285,7 @@ class Waiting:
             return _Over()
         standing = tx.standing(document.path, seq)
         if document.path != self._deposits[seq].path or standing == "moved":
-            return None  # what is at its path is another one
+            return None  # another file is at its path
         if standing == "replaced":
             tx.withdraw(document, REPLACED)
             return _Decided("document_withdrawn", document, {"reason": REPLACED})
@@ -302,7 +302,7 @@ class Waiting:
         return _Decided("document_queued", document, {"size": ready.stamp.size, **warning})
 
     def _tell(self, ready: Iterable[int], outcomes: Iterable[_Decided | _Over | None]) -> None:
-        self._on_queued()  # first: the line may be slow
+        self._on_queued()  # first, because the log may be slow
         for seq, outcome in zip(ready, outcomes, strict=True):
             if outcome is not None:
                 self._deposits.pop(seq, None)

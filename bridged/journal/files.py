@@ -25,7 +25,7 @@ _SELECT: Final = (
 )
 
 
-# One row, where there is such a directory: the file of that name, and what the directory has packed.
+# One row where the directory is on record: the file of that name, and the directory's packed names.
 _AT: Final = (
     "SELECT d.path, k.name, k.inode, k.size, k.mtime_ns, k.ctime_ns, k.document, k.gone_at, p.read_ns, p.records"
     " FROM directories d LEFT JOIN known k ON k.directory = d.id AND k.name = ?"
@@ -53,13 +53,13 @@ class Directories:
     _sql: sqlite3.Connection
 
     def times_below(self, ged: bytes) -> list[tuple[bytes, int, int]]:
-        """The directories of a GED whose times are on record, with them, and how many directories are in each."""
+        """Path, times and number of inner directories of each directory in a GED whose times are on record."""
         of = "times IS NOT NULL AND (path = ? OR (path >= ? AND path < ?))"
         sql = f"SELECT path, times, children FROM directories WHERE {of}"  # noqa: S608
         return self._sql.execute(sql, (ged, *below(ged))).fetchall()
 
     def keep_times(self, times: Iterable[tuple[bytes, int, int]], void: Iterable[bytes]) -> None:
-        """What directories looked like when all that was in them had become known; of those in `void` nothing is."""
+        """Record the times of directories whose files are all known. The times of those in `void` no longer hold."""
         self._sql.executemany("UPDATE directories SET times = NULL WHERE path = ?", ((path,) for path in void))
         self._sql.executemany(
             "INSERT INTO directories (path, times, children) VALUES (?, ?, ?)"
@@ -68,7 +68,7 @@ class Directories:
         )
 
     def directories_below(self, directory: bytes) -> list[bytes]:
-        """The directories with known files, that one and those below it."""
+        """The directories with known files: this one and those below it."""
         rows = self._sql.execute(
             f"SELECT path FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES}",  # noqa: S608
             (directory, *below(directory)),
@@ -76,7 +76,7 @@ class Directories:
         return [row[0] for row in rows]
 
     def recorded_below(self, directory: bytes) -> list[bytes]:
-        """The same, and perhaps some without known files: told at once, however many there are."""
+        """The same, and perhaps directories without known files. It is fast for a large GED, too."""
         sql = "SELECT path FROM directories WHERE path = ? OR (path >= ? AND path < ?)"
         return [row[0] for row in self._sql.execute(sql, (directory, *below(directory))).fetchall()]
 
@@ -100,7 +100,7 @@ class KnownFiles(Directories):
     def standing(self, path: bytes, document: int) -> Literal["here", "moved", "replaced"]:
         """Whether a path still stands for its document.
 
-        "moved": it was renamed, and is not found again yet. "replaced": it was deleted, and another document is there.
+        "moved": the file was renamed, and is not found again yet. "replaced": another document has its path.
         """
         here = self.known(path)
         if here is not None and here.document == document:
@@ -117,7 +117,7 @@ class KnownFiles(Directories):
         return found | {row[1]: _file(row) for row in rows}
 
     def unseen_until(self, ged: bytes) -> int:
-        """When (ns) the last of the names were read in a GED of which files are known by name and inode only; or 0."""
+        """When (ns) the last names of a GED were read whose files are unseen; 0 where every file was looked at."""
         of = "directory IN (SELECT id FROM directories WHERE path = ? OR (path >= ? AND path < ?))"
         packed = f"SELECT MAX(read_ns) AS at FROM packed WHERE {of}"  # noqa: S608
         rows = f"SELECT MAX(ctime_ns) AS at FROM known k WHERE {_UNSEEN} AND {of}"  # noqa: S608
@@ -125,7 +125,7 @@ class KnownFiles(Directories):
         return self._sql.execute(sql, (ged, *below(ged)) * 2).fetchone()[0] or 0
 
     def unseen_files(self, inode: int) -> list[KnownFile]:
-        """Known files of which only name and inode are known, with this inode. It looks at all there are."""
+        """Unseen known files with this inode. It searches all unseen files."""
         rows = self._sql.execute(_SELECT + f"{_UNSEEN} AND k.inode = ?", (inode,))
         found = [_file(row) for row in rows]
         sql = "SELECT d.path FROM packed p JOIN directories d ON d.id = p.directory WHERE instr(p.records, ?)"
@@ -135,7 +135,7 @@ class KnownFiles(Directories):
         return found
 
     def same_files(self, stamp: Stamp) -> list[KnownFile]:
-        """Known files with the identity of `stamp`: where a file may have been renamed from."""
+        """Known files with the identity of `stamp`: a file may have been renamed from their paths."""
         rows = self._sql.execute(
             _SELECT + "k.inode = ? AND k.size = ? AND k.mtime_ns = ?",
             (stamp.inode, stamp.size, stamp.mtime_ns),
@@ -143,7 +143,7 @@ class KnownFiles(Directories):
         return [_file(row) for row in rows]
 
     def same_content(self, stamp: Stamp) -> list[KnownFile]:
-        """The same where inode numbers mean nothing."""
+        """The same by size and modification time, for file systems whose inode numbers mean nothing."""
         rows = self._sql.execute(_SELECT + "k.size = ? AND k.mtime_ns = ?", (stamp.size, stamp.mtime_ns))
         return [_file(row) for row in rows]
 
@@ -153,12 +153,12 @@ class KnownFiles(Directories):
         return [_file(row) for row in self._sql.execute(_SELECT + found, (ged, *below(ged)))]
 
     def knows_any(self, directory: bytes) -> bool:
-        """Whether any file is known there or below."""
+        """Whether any file is known in this directory or below it."""
         sql = f"SELECT 1 FROM directories d WHERE (path = ? OR (path >= ? AND path < ?)) AND {_HAS_FILES} LIMIT 1"  # noqa: S608
         return self._sql.execute(sql, (directory, *below(directory))).fetchone() is not None
 
     def existing_counts(self) -> list[tuple[bytes, int]]:
-        """How many existing files each directory holds."""
+        """Each directory with the number of its existing files."""
         found = self._sql.execute(
             "SELECT d.path, COUNT(*) FROM known k JOIN directories d ON d.id = k.directory"
             " WHERE k.document IS NULL AND k.gone_at IS NULL AND k.size <> -1 GROUP BY d.id"
@@ -167,7 +167,7 @@ class KnownFiles(Directories):
         return found + [(path, sum(1 for _ in packed.files(records))) for path, records in rows]
 
     def know(self, path: bytes, stamp: Stamp, document: int | None) -> None:
-        """The path is known from now on, with this stamp; a mark that it was gone is lifted."""
+        """The path is known from now on, with this stamp. A mark that its file was gone is lifted."""
         directory, name = split(path)
         self.know_all(directory, [(name, stamp)], document)
 
@@ -176,21 +176,21 @@ class KnownFiles(Directories):
         self._insert(self._directory(directory), files, document)
 
     def pack(self, found: Sequence[packed.Packed]) -> None:
-        """The first looks at these directories have found this."""
+        """Record the first looks at these directories."""
         first = self._sql.execute("SELECT COALESCE(MAX(id), 0) + 1 FROM directories").fetchone()[0]
         rows = [(number, one.directory, one.times, one.children) for number, one in enumerate(found, first)]
         numbers: list[int | None] = [row[0] for row in rows]
         if self._insert_rows("IGNORE INTO directories (id, path, times, children)", rows) < len(rows):
             numbers = [self._number(one.directory) for one in found]
             before = [row[1] for number, row in zip(numbers, rows, strict=True) if number != row[0]]
-            self.keep_times([], before)  # the end of the pass, or the next, will tell
+            self.keep_times([], before)  # the end of this pass, or of the next one, records them
         records = [(number, one.read_ns, one.records) for number, one in zip(numbers, found, strict=True)]
         empty = [(row[0],) for row in records if not packed.has_files(row[2])]
         self._insert_rows("REPLACE INTO packed (directory, read_ns, records)", records)
         self._sql.executemany("DELETE FROM packed WHERE directory = ?", empty)
 
     def see(self, directory: bytes, read_ns: int, files: Sequence[tuple[bytes, Stamp]]) -> None:
-        """These are the stamps of what was read then; of none that somebody has changed meanwhile."""
+        """Record the stamps of files whose names were read then, but for files that have changed meanwhile."""
         number = self._number(directory)
         row = self._sql.execute(
             "SELECT records FROM packed WHERE directory = ? AND read_ns = ?", (number, read_ns)
@@ -207,7 +207,7 @@ class KnownFiles(Directories):
         )
 
     def mark_gone(self, path: bytes, at: float) -> None:
-        """The file was found gone; the row waits for a rename to explain it."""
+        """The file was found gone. Its row stays until a rename explains it."""
         directory, name = split(path)
         number = self._unpacked(directory)
         sql = "UPDATE known SET gone_at = ? WHERE gone_at IS NULL AND name = ? AND directory = ?"
@@ -220,14 +220,14 @@ class KnownFiles(Directories):
         self._sql.execute("DELETE FROM known WHERE name = ? AND directory = ?", (name, number))
 
     def forget_in(self, directory: bytes) -> None:
-        """Everything in one directory is unknown from now on."""
+        """Every file of one directory is unknown from now on."""
         number = self._number(directory)
         self._sql.execute("DELETE FROM known WHERE directory = ?", (number,))
         self._sql.execute("DELETE FROM packed WHERE directory = ?", (number,))
-        self.keep_times((), [directory])  # else nobody would read it again
+        self.keep_times((), [directory])  # otherwise the directory would not be read again
 
     def _insert_rows(self, into: str, rows: Sequence[tuple[object, ...]]) -> int:
-        """How many were inserted. By one statement: a thread gives its turn away at each, and waits to have it back."""
+        """The number of rows inserted, by one statement, because a thread gives its turn away at each."""
         values = ", ".join(["(" + ", ".join("?" * len(rows[0])) + ")"] * len(rows))
         sql = f"INSERT OR {into} VALUES {values}"  # noqa: S608 - constants and marks only
         return self._sql.execute(sql, list(chain.from_iterable(rows))).rowcount
@@ -238,7 +238,7 @@ class KnownFiles(Directories):
         return [] if row is None else _stamped(*row)
 
     def _unpacked(self, path: bytes) -> int | None:
-        """The number of a directory whose files have a row each from now on; None where it has no number."""
+        """The number of a directory; None where it is not on record. Each of its files has a row from now on."""
         sql = "SELECT d.id, p.read_ns, p.records FROM directories d LEFT JOIN packed p ON p.directory = d.id"
         row = self._sql.execute(f"{sql} WHERE d.path = ?", (path,)).fetchone()
         if row is None:
@@ -272,20 +272,20 @@ class Folders:
     _sql: sqlite3.Connection
 
     def folders(self) -> dict[tuple[bytes, str], float]:
-        """Every switched folder on record, (GED, pattern as configured), and since when."""
+        """Since when each switched folder is on record, by GED and pattern as configured."""
         rows = self._sql.execute("SELECT ged, pattern, since FROM folders")
         return {(ged, pattern): since for ged, pattern, since in rows}
 
     def read_folders(self, ged: bytes) -> set[str]:
-        """Those of a GED of which everything that was there before is known."""
+        """The patterns of a GED's switched folders whose existing files are all known."""
         return {row[0] for row in self._sql.execute("SELECT pattern FROM folders WHERE ged = ? AND read", (ged,))}
 
     def set_read(self, ged: bytes, *, read: bool) -> None:
-        """Whether that is so of a GED's switched folders."""
+        """Record whether the existing files of a GED's switched folders are all known."""
         self._sql.execute("UPDATE folders SET read = ? WHERE ged = ?", (read, ged))
 
     def switch_on(self, ged: bytes, pattern: str, since: float) -> None:
-        """Record a switched folder, which has not been read yet; an earlier date stays."""
+        """Record a switched folder that has not been read yet. An earlier date stays."""
         self._sql.execute("INSERT OR IGNORE INTO folders VALUES (?, ?, ?, 0)", (ged, pattern, since))
 
     def switch_off(self, ged: bytes, pattern: str) -> None:
@@ -293,19 +293,19 @@ class Folders:
         self._sql.execute("DELETE FROM folders WHERE ged = ? AND pattern = ?", (ged, pattern))
 
     def mounted(self, path: bytes) -> Mounted | None:
-        """What was last seen mounted at a GED, or inside it."""
+        """The mount that was last seen at this directory: a GED, or a directory inside one."""
         row = self._sql.execute("SELECT source, point, inode, fsid FROM mounts WHERE path = ?", (path,)).fetchone()
         return None if row is None else Mounted(*row)
 
     def mounted_below(self, ged: bytes) -> list[bytes]:
-        """The directories in a GED on which something was seen mounted."""
+        """The directories inside a GED at which a mount was seen."""
         return [row[0] for row in self._sql.execute("SELECT path FROM mounts WHERE path >= ? AND path < ?", below(ged))]
 
     def forget_mounted(self, path: bytes) -> None:
-        """Nothing is expected to be mounted there any more."""
+        """No mount is expected at this directory any more."""
         self._sql.execute("DELETE FROM mounts WHERE path = ?", (path,))
 
     def set_mounted(self, path: bytes, mounted: Mounted) -> None:
-        """Record what is mounted there."""
+        """Record the mount at this directory."""
         row = (path, mounted.source, mounted.point, mounted.inode, mounted.fsid)
         self._sql.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?, ?)", row)

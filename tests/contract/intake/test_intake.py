@@ -17,7 +17,7 @@ import pytest
 from bridged import logs
 from bridged.config import SwitchedFolders, load
 from bridged.ged import Calls, Mounts, files
-from bridged.intake import Sweep, intake
+from bridged.intake import Sweep, intake, switching
 from bridged.intake.ged import Retired
 from bridged.intake.intake import Intake
 from bridged.intake.rounds import AFTER_TROUBLE
@@ -818,7 +818,7 @@ def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it
                 continue
             if ged.in_force and not ged.retired:  # the pass has ended, and what it has read is to be kept now
                 ged.retired = True
-                intake.switch_off(stepped.journal, ged.path, ["A"], SwitchedFolders(()))
+                switching.switch_off(stepped.journal, ged.path, ["A"], SwitchedFolders(()))
             try:
                 answer = stepped.journal.write(wish)
             except Retired as error:
