@@ -13,7 +13,7 @@ STATUS: Final = attrgetter("st_mtime_ns", "st_ctime_ns", "st_ino", "st_dev")
 
 
 class Look(NamedTuple):
-    """A directory as it was found. `read_ns` is as in `packed.Packed`; `status` is the result of `STATUS`."""
+    """A directory at its first look. `read_ns` is as in `packed.Packed`; `status` is the result of `STATUS`."""
 
     records: bytes
     read_ns: int

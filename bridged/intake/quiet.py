@@ -1,4 +1,4 @@
-"""Whether a deposit has stopped changing, and whether it looks whole. Pure: stamps, bytes and an instant."""
+"""Has a deposit stopped changing, and does it look whole? Pure: stamps, bytes and seconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 from bridged.model import Stamp
 
-HEAD: Final = 1024  # bytes from the start of a file that `looks_whole` wants
-TAIL: Final = 66_000  # and from its end: a ZIP may end with a comment of 65,535 bytes
+HEAD: Final = 1024  # bytes from the start of a file that `looks_whole` needs
+TAIL: Final = 66_000  # bytes from its end, because a ZIP may end with a comment of 65,535 bytes
 
-_PDF_TAIL: Final = 2048
-_TRAILER: Final = 4096  # what cameras and scanners append to a picture
+_PDF_TAIL: Final = 2048  # bytes at the end of a PDF that must hold %%EOF
+_TRAILER: Final = 4096  # bytes that a camera or a scanner may append to a picture
 
 _ZIP_END: Final = b"PK\x05\x06"
 _PNG_END: Final = b"IEND\xaeB`\x82"
@@ -29,36 +29,36 @@ _MAGIC: Final[dict[bytes, bytes]] = {
 
 @dataclass(frozen=True, slots=True)
 class Calm:
-    """What a deposit looked like, and since when it has looked like that."""
+    """The stamp of a deposit, and the instant since which it has not changed, in seconds."""
 
     stamp: Stamp
     since: float
 
     def observe(self, stamp: Stamp, now: float) -> Calm:
-        """Seen again: calm goes on if size, mtime and inode are the same, and starts anew if not.
+        """The calm after one more look. It goes on while size, mtime and inode are the same, and otherwise begins anew.
 
-        It starts anew too when the clock was set back, or the deposit would wait until the clock caught up.
+        It begins anew also when the clock was set back. Otherwise the deposit would wait until the clock caught up.
         """
         unchanged = self.stamp.same_file(stamp) and now >= self.since
         return Calm(stamp, self.since if unchanged else now)
 
     def quiet_for(self, now: float) -> float:
-        """Seconds without a change, never negative."""
+        """Seconds without a change, at least 0."""
         return max(0.0, now - self.since)
 
 
 def tail_wanted(name: bytes, head: bytes) -> int:
-    """How many of its last bytes `looks_whole` wants to see: none of most files."""
+    """The number of last bytes that `looks_whole` needs of a file: 0 for most."""
     if _is_pdf(name, head):
         return _PDF_TAIL
     return TAIL if head.startswith((b"\xff\xd8\xff", _MAGIC[b"png"], b"PK\x03\x04", _ZIP_END)) else 0
 
 
 def looks_whole(name: bytes, size: int, head: bytes, tail: bytes) -> bool:
-    """False if a PDF, JPEG, PNG or ZIP is visibly cut off, or not begun; other types count as whole.
+    """False when a PDF, JPEG, PNG or ZIP is visibly cut off, or not begun. Other types count as whole.
 
-    The type is told by `head`, the first HEAD bytes (or all); `tail` is the last `tail_wanted` bytes (or all). The
-    name only helps where there is no telling yet: the start of the file is still missing.
+    `head` is the first HEAD bytes or all, and tells the type. `tail` is the last `tail_wanted` bytes or all. The name
+    tells the type only while the start of the file is still missing.
     """
     if not size or _is_not_begun(name, head):
         return False
@@ -82,13 +82,13 @@ def _extension(name: bytes) -> bytes:
 
 
 def _is_not_begun(name: bytes, head: bytes) -> bool:
-    """Space was set aside (SMB does) and nothing written yet, or not even the first bytes are there."""
+    """True when the first bytes are missing, or zeros. SMB sets space aside before it writes."""
     magic = _MAGIC.get(_extension(name))
     return magic is not None and (not head.strip(b"\0") or (len(head) < len(magic) and magic.startswith(head)))
 
 
 def _jpeg_is_whole(size: int, head: bytes, tail: bytes) -> bool:
-    """An end of image, but not that of the preview which cameras put in front of the picture."""
+    """True when there is an end of image, and not only that of the preview that cameras put in front."""
     end = tail.rfind(b"\xff\xd9")
     if end < 0:
         return False
@@ -97,7 +97,7 @@ def _jpeg_is_whole(size: int, head: bytes, tail: bytes) -> bool:
 
 
 def _jpeg_segments(head: bytes) -> int:
-    """Where the leading segments end, as far as the head tells; the preview is inside one of them."""
+    """The position behind the leading segments, as far as the head tells. A preview lies in one of them."""
     position = 2
     while position + 4 <= len(head) and head[position] == 0xFF and head[position + 1] not in (0xD9, 0xDA):
         position += 2 + int.from_bytes(head[position + 2 : position + 4], "big")
@@ -105,7 +105,7 @@ def _jpeg_segments(head: bytes) -> int:
 
 
 def _zip_is_whole(tail: bytes) -> bool:
-    """A complete end record which nothing of an archive follows: a stored archive inside has its own."""
+    """True when a complete end record comes last. An archive that is stored inside has an end record of its own."""
     end = tail.rfind(_ZIP_END)
     if end < 0 or end + 22 > len(tail):
         return False

@@ -1,4 +1,4 @@
-"""By which rules a GED was last read. What they left out was there before: it is existing when they are lifted."""
+"""The rules by which a GED was last read. A file that they left out is existing when they are lifted."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bridged.names import verdict
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The rules before those in force."""
+    """The rules that were in force before the present ones."""
 
     switched: SwitchedFolders
     ignores: Callable[[bytes], str | None]
 
 
 def written(client: Client, settings: Settings) -> str:
-    """All that decides which files of a GED are known once its directories have been read, for the journal."""
+    """The rules in force, as text for the journal. They decide which files are known once a directory has been read."""
     rules: dict[str, Any] = {
         "version": __version__,
         "folders": [[folder.path, folder.exclude] for folder in client.switched_folders],
@@ -35,7 +35,7 @@ def written(client: Client, settings: Settings) -> str:
 
 
 def former(rules: str, client: Client) -> Former:
-    """What was `written` for the client, read again."""
+    """The rules of a text that `written` made for this client. Raises ValueError for any other text."""
     before = json.loads(rules)
     folders = tuple(SwitchedFolder(path=path, exclude=exclude) for path, exclude in before["folders"])
     ignores = partial(verdict, extra=before["ignore"], marker=before["suffix"], hidden=before["hidden"])

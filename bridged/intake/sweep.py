@@ -1,8 +1,7 @@
-"""The sweep: reading the folders themselves. What it finds is the truth; hints only make it fast.
+"""The sweep reads the folders themselves. Its findings are the truth; hints only make it fast.
 
-An unchanged directory is not read again: its times tell, read with the margin that coarse clocks need. Every
-directory is opened beneath the GED's own descriptor, so that a link swapped in, or another file system mounted
-over it, cannot be mistaken for the GED.
+A directory whose times have not changed is not read again, with the margin that coarse clocks need. Each directory is
+opened beneath the GED's own descriptor. Otherwise a link or a mount could take the place of the GED.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from bridged.journal.packed import Packed
 from bridged.names import is_leftover
 from bridged.paths import is_in
 
-# A directory this young (seconds) is read again: on a file system with times of 1 s, an entry may have come since.
+# Seconds. A younger directory is read again, because an entry may come without a change of times that count seconds.
 YOUNG: Final = 2.0
 
 
@@ -37,49 +36,49 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class GoneDirectory:
-    """A directory that was there at an earlier look is not there any more."""
+    """A directory that an earlier look found has gone."""
 
     directory: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A directory that cannot be read; nothing may be concluded about what is in it.
+    """A directory that cannot be read. No absence in it is proven.
 
-    `passing`: no lack of rights but a failure (too many open files, a disk's error) that the next try may not meet.
+    `passing` is True for a failure that the next try may not meet: too many open files, an error of the disk.
     """
 
     directory: bytes
     why: str
     passing: bool = False
-    away: bool = False  # what is mounted there is not
+    away: bool = False  # True when the file system that was mounted there is missing
 
 
 Found = Listing | Packed | GoneDirectory | Unreadable
 
 
-_NEVER: Final = -1  # no hash is: this directory is looked at again
-_CHUNK: Final = 100  # directories compared at a time
+_NEVER: Final = -1  # no hash() is -1, so that a directory with these times is read again
+_CHUNK: Final = 100  # directories that are compared together
 
 
 def _times(status: os.stat_result) -> int:
-    return hash(STATUS(status))  # which is the same in every run
+    return hash(STATUS(status))  # the same in every run, because hashes of integers are not randomised
 
 
 @dataclass(slots=True)
 class _Seen:
-    """A directory as it was last read. One for each of 50,000: no more than is needed."""
+    """A directory as it was last read. There are 50,000, so it has no more fields than needed."""
 
-    times: int  # _NEVER: it was too young for its times to tell, or could not be told in full
-    device: int  # -1: not known
-    children: tuple[bytes, ...]  # those in force, as whole paths: the very objects that are the keys
-    met: bool = True  # by a pass of this daemon
+    times: int  # _NEVER where it was too young, or could not be told in full
+    device: int  # -1 where it is not known
+    children: tuple[bytes, ...]  # whole paths of those in force; the same objects as the keys, to save memory
+    met: bool = True  # True once a pass of this daemon has met it
 
 
 class Times(NamedTuple):
-    """A directory that was settled when it was read, and its times: as long as it has these, nothing is new in it.
+    """A settled directory and its times. As long as it has these times, no entry in it is new.
 
-    Not so what is in the directories below it, of which `children` says how many there are.
+    The times say nothing of the directories below it. `children` is their number.
     """
 
     directory: bytes
@@ -96,11 +95,11 @@ class Sweep:
         in_force: Callable[[bytes], bool],
         watch: Callable[[bytes], None],
     ) -> None:
-        """`in_force` tells whether the bridge is on for a directory; `watch` asks for hints from it.
+        """`in_force` is True for a directory where the bridge is on. `watch` asks for hints from a directory.
 
-        `arrived` is called for each directory that is on another file system than the one above it, or was; with its
-        descriptor, or -1 when there is no such directory. It says why nothing may be concluded (or nothing).
-        `packs` tells of a directory that was not read before whether names are enough; `endings` is for
+        The owner may set three more. `arrived` is called for each directory that is, or was, on another file system
+        than the one above. It gets the descriptor, or -1 without a directory, and returns why no absence is proven, or
+        "". `packs` is True for a directory whose names are enough at a first look. `endings` is for
         `packed.only_documents`.
         """
         self.arrived: Callable[[bytes, int], str] = lambda *_: ""
@@ -117,26 +116,27 @@ class Sweep:
         self._read_since: set[bytes] = set()
 
     def remember(self, times: Iterable[Times]) -> None:
-        """What an earlier daemon has read, and all of it is known: it is read again where it has changed.
+        """Take the directories that an earlier daemon has read. Each is read again only when it has changed.
 
-        Also where not all that is in it was kept: else nobody would meet a directory that was too young, or unreadable.
+        A directory whose children were not all kept is read again, too. Otherwise a child that was too young or
+        unreadable would never be met.
         """
         known = {one.directory: one for one in times if self._in_force(one.directory)}
         children: dict[bytes, list[bytes]] = {}
         for directory in known:
             children.setdefault(directory.rpartition(b"/")[0], []).append(directory)
-        for directory, one in sorted(known.items()):  # each before those in it, as they are met
+        for directory, one in sorted(known.items()):  # a directory before those in it, because they are met through it
             inner = tuple(children.get(directory, ()))
             self._seen[directory] = _Seen(one.times if len(inner) == one.children else _NEVER, -1, inner, met=False)
 
     def forget_unmet(self) -> None:
-        """What an earlier daemon has read and a whole pass of this one has not met is not there any more."""
+        """Forget each remembered directory that a whole pass has not met, because it has gone."""
         self._drop([directory for directory, seen in self._seen.items() if not seen.met])
 
     def read_since(self) -> tuple[list[Times], list[bytes]]:
-        """The directories that were read since this was last asked; and of them those whose times say nothing.
+        """The directories read since the last call: those with their times, and those whose times say nothing.
 
-        Without what was Packed, which brings its times along.
+        Packed directories are left out, because a Packed has its times.
         """
         settled, others = [], []
         for directory in self._read_since:
@@ -155,28 +155,28 @@ class Sweep:
         return len(self._seen)
 
     def forget(self) -> None:
-        """Read everything at the next pass, and conclude nothing from what was there before."""
+        """Forget every directory, so that the next pass reads all and reports none as gone."""
         self._read_since.update(self._seen)
         self._seen.clear()
         self._roots.clear()
 
     def forget_off(self) -> None:
-        """The same for what is no longer in force."""
+        """Forget each directory that is no longer in force."""
         self._drop([directory for directory in self._seen if not self._in_force(directory)])
 
     def forget_times(self) -> None:
-        """Read everything at the next pass, and watch it again: the file system was away."""
+        """Read and watch every directory again at the next pass, because the file system was away."""
         self.forget_times_below(self.ged)
 
     def forget_times_below(self, directory: bytes) -> None:
-        """The same for one directory and what is in it."""
+        """Read and watch a directory and those below it again at the next pass."""
         prefix = directory + b"/"
         for one, seen in self._seen.items():
             if one == directory or one.startswith(prefix):
                 seen.times, seen.device = _NEVER, -1
 
     def doubt(self, directories: Iterable[bytes]) -> None:
-        """Read these at the next pass, since something in them could not be judged."""
+        """Read these again at the next pass, because a file in them could not be judged."""
         for directory in directories:
             seen = self._seen.get(directory)
             if seen is not None:
@@ -184,12 +184,12 @@ class Sweep:
                 self._read_since.add(directory)
 
     def forget_below(self, directory: bytes) -> None:
-        """A directory is gone: so is what was in it."""
+        """Forget a directory that has gone, and those below it."""
         prefix = directory + b"/"
         self._drop([one for one in self._seen if one == directory or one.startswith(prefix)])
 
     def _drop(self, directories: Sequence[bytes]) -> None:
-        """Nothing is known of them, and nothing on record of them holds any more."""
+        """Forget them here, and let `read_since` withdraw their times from the journal."""
         for directory in directories:
             del self._seen[directory]
         self._read_since.update(directories)
@@ -197,7 +197,10 @@ class Sweep:
     def whole(
         self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool
     ) -> Iterator[Found | None]:
-        """One pass over the switched folders; `full` reads unchanged directories too. None: nothing was found yet."""
+        """Yield the findings of one pass over the switched folders. `full` reads unchanged directories, too.
+
+        None is yielded between two chunks of comparisons, so that the caller may pause. `now` is in seconds.
+        """
         closed: list[bytes] = []
         self._root_device = os.fstat(root_fd).st_dev
         for found in self._pass(root_fd, patterns, now, full, closed):
@@ -213,7 +216,7 @@ class Sweep:
         for pattern in patterns:
             roots.update(self._expand(root_fd, self.ged, pattern))
         yield from self._blocked
-        # At the start nobody remembers a folder that is not there because what it is on is not mounted yet.
+        # A start remembers no folder whose file system is not mounted yet. Its mount point stands for it.
         met = roots | {found.directory for found in self._blocked}
         points = {point for point in self.points if not any(is_in(point, folder) for folder in met)}
         for root in sorted((self._roots - roots) | points):
@@ -228,18 +231,18 @@ class Sweep:
             yield from self._changed(root_fd, now, closed)
 
     def _never_read(self) -> list[bytes]:
-        """What is in directories that were read and could not be read itself, or was away: perhaps it can be now."""
+        """The directories that were met and never read: unreadable, or away. Now they may be readable."""
         seen = self._seen
         return sorted(child for one in seen.values() if one.children for child in one.children if child not in seen)
 
     def _changed(self, root_fd: int, now: float, closed: Sequence[bytes]) -> Iterator[Found | None]:
-        """What is in the directories that are not as they were, and in what is new below them.
+        """Yield the findings in directories that have changed, and in new ones below them.
 
-        Not in what is below one that cannot be read (`closed`, which grows), of which nothing may be concluded: a share
-        that is mounted there may be away. A directory comes before those in it, since they were met through it.
+        Directories below an unreadable one (`closed`, which grows) are left out, because a share there may be away.
+        A directory comes before those in it, because they were met through it.
 
-        Most of a large GED is as it was, most of the time, so this is short. By whole paths: what has the same inode,
-        device and times is the same directory, whatever leads there.
+        Most directories of a large GED are unchanged, so they are compared by whole paths, a chunk at a time. An entry
+        with the same inode, device and times is the same directory, by any path.
         """
         directories = list(self._seen)
         for start in range(0, len(directories), _CHUNK):
@@ -247,7 +250,7 @@ class Sweep:
             for directory in self._not_as_they_were(chunk):
                 if directory in self._seen and not any(is_in(directory, one) for one in closed):
                     yield from self._walk(root_fd, directory, now, full=False, everything=False)
-            yield None  # whoever asks may do something else between two chunks
+            yield None  # the caller may pause here
 
     def _not_as_they_were(self, directories: list[bytes]) -> list[bytes]:
         seen = [self._seen.get(directory) for directory in directories]
@@ -266,7 +269,7 @@ class Sweep:
         return [directory for directory, was, is_ in pairs if was != is_ or directory in self.points]
 
     def met(self, root_fd: int, top: bytes, now: float) -> Iterator[Found]:
-        """The same for one directory and what nobody has seen yet below it: the others tell of themselves by hints."""
+        """Yield the findings in one directory and in new ones below it. Known ones below report by hints."""
         return self._walk(root_fd, top, now, full=False, everything=False)
 
     def _walk(self, root_fd: int, top: bytes, now: float, *, full: bool, everything: bool) -> Iterator[Found]:
@@ -289,7 +292,7 @@ class Sweep:
     def _tell(
         self, root_fd: int, directory: bytes, found: Look | None, now: float, full: bool
     ) -> Generator[Found, None, tuple[bytes, ...]]:
-        """Tell of a directory. Returns those in it, but below what cannot be read nothing may be concluded either."""
+        """Yield the findings in a directory. Returns the directories in it; none below an unreadable one."""
         if found is not None:
             seen = self._seen_now(directory, found.status, found.directories, True, now)
             times = None if seen.times == _NEVER else seen.times
@@ -331,7 +334,7 @@ class Sweep:
         while len(above) > len(self.ged):
             above = above.rpartition(b"/")[0]
             seen = self._seen.get(above)
-            if seen is not None and seen.device == -1:  # an earlier daemon's, or it was away
+            if seen is not None and seen.device == -1:  # remembered from an earlier daemon, or it was away
                 with suppress(OSError):
                     seen.device = files.lstat(root_fd, self._relative(above)).st_dev
             if seen is not None and seen.device != -1:
@@ -349,7 +352,7 @@ class Sweep:
             os.close(fd)
 
     def _read(self, root_fd: int, directory: bytes, status: os.stat_result, now: float) -> Iterator[Found]:
-        self._watch(directory)  # before reading: what comes in between is told by a hint
+        self._watch(directory)  # before reading, because a hint tells of a file that comes in between
         try:
             fd = files.open_directory(root_fd, self._relative(directory))
         except OSError as error:
@@ -367,7 +370,7 @@ class Sweep:
         yield Listing(directory, entries)
         for child in set(before.children if before else ()) - {directory + b"/" + name for name in names}:
             yield from self._gone(root_fd, child)
-        # Only now: a pass that is broken off must not have forgotten what it did not get to tell.
+        # After the yields, because a pass that is broken off must read this directory again.
         self._seen[directory] = self._seen_now(directory, STATUS(status), names, all(map(_is_told, entries)), now)
         self._read_since.add(directory)
 
@@ -384,7 +387,7 @@ class Sweep:
         if why:
             yield Unreadable(directory, why, away=True)
             return
-        for point in sorted(self.points):  # what the directory was on may have gone since this pass was there
+        for point in sorted(self.points):  # its file system may have gone since this pass was there
             why = self._examined(root_fd, point) if point != directory and is_in(directory, point) else ""
             if why:
                 yield Unreadable(point, why, away=True)
@@ -403,7 +406,7 @@ class Sweep:
                 children = [e.name for e in files.listing(fd) if e.kind == "directory"]
         except (FileNotFoundError, NotADirectoryError):
             return
-        except OSError as error:  # unreadable is not absent: what was found there before stays switched on
+        except OSError as error:  # unreadable is not absent, so the folders found there before stay switched on
             self._blocked.append(_unreadable(directory, error))
             yield from (root for root in self._roots if root.startswith(directory + b"/"))
             return
@@ -427,5 +430,5 @@ def _times_of(directory: bytes) -> int:
 
 
 def _is_told(entry: files.Entry) -> bool:
-    """Not so a file that could not be looked at, nor the beginning of a marker, which may be a crash's."""
+    """False for a file that could not be looked at, and for a temporary marker that a crash left."""
     return (entry.stamp is not None or entry.kind != "file") and not is_leftover(entry.name)
