@@ -1,4 +1,4 @@
-"""What the commands say of real folders and a real journal, and what `release`, `send` and `demo` do."""
+"""The commands with real folders and a real journal: their output, and the work of `release`, `send` and `demo`."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_status_counts_by_switched_folder(firm):
     assert (notes["collection_email"], notes["existing"], notes["queued"]) == ("martin-ndf@collecte.example", 1, 0)
 
 
-def test_status_of_a_running_daemon(firm, daemon):
+def test_status_of_a_running_daemon_shows_its_relay_and_its_watches(firm, daemon):
     head, achats, notes = firm.rows("status")
     assert (head["daemon"], head["pid"], head["relay"]) == ("running", 4711, "unreachable")
     assert (achats["watch_mode"], achats["reachable"]) == ("inotify", True)
@@ -314,7 +314,7 @@ def test_a_file_that_is_no_document_is_explained(firm, name, words):
     assert words in firm.explained(firm.put(name))
 
 
-def test_a_marker_is_explained_by_what_it_says(firm):
+def test_a_marker_is_explained_by_its_content(firm):
     marker = {
         "status": "validated",
         "document": "x.pdf",
@@ -333,7 +333,7 @@ def test_a_marker_is_explained_by_what_it_says(firm):
     assert f"marker of “x.pdf”, validated on {LATER_TEXT}" in sentence
 
 
-def test_a_link_is_explained_as_a_link_and_not_as_what_it_leads_to(firm):
+def test_a_link_is_explained_as_a_link_and_not_as_its_target(firm):
     document = firm.document("Achats/facture.pdf", State.VALIDATED)
     (firm.ged / "Achats/link.pdf").symlink_to(os.fsdecode(document.path))
     assert "symbolic link" in firm.explained(firm.ged / "Achats/link.pdf")
@@ -403,7 +403,7 @@ def test_release_all_takes_the_held_ones_only_and_needs_no_daemon(firm):
     assert firm.told("release", "--all") == "No document is held."
 
 
-def test_release_refuses_what_is_not_held_and_releases_the_rest(firm):
+def test_release_refuses_a_document_that_is_not_held_and_releases_the_rest(firm):
     held, sent = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.VALIDATED)
     result = firm.run("release", "0000", sent.id, held.id)
     assert result.exit_code == 1
@@ -420,8 +420,8 @@ def uncertain(firm, relative, reason="uncertain too often: The line was lost aft
 
 
 @pytest.mark.parametrize("choice", [("--client", "Boulangerie Martin"), ("--folder", "Achats")])
-def test_what_may_have_arrived_is_left_by_a_release_that_does_not_name_it(firm, choice):
-    """A second mail is a decision about one document, never the by-product of another."""
+def test_a_document_that_may_have_arrived_is_left_by_a_release_without_its_id(firm, choice):
+    """A second mail is a decision about one document, never a side effect."""
     choice = (choice[0], firm.ged / "Achats" if choice[1] == "Achats" else choice[1])
     held, lost = firm.document("Achats/a.pdf", State.HELD), uncertain(firm, "Achats/b.pdf")
     told = firm.told("release", *choice)
@@ -435,7 +435,7 @@ def test_what_may_have_arrived_is_left_by_a_release_that_does_not_name_it(firm, 
     assert firm.state(lost).state is State.QUEUED
 
 
-def test_what_may_have_arrived_is_known_by_its_reason_or_by_its_count(firm):
+def test_a_document_may_have_arrived_by_its_reason_or_by_its_count(firm):
     uncertain(firm, "Achats/a.pdf", reason="550 5.1.1 No such user.")
     other = firm.document("Achats/b.pdf", State.HELD)
     reason = "uncertain: the connection was lost after the final dot too often; it may have arrived"
@@ -443,7 +443,7 @@ def test_what_may_have_arrived_is_known_by_its_reason_or_by_its_count(firm):
     assert "a second time: 2." in firm.told("release", "--client", "Boulangerie Martin")
 
 
-def test_release_all_takes_what_may_have_arrived_too_and_says_so(firm):
+def test_release_all_takes_documents_that_may_have_arrived_and_warns(firm):
     held, lost = firm.document("Achats/a.pdf", State.HELD), uncertain(firm, "Achats/b.pdf")
     told = firm.told("release", "--all")
     assert {firm.state(one).state for one in (held, lost)} == {State.QUEUED}
@@ -451,14 +451,14 @@ def test_release_all_takes_what_may_have_arrived_too_and_says_so(firm):
     assert "Warning: Achats/a.pdf" not in told
 
 
-def test_a_drop_takes_what_may_have_arrived_too(firm):
+def test_a_drop_takes_documents_that_may_have_arrived(firm):
     lost = uncertain(firm, "Achats/b.pdf")
     assert "Dropped: Achats/b.pdf" in firm.told("drop", "--client", "Boulangerie Martin")
     assert firm.state(lost).state is State.WITHDRAWN
 
 
 @pytest.mark.parametrize("choice", [("--client", "Boulangerie Martin"), ("--folder", "Achats"), ("--all",)])
-def test_a_part_of_the_reason_narrows_what_is_released(firm, choice):
+def test_a_part_of_the_reason_narrows_a_release(firm, choice):
     if choice[0] == "--folder":
         choice = ("--folder", firm.ged / "Achats")
     braked, refused = firm.document("Achats/a.pdf", State.HELD), firm.document("Achats/b.pdf", State.HELD)
@@ -473,7 +473,7 @@ def test_a_part_of_the_reason_narrows_what_is_released(firm, choice):
 
 
 @pytest.mark.parametrize("command", ["release", "drop"])
-def test_a_client_that_there_is_not_is_a_mistake_and_not_an_empty_success(firm, command):
+def test_an_unknown_client_is_an_error_and_no_empty_success(firm, command):
     held = firm.document("Achats/a.pdf", State.HELD)
     result = firm.run(command, "--client", "boulangerie martn")
     assert result.exit_code == 1
@@ -501,7 +501,7 @@ def dry(firm):
     journal.close()
 
 
-def test_what_a_dry_run_holds_is_released_dropped_and_sent_like_the_rest(firm, dry):
+def test_held_documents_of_a_dry_run_are_released_dropped_and_sent_like_others(firm, dry):
     real, held, other = (
         one.document(f"Achats/{name}.pdf", State.HELD) for one, name in ((firm, "a"), (dry, "b"), (dry, "c"))
     )
@@ -529,7 +529,7 @@ def test_a_dry_run_that_does_not_run_cannot_be_reloaded_and_one_that_runs_can(fi
 
 
 @pytest.mark.parametrize("state", [State.SENT, State.VALIDATED])
-def test_what_a_dry_run_wrote_is_not_said_to_be_sent(dry, state):
+def test_a_document_that_a_dry_run_wrote_is_not_said_to_be_sent(dry, state):
     document = dry.document("Achats/facture.pdf", state)
     sentence = dry.told("explain", "--dry-run", os.fsdecode(document.path))
     assert sentence == (
@@ -540,7 +540,7 @@ def test_what_a_dry_run_wrote_is_not_said_to_be_sent(dry, state):
     assert "overwritten since" in dry.told("explain", "--dry-run", os.fsdecode(document.path))
 
 
-def test_what_a_dry_run_says_to_run_finds_its_journal(dry):
+def test_a_command_that_a_dry_run_names_finds_its_journal(dry):
     held, missed = dry.document("Achats/a.pdf", State.HELD), dry.document("Achats/b.pdf", State.MISSED)
     assert f"`bridged release --dry-run {held.id}`" in dry.told("explain", "--dry-run", os.fsdecode(held.path))
     assert "`bridged send --dry-run`" in dry.told("explain", "--dry-run", os.fsdecode(missed.path))
@@ -577,13 +577,13 @@ def test_send_refuses_a_document_on_its_way_or_at_its_end(firm, state):
 @pytest.mark.parametrize(
     "relative", ["Contrats/x.pdf", "Achats/Brouillons/x.pdf", "Achats/.x", "Achats/x.pdf.validated.json"]
 )
-def test_send_refuses_what_is_no_document(firm, relative):
+def test_send_refuses_a_file_that_is_no_document(firm, relative):
     result = firm.run("send", firm.existing(relative))
     assert result.exit_code == 1
     assert firm.rows("documents") == []
 
 
-def test_send_refuses_what_is_unknown_absent_empty_a_link_or_a_copy_of_a_marker(firm):
+def test_send_refuses_unknown_absent_and_empty_files_links_and_copied_markers(firm):
     unknown, empty, copy, gone, link = (
         firm.existing(f"Achats/{name}.pdf") for name in ("unknown", "empty", "copy", "gone", "link")
     )
@@ -608,7 +608,7 @@ def test_send_goes_on_after_a_refusal(firm):
 # -- check
 
 
-def test_check_shows_the_map_with_what_is_there_and_writes_nothing(firm):
+def test_check_shows_the_map_with_files_and_rights_and_writes_nothing(firm):
     for name in ("Achats/a.pdf", "Achats/11/b.pdf", "Achats/11/.hidden", "Achats/Brouillons/c.pdf"):
         firm.put(name)
     before = sorted(path.name for path in firm.here.rglob("*"))
@@ -626,7 +626,7 @@ def test_check_shows_the_map_with_what_is_there_and_writes_nothing(firm):
     assert "The configuration is valid" in firm.told("check")
 
 
-def test_check_shows_what_a_preset_and_what_overrides_it_have_come_to(firm):
+def test_check_shows_the_relay_as_preset_and_keys_make_it(firm):
     preset = "{provider: microsoft365, rate: 5/min, daily_quota: none,"
     text = firm.config.read_text(encoding="utf-8").replace("{host: smtp.cabinet.example,", preset)
     firm.config.write_text(text, encoding="utf-8")
@@ -650,7 +650,7 @@ def test_check_counts_a_folder_within_another_switched_folder_once(firm):
     assert [row["files"] for row in firm.rows("check")[:2]] == [0, 1]
 
 
-def test_check_says_how_many_watches_may_be_had_or_that_it_is_hidden(firm, monkeypatch, tmp_path):
+def test_check_says_how_many_watches_are_available_or_that_it_is_hidden(firm, monkeypatch, tmp_path):
     limit = tmp_path / "limit"
     monkeypatch.setattr(survey, "WATCH_LIMIT", limit)
     assert firm.rows("check")[-1]["watches_available"] is None

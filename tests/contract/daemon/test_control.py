@@ -51,14 +51,14 @@ def serve():
 
 
 def test_the_state_directory_is_made_for_its_owner_only(tmp_path):
-    """Nobody else reads the journal."""
+    """No other user reads the journal."""
     directory = tmp_path / "a" / "state"
     os.close(control.lock(directory))
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / control.LOCK).stat().st_mode) == 0o600
 
 
-def test_a_second_instance_is_refused_with_75_and_told_what_to_do(state_dir):
+def test_a_second_instance_is_refused_with_75_and_a_remedy(state_dir):
     """Two daemons on one journal would send everything twice. The first one goes on unharmed."""
     fd = control.lock(state_dir)
     with pytest.raises(control.InstanceRunning, match="Another bridged holds") as refused:
@@ -69,7 +69,7 @@ def test_a_second_instance_is_refused_with_75_and_told_what_to_do(state_dir):
 
 
 def test_a_process_that_dies_leaves_no_lock_behind(state_dir):
-    """A kill -9 needs no cleaning up; while it lives, nobody else gets in."""
+    """While the process lives, no second one gets the lock; after a kill -9 it is free."""
     code = "import sys, pathlib; from bridged.daemon.control import lock; "
     code += "lock(pathlib.Path(sys.argv[1])); print(flush=True); input()"
     root = Path(__file__).parents[3]
@@ -93,7 +93,7 @@ def test_the_lock_does_not_outlive_the_daemon_in_a_child(state_dir):
 
 @pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
 def test_a_directory_that_others_can_write_to_is_refused_with_78(state_dir, mode):
-    """They could put another journal there."""
+    """Other users could put another journal there."""
     state_dir.chmod(mode)
     with pytest.raises(control.StateDirectoryUnsafe, match="chmod 0700") as refused:
         control.lock(state_dir)
@@ -108,7 +108,7 @@ def test_a_directory_that_others_can_only_read_is_taken(state_dir):
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root can give a directory away")
 def test_a_directory_of_another_user_is_refused_with_78(state_dir):
-    """Whoever owns it can change it."""
+    """Its owner could change it."""
     os.chown(state_dir, 12345, 12345)
     with pytest.raises(control.StateDirectoryUnsafe, match="another user"):
         control.lock(state_dir)
@@ -136,7 +136,7 @@ def test_a_full_disk_is_no_refused_configuration(tmp_path, monkeypatch):
 
 
 def test_a_planted_link_in_place_of_the_lock_is_not_followed(state_dir, tmp_path):
-    """It would lock, or make, a file somewhere else."""
+    """Otherwise a file in another place would be locked, or made."""
     (state_dir / control.LOCK).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(control.StateDirectoryUnsafe):
         control.lock(state_dir)
@@ -161,14 +161,14 @@ def test_a_file_system_without_locks_is_refused_with_78(state_dir, monkeypatch):
 
 
 def test_a_request_is_answered(state_dir, serve):
-    """What was asked arrives as it was, accents and all."""
+    """The request arrives unchanged, with its accents."""
     serve(state_dir)
     request = {"do": "release", "ids": ["é", "2"]}
     assert control.ask(state_dir, request, DEADLINE) == {"ok": True, "request": request}
 
 
-def test_only_the_owner_may_speak_to_it(state_dir, serve):
-    """Mode 0600, whatever the umask."""
+def test_only_the_owner_may_open_the_socket(state_dir, serve):
+    """Its mode is 0600 under every umask."""
     serve(state_dir)
     assert stat.S_IMODE((state_dir / control.SOCKET).stat().st_mode) == 0o600
 
@@ -183,7 +183,7 @@ def test_a_state_directory_with_a_long_path_has_a_socket_too(state_dir, serve):
     assert not (directory / control.SOCKET).exists()
 
 
-def test_nobody_listening_is_none(state_dir, tmp_path):
+def test_ask_without_a_daemon_returns_none(state_dir, tmp_path):
     """No socket, no directory, a file in its place: there is no daemon, which is no error."""
     (tmp_path / "file").touch()
     for directory in (state_dir, tmp_path / "absent", tmp_path / "file"):
@@ -195,15 +195,15 @@ def stale(state_dir):
         left.bind(path)
 
 
-def test_the_socket_that_a_crash_left_behind_is_none_and_is_replaced_at_the_start(state_dir, serve):
-    """A file named control.sock does not mean that somebody is there."""
+def test_a_socket_left_by_a_crash_answers_none_and_is_replaced_at_the_start(state_dir, serve):
+    """A file named control.sock does not mean that a daemon listens."""
     stale(state_dir)
     assert control.ask(state_dir, {}, DEADLINE) is None
     serve(state_dir)
     assert control.ask(state_dir, {}, DEADLINE)["ok"]
 
 
-def test_after_close_nobody_listens(state_dir, serve):
+def test_after_close_ask_returns_none(state_dir, serve):
     """And no socket is left."""
     serve(state_dir).close()
     assert control.ask(state_dir, {}, DEADLINE) is None
@@ -211,7 +211,7 @@ def test_after_close_nobody_listens(state_dir, serve):
 
 
 def raw(state_dir, sent, end=True):
-    """What the daemon answers to bytes."""
+    """The answer of the daemon to these bytes."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
         channel.settimeout(DEADLINE)
         with control._short_path(state_dir) as path:
@@ -228,7 +228,7 @@ def raw(state_dir, sent, end=True):
     ids=["empty line", "nothing", "text", "list", "null", "half", "not UTF-8", "deep", "long"],
 )
 def test_a_request_that_is_not_understood_is_told_so_and_the_next_one_is_answered(state_dir, serve, sent):
-    """Nothing that is written there ends the service."""
+    """No bytes of a client end the service."""
     serve(state_dir)
     answer = json.loads(raw(state_dir, sent))
     assert answer["ok"] is False
@@ -242,7 +242,7 @@ def test_a_request_in_pieces_is_put_together(state_dir, serve):
     assert json.loads(raw(state_dir, b'{"a": 1}\n', end=False)) == {"ok": True, "request": {"a": 1}}
 
 
-def test_one_who_says_nothing_keeps_nobody_waiting(state_dir, serve):
+def test_a_silent_client_keeps_no_other_waiting(state_dir, serve):
     """Each has a thread of its own."""
     serve(state_dir)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent, control._short_path(state_dir) as path:
@@ -307,7 +307,7 @@ print(control.ask(state, {}, 5.0))
 
 
 def test_a_moment_without_free_threads_does_not_end_the_service(state_dir):
-    """Whoever asks in it is let go of, long before they would give up by themselves; later ones are answered."""
+    """A client of that moment is let go at once, and later ones are answered."""
     command = [sys.executable, "-c", THREADLESS, str(state_dir)]
     root = Path(__file__).parents[3]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=20, check=False)
@@ -342,7 +342,7 @@ def test_a_daemon_that_takes_no_connection_is_a_sentence(state_dir):
                 control.ask(state_dir, {}, 0.05)
 
 
-def test_one_who_may_not_speak_to_it_is_told_who_may(state_dir, monkeypatch):
+def test_a_user_without_the_right_to_ask_is_told_who_has_it(state_dir, monkeypatch):
     """A permission is not `no daemon is running`."""
 
     def refused(*_):

@@ -1,4 +1,4 @@
-"""What the control socket and the log do when something raises, trickles or is full."""
+"""The control socket and the log when a handler raises, a request trickles, or a disk is full."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _as_before():
 
 
 @pytest.mark.parametrize("error", [ValueError("a"), OSError("a"), RuntimeError("a"), TimeoutError("a")])
-def test_a_mistake_in_the_handler_is_a_sentence_for_one_and_an_exception_for_the_other(state_dir, error):
+def test_a_defect_in_the_handler_is_a_sentence_for_the_client_and_an_exception_here(state_dir, error):
     """Not "did not answer in time", and not "your request was wrong": it is the daemon's own mistake."""
     failures, told = [], threading.Event()
 
@@ -82,7 +82,7 @@ def test_a_request_has_at_most_64_kb_to_the_byte(state_dir, length, accepted):
         server.close()
 
 
-def test_the_time_for_a_request_is_for_all_of_it(state_dir, monkeypatch):
+def test_a_request_that_trickles_is_given_up_after_its_time(state_dir, monkeypatch):
     """One byte now and then would otherwise keep a thread and a descriptor of the daemon for days."""
     monkeypatch.setattr(control, "_PATIENCE", 0.3)
     server = ControlServer(state_dir, lambda _: {"ok": True})
@@ -127,7 +127,7 @@ def test_a_full_disk_under_the_log_stops_no_document_and_is_told_afterwards():
 
 
 @pytest.mark.usefixtures("_as_before")
-def test_a_name_outside_the_catalogue_is_a_mistake_also_with_a_level_of_its_own():
+def test_an_event_outside_the_catalogue_raises_also_with_a_level_of_its_own():
     logs.configure("json", "info", io.StringIO())
     with pytest.raises(KeyError):
         logs.say("document_snet", level="warning")

@@ -38,7 +38,7 @@ def test_a_notification_arrives_as_one_datagram(supervisor):
 
 
 def test_a_text_cannot_bring_in_an_assignment_of_its_own(supervisor):
-    """Other line breaks and controls than ours become blanks; what is no character does not stop anything."""
+    """Other line breaks and controls than ours become blanks; half a character stops nothing."""
     systemd.notify("STATUS=a\rREADY=1\x0bb\x85c\u2028WATCHDOG=trigger\x00\udce9d")
     assert supervisor.recv(4096).decode() == "STATUS=a READY=1 b c WATCHDOG=trigger  d"
 

@@ -21,7 +21,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def complaints(unit: Path) -> list[str]:
-    """What `verify` says, but for the command that is not installed on this machine."""
+    """The complaints of `verify`, except that the command is not installed on this machine."""
     said = analyze("verify", "--man=no", str(unit)).stderr.splitlines()
     return [line for line in said if "/opt/bridged/bin/bridged is not executable" not in line]
 
@@ -36,7 +36,7 @@ def settings() -> dict[str, list[str]]:
 
 @needs_systemd_analyze
 def test_systemd_finds_nothing_to_complain_about():
-    """`verify` exits 0 even for unknown keys, so its stderr is what must be empty."""
+    """`verify` exits 0 even for unknown keys, so its stderr must be empty."""
     assert complaints(UNIT) == []
 
 
@@ -87,7 +87,7 @@ def test_a_refused_configuration_is_not_started_again_and_again():
     assert unit["Restart"] == ["on-failure"]
 
 
-def test_nobody_else_reads_the_journal():
+def test_the_unit_keeps_other_users_from_the_journal():
     unit = settings()
     assert unit["StateDirectory"] == ["bridged"]
     assert unit["StateDirectoryMode"] == ["0700"]

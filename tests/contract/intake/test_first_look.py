@@ -1,4 +1,4 @@
-"""The first pass over a GED reads names where they are enough, and tells of each directory as it reads it."""
+"""The first pass over a GED: it reads names where they are enough, and tells each directory at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GED's first look could not read is remembered over a stop, until it has been read."""
+"""A directory that the first look could not read is remembered over a stop, until it has been read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _ged(top, journal):
     return ged
 
 
-def test_what_could_not_be_read_at_first_is_existing_until_it_has_been_read(tmp_path):
+def test_a_file_in_a_directory_unreadable_at_first_is_existing_until_it_is_read(tmp_path):
     journal = Journal(tmp_path)
     closed, late = b"/ged/Achats/closed\xff", b"/ged/Achats/late"
     first = _ged(tmp_path, journal)
@@ -49,8 +49,8 @@ def test_what_could_not_be_read_at_first_is_existing_until_it_has_been_read(tmp_
     journal.close()
 
 
-def test_a_client_that_is_removed_at_the_end_of_a_pass_has_read_nothing(tmp_path):
-    """Added again it is read anew, and what an earlier life's last wish says must not count for that."""
+def test_a_client_removed_at_the_end_of_a_pass_keeps_no_reading(tmp_path):
+    """The client may be added again. The last wish of its earlier life must not count for its new reading."""
     journal = Journal(tmp_path)
     ged = _ged(tmp_path, journal)
     journal.write(lambda tx: tx.switch_on(ged.path, "Achats", 1.0))

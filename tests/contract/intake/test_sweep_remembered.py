@@ -1,4 +1,4 @@
-"""What an earlier daemon has read is read again where it has changed, and only there."""
+"""A directory that an earlier daemon has read is read again when it has changed, and only then."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def one(ged):
 
 
 def passed(sweep, *, full=False, after=LATER):
-    """What a pass over `Achats` tells."""
+    """The findings of a pass over `Achats`."""
     with files.root(sweep.ged) as root_fd:
         return [found for found in sweep.whole(root_fd, [components("Achats")], time.time() + after, full) if found]
 
 
 def remembering(ged):
-    """A sweep that knows of the one before it what the journal keeps."""
+    """A sweep that remembers the times that the journal keeps of the one before."""
     before, _ = one(ged)
     passed(before, full=True)
     settled, void = before.read_since()
@@ -51,7 +51,7 @@ def listed(found):
     return sorted(os.path.basename(each.directory) for each in found if isinstance(each, Listing))
 
 
-def test_what_is_as_it_was_is_watched_and_not_read(ged):
+def test_a_remembered_directory_that_has_not_changed_is_watched_and_not_read(ged):
     sweep, watched = remembering(ged)
     assert passed(sweep) == []
     below = [ged + b"/" + part for part in (b"Achats", b"Achats/2025", b"Achats/2025/11", b"Achats/2026")]
@@ -71,14 +71,14 @@ def test_what_is_as_it_was_is_watched_and_not_read(ged):
     ],
     ids=["a new file", "one gone", "one renamed", "new directories", "one moved in"],
 )
-def test_what_has_changed_is_read(ged, tmp_path, change, read):
+def test_a_remembered_directory_that_has_changed_is_read(ged, tmp_path, change, read):
     sweep, _ = remembering(ged)
     change(tmp_path)
     assert listed(passed(sweep)) == read
 
 
 def test_a_change_that_sets_the_directorys_time_back_is_seen(ged, tmp_path):
-    """rsync -a and tar do; the time of the change of the directory itself nobody sets."""
+    """rsync -a and tar set it back. No program sets the ctime of a directory."""
     sweep, _ = remembering(ged)
     before = os.stat(tmp_path / "Achats/2026")
     (tmp_path / "Achats/2026/neu.pdf").write_bytes(b"new")
@@ -86,7 +86,7 @@ def test_a_change_that_sets_the_directorys_time_back_is_seen(ged, tmp_path):
     assert listed(passed(sweep)) == [b"2026"]
 
 
-def test_what_is_gone_is_told_and_another_of_its_name_is_read(ged, tmp_path):
+def test_a_remembered_directory_that_has_gone_is_told_and_its_successor_is_read(ged, tmp_path):
     sweep, _ = remembering(ged)
     shutil.rmtree(tmp_path / "Achats/2025")
     (tmp_path / "Achats/2025/11").mkdir(parents=True)
@@ -96,7 +96,7 @@ def test_what_is_gone_is_told_and_another_of_its_name_is_read(ged, tmp_path):
     assert GoneDirectory(ged + b"/Achats/2026") in found
 
 
-def test_a_folder_that_is_not_switched_on_any_more_is_no_longer_there_after_a_pass(ged, tmp_path):
+def test_a_remembered_folder_that_is_off_now_is_forgotten_after_a_pass(ged, tmp_path):
     sweep, _ = remembering(ged)
     shutil.rmtree(tmp_path / "Achats")
     passed(sweep)
@@ -112,7 +112,7 @@ def test_a_directory_that_was_young_when_it_was_read_is_read_again(ged):
     assert len(void) == 4
 
 
-def test_a_directory_with_a_crashs_leftover_or_a_file_that_cannot_be_looked_at_is_read_again(ged, tmp_path):
+def test_a_directory_with_a_leftover_or_an_unreadable_file_is_read_again(ged, tmp_path):
     (tmp_path / "Achats/2026/.bridged-0123456789abcdef.tmp").write_bytes(b"")
     before, _ = one(ged)
     passed(before, full=True)
@@ -121,8 +121,8 @@ def test_a_directory_with_a_crashs_leftover_or_a_file_that_cannot_be_looked_at_i
     assert len(settled) == 3
 
 
-def test_what_was_not_kept_of_a_directory_that_was_is_met(ged, tmp_path):
-    """It was too young when the daemon stopped, or could not be read: its elder says nothing of it."""
+def test_a_directory_that_was_not_kept_is_met_below_one_that_was(ged, tmp_path):
+    """It was too young when the daemon stopped, or unreadable. The times of the one above say nothing of it."""
     before, _ = one(ged)
     passed(before, full=True)
     settled, _ = before.read_since()
@@ -133,7 +133,7 @@ def test_what_was_not_kept_of_a_directory_that_was_is_met(ged, tmp_path):
         assert ged + b"/" + missing in watched
 
 
-def test_of_what_is_gone_nothing_is_kept(ged, tmp_path):
+def test_a_directory_that_has_gone_is_not_kept(ged, tmp_path):
     sweep, _ = remembering(ged)
     shutil.rmtree(tmp_path / "Achats/2025")
     passed(sweep)
@@ -142,8 +142,8 @@ def test_of_what_is_gone_nothing_is_kept(ged, tmp_path):
     assert [each.children for each in settled if each.directory == ged + b"/Achats"] == [1]
 
 
-def test_what_is_switched_off_in_a_directory_is_not_missed_in_it(ged):
-    """Else the directory above an excluded one would be read at every start."""
+def test_a_directory_that_is_off_is_no_missing_child_of_the_one_above(ged):
+    """Otherwise the directory above an excluded one would be read at every start."""
     off = ged + b"/Achats/2025"
     before = Sweep(ged, lambda directory: not directory.startswith(off), lambda _: None)
     passed(before, full=True)
@@ -154,8 +154,8 @@ def test_what_is_switched_off_in_a_directory_is_not_missed_in_it(ged):
 
 
 @pytest.mark.parametrize("remembered", [False, True])
-def test_nothing_is_concluded_of_what_is_below_a_directory_that_cannot_be_read(ged, tmp_path, remembered):
-    """What is mounted there may be away."""
+def test_no_absence_is_concluded_below_a_directory_that_cannot_be_read(ged, tmp_path, remembered):
+    """A file system that is mounted there may be away."""
     sweep, _ = remembering(ged) if remembered else one(ged)
     passed(sweep, full=not remembered)
     point = ged + b"/Achats/2025"

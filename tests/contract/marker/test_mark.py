@@ -1,4 +1,4 @@
-"""Markers against real directories: what others planted there, full and read-only ones, and crashes."""
+"""Markers in real directories: with planted files, on full and read-only disks, and over crashes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MARKER = Marker(
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["files without a name", "named ones"])
 def unnamed(request, monkeypatch):
-    """Everything is tried as on ext4, XFS, Btrfs, and as on file systems where a temporary file must have a name."""
+    """Each test runs as on ext4, XFS and Btrfs, and as where a temporary file must have a name."""
     if not request.param:
         monkeypatch.setattr(writing, "_unnamed", lambda _: None)
     return request.param
@@ -81,7 +81,7 @@ def temporary(fd):
 # The content
 
 
-def test_a_marker_says_in_utf8_json_what_the_contract_shows(folder, fd):
+def test_a_marker_is_the_utf8_json_of_the_contract(folder, fd):
     assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
     content = (folder / f"{NAME}.validated.json").read_bytes()
     assert NAME.encode() in content
@@ -103,7 +103,7 @@ def test_a_marker_says_in_utf8_json_what_the_contract_shows(folder, fd):
     assert names(folder) == {NAME, f"{NAME}.validated.json"}
 
 
-def test_what_is_written_is_found_again(fd):
+def test_a_written_marker_is_found_again(fd):
     assert find(fd) is None
     write(fd)
     assert find(fd) == MARKER
@@ -138,7 +138,7 @@ def test_a_later_version_may_add_fields():
         MARKER.to_json().replace(b"<1@cabinet.example>", b""),
     ],
 )
-def test_anything_else_is_no_marker(content):
+def test_a_file_with_other_content_is_no_marker(content):
     assert Marker.from_json(content) is None
 
 
@@ -191,7 +191,7 @@ def test_the_second_name_has_its_number_before_the_extension(folder, fd, suffix,
     assert write(fd, suffix=suffix) == Written(DOCUMENT + second.encode(), displaced=True)
 
 
-def test_a_temporary_name_is_recognised_and_nothing_else_is(fd):
+def test_only_a_temporary_name_is_recognised_as_a_leftover(fd):
     assert is_leftover(temporary(fd))
     for name in (
         b".bridged-x.tmp",
@@ -202,7 +202,7 @@ def test_a_temporary_name_is_recognised_and_nothing_else_is(fd):
         assert not is_leftover(name)
 
 
-# What others have put there
+# Files that others have put there
 
 
 def plant(kind, path, elsewhere):
@@ -252,7 +252,7 @@ def elsewhere(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_has_the_markers_name_is_left_alone_and_the_next_name_is_used(folder, fd, elsewhere, kind):
+def test_a_file_at_the_markers_name_is_left_alone_and_the_next_name_is_used(folder, fd, elsewhere, kind):
     taken = folder / f"{NAME}.validated.json"
     plant(kind, taken, elsewhere)
     before, content = photograph(taken), elsewhere.read_bytes()
@@ -266,7 +266,7 @@ def test_what_has_the_markers_name_is_left_alone_and_the_next_name_is_used(folde
 
 
 @pytest.mark.parametrize("kind", PLANTED)
-def test_what_has_the_temporary_files_name_is_left_alone(folder, fd, elsewhere, kind):
+def test_a_file_at_the_temporary_name_is_left_alone(folder, fd, elsewhere, kind):
     taken = folder / os.fsdecode(temporary(fd))
     plant(kind, taken, elsewhere)
     before, content = photograph(taken), elsewhere.read_bytes()
@@ -341,7 +341,7 @@ def test_an_owner_that_cannot_be_set_is_no_error_even_in_a_sticky_directory(fold
 
 
 def test_the_order_of_the_disk_is_file_then_name_then_directory(fd, monkeypatch, unnamed):
-    """What a power cut may leave is decided by this order alone."""
+    """This order alone decides which names a power cut may leave."""
     steps = []
     fsync, link, unlink = os.fsync, os.link, os.unlink
 
@@ -387,8 +387,8 @@ def test_a_crash_at_any_step_leaves_a_whole_marker_or_none_and_the_next_try_ends
 
 
 @pytest.mark.usefixtures("collected")
-def test_a_file_that_gets_no_name_by_a_link_is_written_again_under_one_or_the_reason_is_told(folder, fd, monkeypatch):
-    """What is in the way of the second file is the error, and no descriptor is closed twice or left open."""
+def test_a_nameless_file_without_links_is_written_again_with_a_name_or_raises(folder, fd, monkeypatch):
+    """The failure of the second file is the error, and no descriptor is closed twice or left open."""
     link, before = os.link, set(os.listdir("/proc/self/fd"))
 
     def no_link(source, *arguments, **options):
@@ -524,7 +524,7 @@ def test_without_hard_links_the_marker_is_renamed_and_still_replaces_nothing(fol
 
 
 def failing_in(monkeypatch, call, directory, fails):
-    """A call of the kernel that fails where it has to do with one directory."""
+    """Let a call of the kernel fail in one directory."""
     usual = getattr(os, call)
 
     def failing(*args, **kwargs):
@@ -552,7 +552,7 @@ CLIENTS = "abcdef"
 
 @pytest.fixture
 def clients(tmp_path):
-    """Some directories with a document each, what is to be written beside them, and how many descriptors are open."""
+    """Some directories with a document each, the markers for them, and the number of open descriptors."""
     markers, fds = [], []
     for client in CLIENTS:
         (tmp_path / client).mkdir()
@@ -567,7 +567,7 @@ def clients(tmp_path):
 
 
 @pytest.mark.parametrize("failure", FAILING)
-def test_what_fails_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_path, clients, monkeypatch, failure):
+def test_a_failure_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_path, clients, monkeypatch, failure):
     call, fails = FAILING[failure]
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", fails)
@@ -579,7 +579,7 @@ def test_what_fails_in_one_directory_fails_there_alone_and_leaves_nothing(tmp_pa
 
 
 @pytest.mark.parametrize("call", ["close", "unlink", "fchown"])
-def test_what_is_in_the_way_after_the_marker_has_its_name_is_no_failure(tmp_path, clients, monkeypatch, call):
+def test_a_failure_after_the_marker_has_its_name_is_no_failure(tmp_path, clients, monkeypatch, call):
     with monkeypatch.context() as patch:
         failing_in(patch, call, tmp_path / "b", lambda *_, **__: True)
         written = writing.write_all(clients, SUFFIX, hidden=False)
@@ -594,7 +594,7 @@ def test_a_marker_that_stands_needs_no_room_on_the_disk(tmp_path, clients, monke
         assert writing.write_all(clients, SUFFIX, hidden=False) == written
 
 
-def test_a_document_that_leaves_while_the_disk_keeps_the_others_waiting_gets_no_marker(tmp_path, clients, monkeypatch):
+def test_a_document_that_leaves_during_a_slow_sync_gets_no_marker(tmp_path, clients, monkeypatch):
     usual = os.fsync
     monkeypatch.setattr(writing.os, "fsync", lambda fd: ((tmp_path / "b" / NAME).unlink(missing_ok=True), usual(fd)))
     written = writing.write_all(clients, SUFFIX, hidden=False)
@@ -656,7 +656,7 @@ def test_a_marker_that_is_already_where_it_belongs_stays(folder, fd):
     assert names(folder) == {NAME, os.fsdecode(old)}
 
 
-def test_where_there_is_no_marker_none_follows(fd, other_fd, folder):
+def test_a_file_without_a_marker_has_none_that_follows(fd, other_fd, folder):
     assert follow(fd, DOCUMENT + b".validated.json", other_fd) is None
     foreign = folder / "foreign.validated.json"
     foreign.write_bytes(b"foreign")

@@ -48,9 +48,7 @@ def many(base, journal, calm, clients):
     return mounts, SimpleNamespace(marker=options, watch=SimpleNamespace(sweep=60.0)), ged
 
 
-def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes_it_for_one_that_hangs(
-    tmp_path, journal, monkeypatch
-):
+def test_a_slow_disk_gets_the_markers_of_many_clients_and_is_not_taken_for_hanging(tmp_path, journal, monkeypatch):
     clock, silent, took = [0.0], [], []
     calm = Calls(lambda: clock[0])
     mounts, settings, ged = many(tmp_path, journal, calm, CLIENTS)
@@ -74,7 +72,7 @@ def test_the_markers_of_many_clients_on_a_slow_disk_are_written_and_nobody_takes
     Marking(journal, settings, calm, mounts).step(100.0)
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
     assert max(silent) < 1.0  # intake has its turns meanwhile
-    assert max(took) < HANGING  # else all are told to have failed
+    assert max(took) < HANGING  # otherwise all would be told as failed
     assert max(took[1:]) <= marking.WITHIN + 0.001
     assert len(took) < CLIENTS / 2
 
@@ -102,7 +100,7 @@ def test_on_a_fast_disk_more_and_more_markers_are_written_together(tmp_path, jou
     assert counts == [10, 20, 40, 50]
 
 
-def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, journal, fast):
+def test_a_lack_of_descriptors_delays_markers_and_loses_none(tmp_path, journal, fast):
     calm = Calls(time.monotonic)
     mounts, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     one, limits = Marking(journal, settings, calm, mounts), resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -118,8 +116,8 @@ def test_where_descriptors_are_few_fewer_markers_are_written_together(tmp_path, 
     assert [d.state for d in journal.read(lambda tx: list(tx.documents()))] == [State.VALIDATED] * CLIENTS
 
 
-def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal, fast, counts, monkeypatch):
-    """That nothing is done at once is no speed."""
+def test_failing_markers_do_not_raise_the_number_written_together(tmp_path, journal, fast, counts, monkeypatch):
+    """A call that writes no marker says nothing of the speed of the disk."""
     calm = Calls(time.monotonic)
     mounts, settings, _ = many(tmp_path, journal, calm, CLIENTS)
     one = Marking(journal, settings, calm, mounts)
@@ -134,9 +132,7 @@ def test_where_none_can_be_written_no_more_are_tried_together(tmp_path, journal,
     assert counts[0] == 1
 
 
-def test_a_disk_with_a_journal_has_the_content_of_all_markers_to_commit_when_the_first_is_synced(
-    tmp_path, journal, monkeypatch
-):
+def test_all_markers_are_written_before_the_first_is_synced(tmp_path, journal, monkeypatch):
     calm = Calls(time.monotonic)
     mounts, settings, _ = many(tmp_path, journal, calm, 4)
     asked, usual, link = [], os.fsync, os.link

@@ -1,4 +1,4 @@
-"""What is an alert, when it is told, what the digest tells, and the words for it."""
+"""Alerts and digests: their conditions, their times, their contents and their words."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EVENTS = [
 
 
 @pytest.mark.parametrize(("event", "fields", "kind"), EVENTS)
-def test_what_a_person_must_act_upon_is_told_once_after_the_gathering(event, fields, kind):
+def test_a_condition_is_told_once_after_the_gathering(event, fields, kind):
     ledger = Ledger()
     hear(ledger, 0, event, **fields)
     assert told(ledger, GATHER - 0.1) == []
@@ -73,7 +73,7 @@ def test_what_a_person_must_act_upon_is_told_once_after_the_gathering(event, fie
         ("config_rejected", {"problems": ["x"]}),
     ],
 )
-def test_what_mends_itself_or_was_told_to_somebody_is_no_alert(event, fields):
+def test_an_event_that_mends_itself_or_was_told_before_is_no_alert(event, fields):
     assert [news for news in read(event, fields) if isinstance(news, Raised)] == []
 
 
@@ -90,7 +90,7 @@ def test_eight_hundred_shares_of_one_server_are_one_mail_that_names_fifty():
     assert told(ledger, 10 * AGAIN) == []
 
 
-def test_what_is_over_within_the_gathering_is_not_told():
+def test_a_condition_that_ends_within_the_gathering_is_not_told():
     ledger = Ledger()
     hear(ledger, 0, "folder_unreachable", **AWAY)
     hear(ledger, 5, "folder_recovered", client="Martin", ged="/ged/martin")
@@ -137,7 +137,7 @@ def test_a_share_that_comes_and_goes_is_told_once_an_hour():
         ),
     ],
 )
-def test_what_has_ended_and_begins_again_is_told_again(raising, ending):
+def test_a_condition_that_ended_and_begins_again_is_told_again(raising, ending):
     ledger = Ledger()
     hear(ledger, 0, raising[0], **raising[1])
     assert len(told(ledger, 60)) == 1
@@ -156,7 +156,7 @@ def test_one_refused_address_is_one_alert_however_many_documents():
 
 
 def again(ledger: Ledger) -> Ledger:
-    """After a restart, by way of what the journal keeps."""
+    """The ledger of the next start, by the memory that the journal keeps."""
     return Ledger(json.loads(json.dumps(ledger.memory())))
 
 
@@ -174,7 +174,7 @@ def test_a_restart_in_the_middle_of_a_halt_does_not_tell_it_again():
     ("event", "fields", "patience"),
     [("relay_misconfigured", {}, PROBED_WITHIN), ("folder_unreachable", AWAY, CONFIRMED_WITHIN)],
 )
-def test_what_ended_while_nobody_was_there_is_forgotten_and_told_when_it_begins_anew(event, fields, patience):
+def test_a_condition_that_ended_during_a_stop_is_forgotten_and_told_when_it_begins(event, fields, patience):
     ledger = Ledger()
     hear(ledger, 0, event, **fields)
     assert len(told(ledger, 20)) == 1
@@ -185,7 +185,7 @@ def test_what_ended_while_nobody_was_there_is_forgotten_and_told_when_it_begins_
     assert len(told(ledger, 5 * AGAIN + 20)) == 1
 
 
-def test_a_sent_document_ends_a_halt_that_was_only_remembered_but_none_that_was_heard_of():
+def test_a_sent_document_ends_a_remembered_halt_but_none_that_was_logged_again():
     ledger = Ledger()
     hear(ledger, 0, "relay_misconfigured")
     assert len(told(ledger, 20)) == 1
@@ -205,7 +205,7 @@ def test_a_refused_address_that_was_not_told_before_the_stop_is_told_after_the_s
     assert [[raised.kind for raised in mail] for mail in told(again(ledger), 60)] == [[Kind.ADDRESS]]
 
 
-def test_a_client_that_is_no_longer_configured_has_no_troubles():
+def test_a_client_that_is_no_longer_configured_has_no_conditions():
     ledger = Ledger()
     hear(ledger, 0, "folder_unreachable", **AWAY)
     hear(ledger, 0, "relay_misconfigured")
@@ -247,7 +247,7 @@ def test_every_phrase_takes_the_same_words_in_both_languages():
 
 @pytest.mark.parametrize("language", ["fr", "en"])
 @pytest.mark.parametrize("kind", list(Kind))
-def test_an_alert_says_what_happened_since_when_to_what_and_what_to_do(kind, language):
+def test_an_alert_names_the_event_its_time_the_thing_and_the_remedy(kind, language):
     condition = Condition(Raised(kind, "Martin", "/ged/martin", "the relay's own words"), NOON, 0.0)
     letter = letters.alert([condition], language, PARIS)
     words = letters.ALERTS[language][kind]
@@ -292,7 +292,7 @@ def test_a_digest_says_all_that_was_found_and_how_to_look_at_it(language):
     assert "7" in letter.subject
 
 
-def test_a_digest_does_not_speak_of_what_there_is_not():
+def test_a_digest_has_no_section_without_entries():
     letter = letters.digest(Digest(missed=(("Durand", 7),)), "en", PARIS)
     assert letter.subject == "[bridged] Daily digest: 7 missed"
     assert "--state held" not in letter.text
@@ -371,7 +371,7 @@ def test_a_long_pause_of_long_ago_makes_no_silence_usual():
     assert silence("A", days, on - timedelta(days=1), on) == Silence("A", days[-1], 10)
 
 
-def test_of_a_client_that_is_hardly_known_nobody_says_that_it_is_silent():
+def test_a_client_with_few_days_of_deposits_is_never_silent():
     days = days_with_gaps(date(2026, 9, 1), [1] * (ACTIVE_DAYS - 2))
     assert silence("A", days, date(2026, 9, 2), date(2027, 9, 1)) is None
     assert silence("A", [], date(2026, 9, 2), date(2027, 9, 1)) is None
@@ -384,7 +384,7 @@ def test_only_configured_clients_are_silent():
 
 
 @given(st.lists(st.integers(1, 60), min_size=0, max_size=40), st.lists(st.integers(1, 9), min_size=1, max_size=60))
-def test_one_silence_is_told_at_most_once_whatever_days_a_digest_was_made(gaps, steps):
+def test_one_silence_is_told_at_most_once_by_all_digests(gaps, steps):
     days = days_with_gaps(date(2026, 1, 1), gaps)
     last, told = days[-1], []
     for step in steps:

@@ -172,7 +172,7 @@ def test_reload_of_a_broken_file_tells_a_daemon_at_the_default_place(file, monke
         (BrokenPipeError(32, "Broken pipe"), 1),
     ],
 )
-def test_what_a_person_can_mend_is_told_in_a_sentence(error, code, file, monkeypatch):
+def test_an_error_that_a_person_can_mend_ends_in_a_sentence(error, code, file, monkeypatch):
     def fail(*_):
         raise error
 
@@ -198,7 +198,7 @@ def test_check_needs_no_secret(file):
     assert bridged("check", "--config", file).exit_code == 0
 
 
-def test_check_smtp_ends_with_1_when_the_secret_cannot_be_read_or_the_relay_not_reached(file):
+def test_check_smtp_ends_with_1_without_a_secret_or_without_a_relay(file):
     text = file.read_text(encoding="utf-8").replace("sender:", "username: x, password_file: absent, sender:")
     file.write_text(text.replace("smtp.cabinet.example", "127.0.0.1, port: 1"), encoding="utf-8")
     refused(bridged("check", "--smtp", "--config", file), 1)

@@ -72,22 +72,22 @@ def told(found):
     return [(p.line, p.where) for p in found]
 
 
-# -- what is taken
+# -- accepted
 
 
 def test_the_sample_configuration_is_valid():
-    """Whoever copies the sample starts from something that works."""
+    """A copy of the sample starts a daemon."""
     sample = load(ROOT / "config" / "bridged.yaml")
     assert [f.path for f in sample.clients[0].switched_folders] == ["Exercice */Achats", "Notes de frais"]
     assert sample.clients[0].switched_folders[1].exclude == ("Brouillons",)
 
 
 def test_the_published_schema_is_the_one_of_the_code():
-    """An editor that completes by config/bridged.schema.json says what the daemon says."""
+    """An editor that completes by config/bridged.schema.json agrees with the daemon."""
     assert json.loads((ROOT / "config" / "bridged.schema.json").read_text(encoding="utf-8")) == json_schema()
 
 
-def test_only_host_sender_and_clients_are_required_and_the_defaults_are_those_of_the_contract(settings):
+def test_only_host_sender_and_clients_are_required_and_the_rest_has_its_default(settings):
     """A small file gets the values that contract section 6 shows."""
     found = settings(SMALL)
     assert (found.smtp.port, found.smtp.security, found.smtp.connections) == (587, "starttls", 2)
@@ -135,7 +135,7 @@ def test_a_duration_is_a_number_and_a_unit(settings, text, seconds):
 
 
 @pytest.mark.parametrize("text", ["2", "2 s", "-2s", "s", "0s", "1:30", "true", "[2s]", "9999999d", "9" * 400 + "d"])
-def test_what_is_no_duration_is_refused(problems, text):
+def test_a_text_that_is_no_duration_is_refused(problems, text):
     """Also a bare number, nothing at all, and more than a clock can hold."""
     assert told(problems(SMALL + f"watch:\n  sweep: {text}\n")) == [(10, "watch.sweep")]
 
@@ -148,14 +148,14 @@ def test_a_rate_is_a_count_per_time(settings, text, rate):
 
 
 @pytest.mark.parametrize("text", ["30", "0/min", "30/week", "fast", "[30]", "-1/s"])
-def test_what_is_no_rate_is_refused(problems, text):
+def test_a_text_that_is_no_rate_is_refused(problems, text):
     """A limit that cannot be kept is none."""
     assert told(problems(SMALL.replace("smtp:\n", f"smtp:\n  rate: {text}\n", 1))) == [(2, "smtp.rate")]
 
 
 @pytest.mark.parametrize("section", ["retry", "watch", "marker", "log", "ignore", "subject", "catch_up", "state_dir"])
 def test_a_section_with_nothing_below_it_is_as_good_as_none(settings, section):
-    """Whoever comments out every line of a section leaves its heading behind."""
+    """A heading is left when a person comments out every line of a section."""
     assert settings(SMALL + f"{section}:\n  # quiet: 5s\n") == settings(SMALL)
 
 
@@ -174,7 +174,7 @@ def test_required_keys_with_nothing_behind_them_say_so_on_their_line(problems):
     assert "nothing stands here" in found[0].message
 
 
-def test_names_that_yaml_takes_for_numbers_dates_or_booleans_are_names_as_they_are_written(settings):
+def test_names_that_yaml_takes_for_numbers_or_booleans_stay_as_written(settings):
     """A year's folder needs no quotes, and 0012 is not 10."""
     text = SMALL.replace("Boulangerie Martin", "4711").replace(
         "[Achats]",
@@ -218,7 +218,7 @@ def test_the_file_is_the_options_then_the_environments_then_the_usual_one(monkey
     assert config.find_config(Path("/srv/a.yaml")) == Path("/srv/a.yaml")
 
 
-# -- what is refused
+# -- refused
 
 
 EVERYTHING_WRONG = """\
@@ -260,7 +260,7 @@ clients:
 
 
 def test_every_problem_is_told_at_once_with_its_line_and_its_place(problems):
-    """One round of corrections is enough; nothing hides behind something else."""
+    """One round of corrections is enough, because no problem hides another."""
     found = problems(EVERYTHING_WRONG)
     assert sorted(told(found)) == [
         (2, "smtp.hots"),
@@ -356,7 +356,7 @@ def test_a_wrong_value_is_refused_at_its_place(problems, old, new, where):
 
 
 def test_settings_that_need_each_other_are_checked_along_with_the_rest(problems):
-    """A missing password does not wait until everything else is right."""
+    """A missing password is told along with the other problems."""
     found = problems(
         SMALL.replace("host: smtp.cabinet.example", "username: a\n  port: x\n  host: smtp.cabinet.example")
     )
@@ -386,7 +386,7 @@ def test_a_folders_own_address_may_not_be_another_clients(problems):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_geds_overlap_whichever_comes_first_and_also_through_a_link(problems, tmp_path, order):
+def test_geds_overlap_in_either_order_and_also_through_a_link(problems, tmp_path, order):
     """A document belongs to one client only. Names that merely begin alike do not overlap."""
     (tmp_path / "real" / "inner").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -415,14 +415,14 @@ def test_geds_overlap_whichever_comes_first_and_also_through_a_link(problems, tm
         ("~\n", 1),
     ],
 )
-def test_what_is_not_yaml_or_no_mapping_is_refused_on_its_line(problems, text, line):
+def test_a_file_that_is_no_yaml_or_no_mapping_is_refused_on_its_line(problems, text, line):
     """Nothing is constructed from a tag, and nothing that may be a password is repeated."""
     (problem,) = [p for p in problems(text) if p.line == line][:1]
     assert "hunter2" not in str(problem)
 
 
-def test_an_empty_file_lacks_what_is_required(problems):
-    """It is told what to begin with."""
+def test_an_empty_file_is_refused_for_each_required_key(problems):
+    """The refusal names the keys to begin with."""
     assert {p.where for p in problems("")} == {"smtp", "clients"}
 
 
@@ -533,8 +533,8 @@ MANY = {
 
 @pytest.mark.parametrize("count", [99, 100, 101, 3000])
 @pytest.mark.parametrize("of", MANY)
-def test_of_very_many_problems_the_first_hundred_are_told_and_how_many_more_there_are(problems, of, count):
-    """30,000 problems are 18 MB, which nobody reads, and the log and the answer to a reload have them too."""
+def test_of_many_problems_the_first_hundred_and_the_number_of_the_rest_are_told(problems, of, count):
+    """30,000 problems would be 18 MB, in the log and in the answer to a reload as well."""
     found = problems(MANY[of](count))
     assert len(found) == min(count, 100) + (count > 100)
     assert [p.line for p in found] == sorted(p.line for p in found)
@@ -544,7 +544,7 @@ def test_of_very_many_problems_the_first_hundred_are_told_and_how_many_more_ther
 
 
 def test_a_number_of_endless_digits_is_text(tmp_path):
-    """What is computed of it is thousands of digits long, which Python refuses to write."""
+    """Its value has thousands of digits, and Python refuses to write it."""
     for text in ("0x" + "f" * 5000, "9" * 5000, many("59", 5000, ":"), "9" * 5000 + ".5", "-" + "9" * 5000):
         assert read(f"a: {text}\n", "x").value == {"a": text}
     assert read("a: 0x10\nb: 1:30\nc: 1.5\n", "x").value == {"a": 16, "b": 90, "c": 1.5}
@@ -554,7 +554,7 @@ PLACES = ["/a", "/a/b", "/a/b/c", "/a-b", "/a/bc", "/a.b/c", "/a/", "/b"]
 
 
 def test_geds_overlap_exactly_when_one_lies_in_the_other():
-    """Each one in another, and no other, whatever the order; every client concerned is named."""
+    """In every order, each GED that lies in another one is refused, and no other. Every client concerned is named."""
     for geds in itertools.permutations(PLACES, 3):
         parsed = read(clients(3, lambda i, g=geds: client(f"C{i}", g[i], f"a{i}@b.example")), "x")
         conflicts.note(parsed, config._resolved)
@@ -611,7 +611,7 @@ def test_a_relay_without_login_has_no_password():
     assert password(Smtp(host="a.example", sender="a@cabinet.example")) is None
 
 
-def test_a_password_that_cannot_be_had_is_a_sentence_that_names_the_place_and_never_the_secret(tmp_path, monkeypatch):
+def test_a_missing_password_is_a_sentence_with_its_place_and_without_a_secret(tmp_path, monkeypatch):
     """Absent, no directory, not UTF-8, empty, or a variable that is not set or not text."""
     with pytest.raises(UserError, match=r"CREDENTIALS_DIRECTORY.*absolute"):
         password(smtp(password_file="absent"))
@@ -640,7 +640,7 @@ def test_a_password_that_cannot_be_had_is_a_sentence_that_names_the_place_and_ne
         ("state_dir: /srv/ged/a/state", "inside a GED"),
     ],
 )
-def test_what_would_silently_stop_everything_is_refused(tmp_path: Path, line: str, said: str) -> None:
+def test_a_value_that_would_silently_stop_everything_is_refused(tmp_path: Path, line: str, said: str) -> None:
     """A configuration by which nothing would ever leave is a mistake, not a wish."""
     file = tmp_path / "b.yaml"
     file.write_text(

@@ -1,4 +1,4 @@
-"""What the configuration says of providers, signing in without a password, brakes and collectors."""
+"""The configuration of providers, of signing in without a password, of brakes and of collectors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def problems(settings):
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_provider_presets_what_is_not_written(settings, name):
+def test_a_provider_presets_the_keys_that_are_not_written(settings, name):
     host = "" if "host" in provider(name) else ", host: relay.example"
     smtp = settings(f"provider: {name}{host}").smtp
     preset = provider(name)
@@ -49,7 +49,7 @@ def test_a_provider_presets_what_is_not_written(settings, name):
     assert smtp.daily_quota == preset.get("daily_quota")
 
 
-def test_what_is_written_goes_before_what_is_preset(settings):
+def test_a_written_key_goes_before_a_preset_one(settings):
     smtp = settings("provider: microsoft365, host: relay.example, connections: 1, rate: 5/min, size_limit: 5MB").smtp
     assert (smtp.host, smtp.port, smtp.connections) == ("relay.example", 587, 1)
     assert (smtp.rate.count, smtp.size_limit, smtp.daily_quota) == (5, 5_000_000, 10_000)
@@ -114,7 +114,7 @@ def test_brakes_are_off_until_they_are_written(settings, problems):
     assert "is not one of the choices" in problems("host: a.example", ", collector: dxt")[0]
 
 
-def test_addresses_that_differ_by_their_case_alone_are_two_only_where_both_collectors_say_so(settings, problems):
+def test_the_case_of_an_address_counts_only_where_both_collectors_say_so(settings, problems):
     other = "\n  - {name: Dupont, ged: /srv/ged/dupont, collection_email: %s, collector: %s}"
 
     def two(first, address, second):
@@ -128,7 +128,7 @@ def test_addresses_that_differ_by_their_case_alone_are_two_only_where_both_colle
     assert len(found.clients) == 2
 
 
-def test_one_address_written_alike_is_one_whichever_of_the_two_collectors_tells_case(problems):
+def test_an_address_written_alike_is_one_when_either_collector_tells_case(problems):
     other = "\n  - {name: %s, ged: /srv/ged/%s, collection_email: Dupont@collecte.example, collector: %s}"
     for first, second in (("clearfacts", "generic"), ("generic", "clearfacts")):
         two = "}" + other % ("a", "a", first) + (other % ("b", "b", second))[:-1]
@@ -139,8 +139,8 @@ ADDRESSES = st.tuples(st.integers(0, 4), st.sampled_from(["x@a.example", "X@a.ex
 
 
 @given(st.lists(ADDRESSES, max_size=8), st.frozensets(st.integers(0, 4)))
-def test_an_address_is_refused_exactly_when_one_before_it_of_another_client_is_the_same(folders, shared):
-    """Whatever is compared, it is as if each were compared with each."""
+def test_an_address_is_refused_exactly_when_an_earlier_client_has_the_same(folders, shared):
+    """The result is that of comparing each address with each."""
     clients = [{"shared_collection_email": i in shared, "switched_folders": []} for i in range(5)]
     for owner, address, tells_case in folders:
         folder = {"path": "A", "collection_email": address, "collector": "clearfacts" if tells_case else "generic"}
@@ -194,6 +194,6 @@ def test_an_alert_never_goes_to_a_collector(problems, settings, to, where):
         (", port: 70000", "", "", "smtp.port: 70000 is too large. Write at most 65535."),
     ],
 )
-def test_what_is_too_little_or_too_much_is_told_in_our_words(problems, smtp, client, more, told):
+def test_a_value_that_is_too_small_or_too_large_is_told_in_our_words(problems, smtp, client, more, told):
     (found,) = problems("host: a.example" + smtp, client, more)
     assert found.endswith(told)

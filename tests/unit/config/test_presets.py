@@ -1,4 +1,4 @@
-"""What is known of providers and collectors beforehand: the data files, and how a size is written."""
+"""Providers and collectors that are known beforehand: the data files, and how a size is written."""
 
 import re
 from importlib import resources
@@ -15,7 +15,7 @@ from bridged.config.values import parse_size
 
 ROOT = Path(__file__).resolve().parents[3]
 PRESET_KEYS = {"host", "port", "security", "connections", "rate", "daily_quota", "size_limit"}
-# What can be written behind `provider:` and `collector:`, whatever the data files come to hold.
+# The names that stay valid behind `provider:` and `collector:`.
 PROMISED_PROVIDERS = "microsoft365 google google-relay ionos ovh ses lan custom"
 PROMISED_COLLECTORS = (
     "jefacture dext pennylane inqom conciliator hubdoc autoentry datamolino quickbooks xero clearfacts generic"
@@ -46,7 +46,7 @@ def test_the_names_are_those_of_the_data_files_and_those_that_were_promised() ->
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
-def test_a_preset_is_what_the_configuration_accepts(name: str) -> None:
+def test_a_preset_is_accepted_by_the_configuration(name: str) -> None:
     preset = provider(name)
     assert set(preset) <= PRESET_KEYS
     known = {key: value for key, value in preset.items() if key in Smtp.model_fields}
@@ -58,7 +58,7 @@ def test_a_preset_is_what_the_configuration_accepts(name: str) -> None:
     assert parse_size(preset.get("size_limit", "1MB")) >= 10**6
 
 
-def test_what_is_sent_over_the_internet_is_encrypted_and_names_its_host() -> None:
+def test_a_preset_for_the_internet_is_encrypted_and_names_its_host() -> None:
     for name in set(PROVIDERS) - {"lan", "custom"}:
         assert provider(name)["security"] in ("starttls", "tls")
         assert provider(name)["host"]
@@ -81,7 +81,7 @@ def test_the_figures_of_microsoft_365_are_those_of_a_mailbox() -> None:
     }
 
 
-def test_a_preset_is_a_copy_that_nobody_else_sees() -> None:
+def test_a_preset_is_a_copy_of_its_own() -> None:
     provider("lan")["port"] = 26
     assert provider("lan")["port"] == 25
 
@@ -93,7 +93,7 @@ def test_a_name_that_is_not_known_is_an_error() -> None:
         collector("nobody")
 
 
-def test_every_figure_of_a_provider_has_its_source_in_the_comments_or_says_that_it_has_none() -> None:
+def test_every_figure_of_a_provider_has_a_comment_with_its_source_or_without_one() -> None:
     for name, preset in data("providers.yaml").items():
         block = re.search(rf"^{name}:\n(?:  .*\n|\n(?=  ))+", text("providers.yaml"), re.MULTILINE)
         if {"rate", "daily_quota", "size_limit"} & set(preset):
@@ -135,7 +135,7 @@ def test_the_generic_collector_has_no_limits() -> None:
     assert data("collectors.yaml")["generic"]["limits"] == {}
 
 
-def test_what_the_data_file_should_not_hold_is_never_read_past() -> None:
+def test_a_value_that_the_data_file_should_not_hold_raises() -> None:
     limit = {"value": "6MB", "verified": "yes", "source": "a page"}
     entry = {"name": "A", "domains": [], "limits": {"largest_file": limit}}
     assert presets._profile("a", entry).largest_file
@@ -192,7 +192,7 @@ def test_a_size_is_read_as_it_is_written(written: str, size: int) -> None:
         ("0MB", "this size must be more than nothing"),
     ],
 )
-def test_what_is_no_size_is_refused_with_a_remedy(written: object, sentence: str) -> None:
+def test_a_text_that_is_no_size_is_refused_with_a_remedy(written: object, sentence: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_size(written)
     message, _, remedy = str(caught.value).partition("|")
@@ -227,7 +227,7 @@ def written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def test_the_page_of_providers_has_a_section_for_each_and_the_figures_of_the_data_file() -> None:
+def test_the_page_of_providers_has_a_section_for_each_with_the_figures_of_the_data() -> None:
     found = sections("providers.md")
     assert set(found) >= set(PROVIDERS)
     page = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
@@ -241,7 +241,7 @@ def test_the_page_of_providers_has_a_section_for_each_and_the_figures_of_the_dat
         assert f"provider: {name}" in found[name]
 
 
-def test_the_yaml_of_the_page_of_providers_has_the_keys_that_there_are() -> None:
+def test_the_yaml_of_the_page_of_providers_has_known_keys_only() -> None:
     page = (ROOT / "docs/providers.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block)["smtp"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
     assert {block["provider"] for block in blocks} == set(PROVIDERS)
@@ -271,5 +271,5 @@ def test_the_page_of_collectors_has_the_figures_domains_and_sources_of_the_data_
         assert bool(entry["domains"]) == (line[1] != "not known")
 
 
-def test_the_page_of_collectors_tells_of_nobody_else() -> None:
+def test_the_page_of_collectors_names_no_other_collector() -> None:
     assert set(sections("collectors.md")) == set(COLLECTORS)
