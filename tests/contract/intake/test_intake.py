@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -419,6 +420,44 @@ def test_an_editor_s_save_whose_commit_fails_is_not_a_new_document(stepped, vali
     stepped.sweeps()
     assert stepped.documents() == {"A/scan.txt": "validated"}
     assert len(stepped.said("document_changed")) == 1
+
+
+def test_a_late_rename_of_a_replaced_file_whose_commit_fails_is_still_followed(stepped, validated):
+    """A sweep meets the successor first. The commit that follows the filed document fails, and is tried again."""
+    stepped.make("A/filed/other.txt")
+    filed = validated.parent / "filed" / "scan.txt"
+    stepped.sweeps()
+    validated.rename(filed)
+    validated.write_text("the next scan")
+    stepped.tell("look", validated)
+    stepped.step()
+    stepped.tell("look", filed)
+    failing_step(stepped)
+    stepped.sweeps()
+    found = {d.path.rpartition(b"/A/")[2]: d.state for d in stepped.journal.read(lambda tx: tx.documents())}
+    assert found == {b"filed/scan.txt": "validated", b"filed/other.txt": "queued", b"scan.txt": "queued"}
+
+
+def test_a_document_overwritten_while_the_state_disk_fails_is_looked_at_later(stepped, monkeypatch):
+    """It is in no row's way: only the sender's word makes intake look at it again."""
+    stepped.start(["A"])
+    stepped.make("A/scan.txt")
+    stepped.until_ready()
+    stepped.make("A/new.txt")
+    stepped.sweeps()
+    (document,) = stepped.journal.read(lambda tx: tx.documents())
+    stepped.journal.write(lambda tx: tx.unsettle(document, "overwritten before it was sent"))
+    stepped.intake.waiting.again(document.seq)
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "document", unreadable)
+        with pytest.raises(JournalUnavailable):
+            stepped.step()
+    stepped.sweeps()
+    assert stepped.documents() == {"A/new.txt": "queued"}
+
+
+def unreadable(*_):
+    raise sqlite3.OperationalError("unable to open database file")
 
 
 def test_a_file_made_anew_in_place_of_a_sent_one_whose_commit_fails_is_a_new_document(stepped, validated):

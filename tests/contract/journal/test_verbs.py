@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from bridged.journal.values import Attempt, NewDocument, Proof
 from bridged.model import ALL_RULES, TRANSITIONS, Document, State
 from tests.support.documents import STAMP, change, put
 
+ROOT = Path(__file__).resolve().parents[3]
+NO_ROW = "\N{EN DASH}"
 NEW = NewDocument("id", "A", b"/ged", b"/ged/new.pdf", STAMP, "a@collecte.example", "<new@x>", "date", 1.0)
 PROOF = Proof("<proven@x>", "digest", "250 ok", 3)
 ATTEMPT = Attempt(50.0, "outcome", "the relay's words")
 
-ENTRIES: dict[State, Callable[[Transaction], int]] = {
-    State.WAITING: lambda tx: tx.deposit(NEW),
-    State.MISSED: lambda tx: tx.miss(NEW),
-    State.QUEUED: lambda tx: tx.send(NEW, 9.0),
-    State.VALIDATED: lambda tx: tx.adopt(NEW, PROOF, 9.0),
+ENTRIES: dict[str, tuple[State, Callable[[Transaction], int]]] = {
+    "deposit": (State.WAITING, lambda tx: tx.deposit(NEW)),
+    "miss": (State.MISSED, lambda tx: tx.miss(NEW)),
+    "send": (State.QUEUED, lambda tx: tx.send(NEW, 9.0)),
+    "adopt": (State.VALIDATED, lambda tx: tx.adopt(NEW, PROOF, 9.0)),
 }
 Move = Callable[[Transaction, Document], None]
 MOVES: dict[str, tuple[set[State], State, Move]] = {
@@ -74,10 +77,22 @@ def changed(journal: Journal, before: Document, verb: Callable[[Transaction], ob
 
 
 def test_every_arrow_of_the_table_has_exactly_one_verb() -> None:
-    arrows = [(None, state) for state in ENTRIES]
-    arrows += [(old, new) for olds, new, _ in MOVES.values() for old in olds]
+    arrows = [arrow for arrow, _ in verbs()]
     assert len(arrows) == len(set(arrows))
     assert set(arrows) == TRANSITIONS
+
+
+def test_the_page_of_the_states_names_the_verb_of_each_arrow() -> None:
+    row = re.compile(r"\| (\S+) \| (\S+) \| `(\w+)` \| ")
+    found = [row.match(line) for line in (ROOT / "docs/states.md").read_text(encoding="utf-8").splitlines()]
+    named = {(line[1], line[2]): line[3] for line in found if line}
+    assert named == {(old.value if old else NO_ROW, new.value): verb for (old, new), verb in verbs()}
+
+
+def verbs() -> list[tuple[tuple[State | None, State], str]]:
+    """Each arrow with its verb."""
+    entering = [((None, state), verb) for verb, (state, _) in ENTRIES.items()]
+    return entering + [((old, new), verb) for verb, (olds, new, _) in MOVES.items() for old in olds]
 
 
 def test_no_other_method_of_the_journal_changes_a_state() -> None:
@@ -93,13 +108,14 @@ def test_no_other_method_of_the_journal_changes_a_state() -> None:
     ]
     entering = [name for name, way in writes if way == "_enter"]
     moving = [name for name, way in writes if way == "_move"]
-    assert entering == ["deposit", "miss", "send", "adopt"]
+    assert entering == list(ENTRIES)
     assert sorted(moving) == sorted(MOVES)
 
 
-@pytest.mark.parametrize("state", ENTRIES)
-def test_a_new_document_enters_in_the_state_of_its_verb(journal: Journal, state: State) -> None:
-    document = found(journal, journal.write(ENTRIES[state]))
+@pytest.mark.parametrize("verb", ENTRIES)
+def test_a_new_document_enters_in_the_state_of_its_verb(journal: Journal, verb: str) -> None:
+    state, enter = ENTRIES[verb]
+    document = found(journal, journal.write(enter))
     assert (document.state, document.id, document.path, document.stamp) == (state, NEW.id, NEW.path, STAMP)
 
 
@@ -235,7 +251,7 @@ def test_sent_on_purpose_it_is_past_every_rule(journal: Journal) -> None:
         "due_at": 0.0,
         "queued_at": 9.0,
     }
-    sent = found(journal, journal.write(ENTRIES[State.QUEUED]))
+    sent = found(journal, journal.write(ENTRIES["send"][1]))
     assert (sent.passed, sent.queued_at, sent.due_at) == (ALL_RULES, 9.0, 0.0)
 
 
