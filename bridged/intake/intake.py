@@ -26,34 +26,34 @@ from bridged.logs import say, say_document
 from bridged.model import Instant, Stamp
 from bridged.watching import Hint, Hints
 
-BATCH: Final = 500  # differences in one commit, so that the senders' commits need not wait long
-REST: Final = 0.05  # seconds of such a pass, and of rest after it, when files are looked at whose names are known
+BATCH: Final = 500  # differences in one commit; otherwise the senders' commits would wait long
+REST: Final = 0.05  # seconds of a pass that only looks at known files, and of rest after it
 GONE_FOR: Final = 2.0  # seconds in which a rename may explain a file that has gone
-PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20
-FULL_SHARE: Final = 600  # nor, where hints tell of saves, a full one within 600
+PASS_SHARE: Final = 20  # a pass that took a second is not repeated within 20 seconds
+FULL_SHARE: Final = 600  # nor a full pass, where hints tell of saves, within 600 seconds
 PASS_AT_MOST: Final = 600.0
 FULL_AT_MOST: Final = 7200.0
-READING: Final = 0.0002  # seconds for one directory, where nothing was measured yet
+READING: Final = 0.0002  # seconds for one directory, before any was measured
 HINT_LATE: Final = 5.0  # seconds after which a hint that has not come is missing
-TOLD_WITHIN: Final = 5.0  # seconds for what has happened to be told; an observer that is silent is not waited for
-LOOKS: Final = 3  # at a GED in its first pass
-TRIES: Final = 5  # first passes that may meet a disk's error, before the GED is in force without the rest
+TOLD_WITHIN: Final = 5.0  # seconds within which a hint tells of a change, unless the observer is silent
+LOOKS: Final = 3  # looks at a GED in its first pass
+TRIES: Final = 5  # first passes that may meet a disk's error; then the GED is in force all the same
 TRY_AGAIN: Final = 0.5
 AWAY: Final = 5.0  # seconds after which a GED that is away is looked for again
 
 
 @dataclass(slots=True)
 class Sync:
-    """What was asked for at the end of a pass, to know when all is told that happened before it."""
+    """The hint asked for at the end of a pass: when it comes, all earlier changes are told."""
 
     number: int | None = None
     came: bool = False
-    quiet: bool = True  # no other hint has been followed since it was asked for
-    heard_at: float = 0.0  # when the last hint was followed, or the sync was asked for
-    enough_at: float = float("inf")  # from then on it need not be quiet
+    quiet: bool = True  # True while no other hint was followed since it was asked for
+    heard_at: float = 0.0  # steady seconds when the last hint was followed, or the sync asked for
+    enough_at: float = float("inf")  # steady seconds from which it need not be quiet
 
 
-_END: Final = GoneDirectory(b"")  # of a pass: no directory is called that
+_END: Final = GoneDirectory(b"")  # the end of a pass, because no directory has this path
 Looked = Mapping[bytes, os.stat_result | OSError | None]
 
 
@@ -73,7 +73,7 @@ class Intake:
         on_queued: Callable[[], None],
         steady: Callable[[], float],
     ) -> None:
-        """`steady` measures work. Every decision uses the instant given to `step`, or one so much later."""
+        """`steady` measures work. Every decision uses the instant given to `step`, or an instant so much later."""
         self._journal = journal
         self._observer = observer
         self._steady = steady
@@ -111,7 +111,7 @@ class Intake:
         ged.client = client
         former, self._rules = self._rules, rules.written(client, settings)
         if former != self._rules:
-            ged.read_all()  # a pass under way has left out what the rules before did
+            ged.read_all()  # otherwise the pass under way would leave out the files of the previous exclusions
         self._recall_former()
         self._compare = Comparison(ged, self._journal, settings, switched, self._note_untold)
         if ged.state == "new":
@@ -133,9 +133,9 @@ class Intake:
         ged.sweep.forget_off()
 
     def _remember(self) -> None:
-        """What the last daemon has read by the same rules, and is as it was, need not be read again.
+        """Leave out the directories that the last daemon has read by the same rules, as long as they have not changed.
 
-        Where what is overwritten is sent, it must be: what was overwritten meanwhile is not retroactive either.
+        Not where overwritten files are sent, because a file overwritten during the stop is not retroactive.
         """
         ged = self.ged
         kept, times = self._journal.read(lambda tx: (tx.kept(ged.rules_key), tx.times_below(ged.path)))
@@ -144,7 +144,7 @@ class Intake:
             ged.remembered = True
 
     def _recall_former(self) -> None:
-        """What an exclusion or an ignored name kept out until now is not new when that is lifted, by a start or not."""
+        """The previous exclusions and ignored names. Files that they hid are existing."""
         ged = self.ged
         kept = self._journal.read(lambda tx: tx.kept(ged.rules_key))
         if kept is None or kept == self._rules:
@@ -157,7 +157,7 @@ class Intake:
         ged = self.ged
         if pattern in ged.unknown and not new:
             return
-        # A daemon that was killed while it read a folder for the first time has not told all that was there before.
+        # Not where a daemon was killed during the first reading, because the rest of the folder is existing, too.
         read = start and pattern in self._journal.read(lambda tx: tx.read_folders(ged.path))
         after_stop: Unknown = "deposit" if self._settings.catch_up else "missed"
         ged.unknown[pattern] = after_stop if read else "existing"
@@ -179,11 +179,11 @@ class Intake:
 
     @property
     def ready(self) -> bool:
-        """Every folder is being watched and its existing files are known; or the GED is away, and that was told."""
+        """Whether every folder is watched and its existing files are known; or the GED is away, and that was told."""
         return self.ged.state == "unreachable" or (self.ged.state == "reachable" and self.ged.in_force)
 
     def step(self, now: Instant, most: float) -> Steps[float]:
-        """Follow hints, sweep a while, queue what is quiet, bury what has gone. Returns seconds until the next.
+        """Follow hints, sweep a while, queue quiet deposits, bury departed files. Returns seconds until the next step.
 
         `most`: seconds of a pass.
         """
@@ -192,7 +192,7 @@ class Intake:
             return (yield from self._step(now, most))
         except Exception:
             self._memory.fail(now.steady)
-            self.ged.abandon_pass()  # what was read may not have got into the journal, and must be read again
+            self.ged.abandon_pass()  # otherwise files that were read and not recorded would be left out
             raise
 
     def _step(self, now: Instant, most: float) -> Steps[float]:
@@ -201,17 +201,17 @@ class Intake:
         hints = yield from self._follow_hints(now)
         swept = yield from self._sweep(now, most)
         yield from self._revisit(now)
-        # Others have had their turns meanwhile: what is only looked at now must not count as quiet since the beginning.
+        # The present instant, because other GEDs had turns meanwhile; otherwise a deposit would be quiet too early.
         yield from self.waiting.step(now.later(self._steady() - began), self._examine_now)
         yield from self._bury(now)
         self._accuse(now)
-        waits = self._sync.number is not None  # for a hint, which wakes it
+        waits = self._sync.number is not None  # for a hint, which wakes this GED
         rest, took = REST if waits or self.ged.looks_anew else 0.0, self._steady() - began
         self._memory.prolong(now.steady, took)
         return 0.0 if hints else rest if swept else self._wake_in(now.later(took))
 
     def look_anew(self, how: Literal["soon", "whole", "watch"]) -> None:
-        """At the next step: a pass, or one that reads everything, or that asks for hints from everywhere again, too."""
+        """At the next step begin a pass. "whole": it reads everything; "watch": it asks for all hints again, too."""
         self._anew.add(how)
 
     def close(self) -> None:
@@ -263,27 +263,27 @@ class Intake:
         return differences
 
     def _follow(self, hint: Hint, looked: Looked, now: Instant) -> list[Difference] | None:
-        """None where a disk's error, which the next try may not meet, stood in the way."""
+        """The differences of one hint; None where a disk's error stood in the way, which the next try may not meet."""
         try:
             if hint.kind == "moved":
                 return self._follow_rename(hint.path, hint.dest, looked, now)
             gone = self._compare.gone(hint.path, _status(looked, hint.path)) if hint.kind == "gone" else []
             return gone + self._look(hint.path, looked, now)
         except OSError as error:
-            # The share is away, or a directory cannot be searched any more: the next pass finds out.
+            # The share is away, or a directory cannot be searched any more: the next pass tells.
             self.ged.due = min(self.ged.due, now.steady + TRY_AGAIN)
             return [] if isinstance(error, Away | PermissionError) else None
 
     def _follow_rename(self, source: bytes, dest: bytes, looked: Looked, now: Instant) -> list[Difference]:
         self.ged.follow_unseen(source, dest)
         status = _status(looked, dest)
-        if status is not None and stat.S_ISDIR(status.st_mode):  # first where its files are, then where they were
+        if status is not None and stat.S_ISDIR(status.st_mode):  # the new place first, then the old one
             return self._look(dest, looked, now) + self._look(source, looked, now)
         moved = self._compare.moved(source, dest, status)
         return moved + self._look(source, looked, now) + self._look(dest, looked, now)
 
     def _look(self, path: bytes, looked: Looked, now: Instant) -> list[Difference]:
-        """What the look at one path says; raises OSError where that cannot be told."""
+        """The differences at one path; raises OSError where they cannot be told."""
         status = _status(looked, path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             self._told_of_directory = True
@@ -295,7 +295,7 @@ class Intake:
     def _look_into(self, path: bytes, now: Instant) -> list[Difference]:
         ged = self.ged
         if not self._is_on(path):
-            ged.due = min(ged.due, now.steady)  # a folder on the way to a switched one: expand the patterns again
+            ged.due = min(ged.due, now.steady)  # a directory on the way to a switched folder: expand the patterns again
             return []
         differences: list[Difference] = []
         with files.root(ged.path) as root_fd:
@@ -307,7 +307,7 @@ class Intake:
         yield from self._apply(self._follow(Hint("look", path), self._compare.lstats([path]), now) or [], now)
 
     def _revisit(self, now: Instant) -> Steps[None]:
-        """Look again at documents that were overwritten while they were being sent, until they are not any more."""
+        """Look again at documents that were overwritten during their sending, until the sending has ended."""
         paths, self._revisits = self._revisits, set()
         for path in paths:
             yield from self._examine_now(path, now)
@@ -321,7 +321,7 @@ class Intake:
         if ged.running is not None:
             try:
                 yield from self._continue_pass(now, most)
-            except Away:  # in the middle of it: the next one finds out what has become of the share
+            except Away:  # the next pass tells whether the share is back
                 ged.abandon_pass()
         return ged.running is not None
 
@@ -348,9 +348,9 @@ class Intake:
         return ged.sweep.whole(ged.root_fd, [components(pattern) for pattern in ged.unknown], now.wall, full)
 
     def _choose_to_pack(self) -> None:
-        """A first look reads names; the files are looked at when the daemon is ready.
+        """A first look reads names only. The files are looked at when the daemon is ready.
 
-        Not where what is overwritten is sent: it could not be told from what was as it is.
+        Not where overwritten files are sent, because a name does not tell that its file was overwritten.
         """
         ged, settings = self.ged, self._settings
         endings = self._compare.ignored_endings()
@@ -362,7 +362,7 @@ class Intake:
         assert self.ged.running is not None
         began = self._steady()
         differences: list[Difference] = []
-        names: list[Packed] = []  # what was found first, as long as it is nothing else
+        names: list[Packed] = []  # the first findings, as long as they are names only
         entering: list[Ticket[Effects]] = []
         ended = False
         most = min(most, REST) if self.ged.looks_anew else most
@@ -391,7 +391,7 @@ class Intake:
         ged = self.ged
         assert ged.started is not None
         if not ged.in_force and ged.failed and ged.tries < TRIES:
-            ged.tries += 1  # not in force yet: what comes before a folder has been read could not be told from the rest
+            ged.tries += 1  # otherwise a file that comes before its folder was read would count as a deposit
             ged.read_all()
             ged.due = now.steady + TRY_AGAIN
             return
@@ -402,35 +402,35 @@ class Intake:
         ged.remembered = ged.packs = False
         if not ged.in_force or ged.other:
             yield from self._apply(self._compare.vanished(), now)
-        self._tell_missed()  # before the folder is in force: whoever has read `daemon_ready` has read this, too
+        self._tell_missed()  # before the folder is in force, because this line comes before `daemon_ready`
         yield from ged.complete()
         yield from ged.keep_times(self._rules)
         ged.passed_from = ged.started.wall
         ged.watched = True
         ged.due = max(ged.started.steady + self._interval(), now.steady + min(PASS_AT_MOST, PASS_SHARE * ged.took))
-        if ged.full or ged.full_due == 0.0:  # at first: what an earlier daemon has read was not read in this pass
+        if ged.full or ged.full_due == 0.0:  # at first: the pass left out directories that an earlier daemon has read
             took = ged.took if ged.full else READING * len(ged.sweep)
             longest = PASS_SHARE * took if ged.polling else FULL_SHARE * took
             ged.full_due = now.steady + min(PASS_AT_MOST if ged.polling else FULL_AT_MOST, longest)
         ged.full = False
         ged.end_pass()
-        if ged.unseen_until and not packs:  # one that packs has looked at next to none, and the search goes through all
+        if ged.unseen_until and not packs:  # a pass that packs looks at few files, and the search is long
             ged.unseen_until = self._journal.read(lambda tx: tx.unseen_until(ged.path))
         ged.to_look_at = ged.unseen_until > 0 and (ged.to_look_at or packs) and not looked_at_all
         if ged.to_look_at:
             ged.due = ged.full_due = now.steady + REST
 
     def _all_told(self, now: Instant) -> bool:
-        """Whether all is known that happened while existing files were read. If not, the pass goes on.
+        """Whether all changes during the reading of existing files are known. If not, the pass goes on.
 
-        What was moved meanwhile, from where nobody had looked yet to where somebody had, is existing for as long as the
-        pass lasts. Hints tell of it. Where they do not, or not all, there is a second look at what has changed; and a
-        third at most, where they told of directories: of what is in these, or what they lead to, they say nothing.
+        A file moved from an unread directory into a read one during this pass is existing. Hints tell of it. Where they
+        may be missing, there is a second look at changed directories. Where they told of directories there is a third
+        look at most, because a hint of a directory does not tell of its files.
         """
         ged = self.ged
         if not (ged.polling or self._blind or self._synced(now)):
             if self._sync.number is not None:
-                ged.running = iter(())  # the next step follows hints, and comes here again
+                ged.running = iter(())  # the next step follows hints, and asks again
                 return False
             self._blind = True
         partly = ged.polling or self._blind or self._observer.limited or bool(ged.sweep.points)
@@ -438,14 +438,14 @@ class Intake:
             return True
         self._looks += 1
         self._sync, self._told_of_directory = Sync(), False
-        ged.blank = False  # from now on what is read is compared with what was
+        ged.blank = False  # from now on a listing is compared with the journal
         ged.running = self._whole(now, full=False)
         return False
 
     def _synced(self, now: Instant) -> bool:
-        """Whether every hint of what happened before the pass has ended was followed.
+        """Whether every hint of a change before the end of the pass was followed.
 
-        One that was followed since may have found nothing, since what it told of was moved once more: then again.
+        A hint followed since may have found nothing, because its file was moved once more: then once again.
         """
         sync = self._sync
         if sync.came and (sync.quiet or now.steady >= sync.enough_at):
@@ -465,7 +465,7 @@ class Intake:
         self._missed.clear()
 
     def _note_untold(self, path: bytes, stamp: Stamp) -> None:
-        """A sweep met a deposit that has been there for a while, and no hint came although its directory is watched."""
+        """A sweep met a deposit that has been there for a while. Its directory is watched, and no hint came."""
         ged = self.ged
         if ged.running is None or ged.started is None or ged.polling or not (ged.in_force and ged.watched):
             return
@@ -473,7 +473,7 @@ class Intake:
             self._untold.setdefault(path, self._steady())
 
     def _accuse(self, now: Instant) -> None:
-        """The observer is silent, unless it is only behind: then the hint is still in a queue, and comes soon."""
+        """Tell the observer that it is silent. Not where it is only behind, because the hint is still in its queue."""
         if self._untold and not self.hints and now.steady - min(self._untold.values()) > HINT_LATE:
             self._untold.clear()
             self._observer.missed_one()
@@ -488,9 +488,9 @@ class Intake:
             self._follow_up(effects, now)
 
     def _enter_meanwhile(self, found: Sequence[Packed], now: Instant) -> Ticket[Effects]:
-        """Begin to enter these: another thread waits for the disk while the next directories are read.
+        """Begin to enter first looks: another thread waits for the disk while the next directories are read.
 
-        The ticket is settled before the step ends: nothing that was read is taken for known before it is.
+        The ticket is settled before the step ends. Otherwise files would count as known before their commit.
         """
         ticket = self._journal.post(partial(self._decide, [self._compare.packed(found)], now))
         self.ged.calls.start(self.ged.path, self._journal.flush)

@@ -1,4 +1,4 @@
-"""Folders switched on and off: the row of a new document, and the documents that are withdrawn with a folder."""
+"""Folders switched off: their documents are withdrawn. And the row of a new document of a switched folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def switch_off(
 
 
 def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedFolders) -> list[Document]:
-    """Forget the folder and withdraw what had not left; what another folder still covers is not touched."""
+    """Forget the folder and withdraw its documents that have not left. Files of other folders are not touched."""
     tx.switch_off(ged, pattern)
     for directory in tx.directories_below(ged):
         if switched.place(directory) is None:
@@ -55,7 +55,7 @@ def _switched_off(tx: Transaction, ged: bytes, pattern: str, switched: SwitchedF
 
 
 def withdraw_off(journal: Journal, ged: bytes, switched: SwitchedFolders) -> None:
-    """Withdraw what has not left and lies where the bridge is off now."""
+    """Withdraw the documents that have not left and lie where the bridge is off now."""
     for document in journal.write(lambda tx: _withdrawn_off(tx, ged, switched)):
         say_document("document_withdrawn", document, reason="switched_off")
 

@@ -219,7 +219,7 @@ def test_a_share_that_goes_in_the_middle_of_a_pass_is_told_of_once(stepped, monk
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_what_could_not_be_read_at_first_is_existing_whenever_it_can_be(stepped, closed, full):
+def test_a_directory_unreadable_at_first_holds_existing_files_once_it_can_be_read(stepped, closed, full):
     stepped.make("A/x.txt", "A/W/closed/old.txt")
     closed.add(b"closed")
     stepped.start(["A"])
@@ -241,7 +241,9 @@ def test_what_could_not_be_read_at_first_is_existing_whenever_it_can_be(stepped,
 
 @pytest.mark.parametrize("old", ["A/W", "A/W/closed"])
 @pytest.mark.parametrize("passing", [False, True])
-def test_what_could_not_be_read_at_first_is_existing_after_a_rename_too(stepped, closed, monkeypatch, old, passing):
+def test_a_directory_unreadable_at_first_holds_existing_files_after_a_rename_too(
+    stepped, closed, monkeypatch, old, passing
+):
     stepped.make("A/x.txt", "A/W/closed/old.txt", *(f"A/{number}/x.txt" for number in range(20)))
     closed |= {b"closed", b"closed too"}
     stepped.start(["A"])
@@ -272,7 +274,7 @@ def test_what_could_not_be_read_at_first_is_existing_after_a_rename_too(stepped,
     assert stepped.documents() == {f"{old}/made anew.txt": "queued"}
 
 
-def test_a_new_directory_that_cannot_be_read_at_first_is_read_by_the_next_sweep_that_can(stepped, closed):
+def test_a_new_directory_unreadable_at_first_is_read_by_the_first_sweep_that_can(stepped, closed):
     stepped.make("A/x.txt")
     stepped.start(["A"])
     stepped.until_ready()
@@ -285,7 +287,7 @@ def test_a_new_directory_that_cannot_be_read_at_first_is_read_by_the_next_sweep_
     assert stepped.documents() == {"A/new/deep/facture.txt": "queued"}
 
 
-def test_what_a_reload_lets_in_while_the_very_first_pass_is_under_way_is_existing(stepped, monkeypatch):
+def test_a_file_let_in_by_a_reload_during_the_first_pass_is_existing(stepped, monkeypatch):
     stepped.make("A/B/old.txt", "A/x/old.txt", "A/y/old.txt")
     stepped.start([{"path": "A", "exclude": ["B"]}])
     stepped.one_finding_at_a_time(monkeypatch)
@@ -300,7 +302,7 @@ def test_what_a_reload_lets_in_while_the_very_first_pass_is_under_way_is_existin
     assert stepped.documents() == {}
 
 
-def test_what_is_excluded_and_let_in_again_within_a_pass_is_met_by_every_sweep(stepped, monkeypatch):
+def test_a_folder_excluded_and_let_in_within_a_pass_is_met_by_every_sweep(stepped, monkeypatch):
     stepped.make("A/B/old.txt", "A/x/old.txt")
     stepped.start(["A"])
     stepped.until_ready()
@@ -317,7 +319,7 @@ def test_what_is_excluded_and_let_in_again_within_a_pass_is_met_by_every_sweep(s
     assert stepped.documents() == {"A/B/new.txt": "queued"}
 
 
-def test_files_that_nobody_will_look_at_hurry_no_pass(stepped, monkeypatch):
+def test_files_that_are_never_looked_at_hurry_no_pass(stepped, monkeypatch):
     """They were excluded between the look at the names and that at the files."""
     stepped.make("A/B/old.txt", "A/x/old.txt")
     stepped.start(["A"])
@@ -354,7 +356,7 @@ def anew(file: Path, content: str) -> None:
     file.write_text(content)
 
 
-def test_a_late_hint_tells_that_what_a_sweep_took_for_a_save_is_a_new_file(stepped, existing):
+def test_a_late_hint_tells_that_a_save_seen_by_a_sweep_is_a_new_file(stepped, existing):
     """The sweep meets it first. The hints of a deposit that was sent already say nothing new."""
     anew(existing, "today")
     stepped.sweeps(1, full=True)
@@ -460,7 +462,7 @@ def unreadable(*_):
     raise sqlite3.OperationalError("unable to open database file")
 
 
-def test_a_file_made_anew_in_place_of_a_sent_one_whose_commit_fails_is_a_new_document(stepped, validated):
+def test_a_file_made_anew_where_one_was_sent_is_new_also_after_a_failed_commit(stepped, validated):
     """The hint of the deletion is the only proof, and the failed step has taken it."""
     anew(validated, "today")
     stepped.tell("gone", validated)
@@ -469,7 +471,7 @@ def test_a_file_made_anew_in_place_of_a_sent_one_whose_commit_fails_is_a_new_doc
     assert [d.state for d in stepped.journal.read(lambda tx: list(tx.documents()))] == ["validated", "queued"]
 
 
-def test_what_is_sent_when_overwritten_is_not_sent_again_for_a_late_hint(stepped):
+def test_an_overwritten_file_that_was_sent_is_not_sent_again_for_a_late_hint(stepped):
     stepped.make("A/scan.txt")
     stepped.start(["A"], "on_overwrite: send")
     stepped.until_ready()
@@ -481,7 +483,7 @@ def test_what_is_sent_when_overwritten_is_not_sent_again_for_a_late_hint(stepped
     assert len(stepped.said("document_queued")) == 1
 
 
-def test_a_late_hint_of_what_was_queued_and_made_anew_is_no_second_document(stepped):
+def test_a_late_hint_of_a_queued_file_made_anew_makes_no_second_document(stepped):
     """The sweep has put the new content into the place of the old: it leaves, once."""
     stepped.start([{"path": "A"}])
     stepped.until_ready()
@@ -495,7 +497,7 @@ def test_a_late_hint_of_what_was_queued_and_made_anew_is_no_second_document(step
     assert stepped.documents() == {"A/scan.txt": "queued"}
 
 
-def test_one_new_file_makes_nobody_search_for_the_old_ones_beside_it(stepped, monkeypatch):
+def test_one_new_file_makes_no_search_for_the_old_files_beside_it(stepped, monkeypatch):
     """That takes long in a large GED, and may be 2,000 times."""
     stepped.make(*(f"A/x/{number}.txt" for number in range(50)))
     stepped.start(["A"])
@@ -527,7 +529,7 @@ def test_a_first_pass_does_not_search_the_journal_for_what_it_has_just_entered(s
     assert not stepped.intake.ged.unseen_until
 
 
-def test_after_a_first_pass_nobody_asks_what_is_in_each_directory_that_it_has_met(stepped, monkeypatch):
+def test_after_a_first_pass_the_journal_is_not_asked_for_each_directorys_files(stepped, monkeypatch):
     """Of 50,000 directories that takes a tenth of a second, before anybody is told that the daemon is ready."""
     stepped.make("A/x/old.txt", "A/y/other.txt")
     stepped.start(["A"])
@@ -538,7 +540,7 @@ def test_after_a_first_pass_nobody_asks_what_is_in_each_directory_that_it_has_me
     assert not asked
 
 
-def test_what_goes_while_a_first_pass_is_broken_off_is_not_known_after_it(stepped, monkeypatch):
+def test_a_directory_gone_while_a_first_pass_is_broken_off_is_not_known_after_it(stepped, monkeypatch):
     """The pass that is made again does not meet it; the journal has it from the one before."""
     stepped.make("A/x/old.txt", "A/y/other.txt")
     stepped.start(["A"])
@@ -570,7 +572,7 @@ def test_a_first_pass_whose_commit_fails_is_made_again(stepped, monkeypatch, bat
     assert stepped.documents() == {}
 
 
-def test_what_a_first_pass_finds_is_in_the_journal_when_its_step_ends(stepped, monkeypatch):
+def test_the_findings_of_a_first_pass_are_in_the_journal_when_its_step_ends(stepped, monkeypatch):
     """Whoever follows hints, or is killed, between two steps finds there what was read."""
     monkeypatch.setattr(intake, "BATCH", 3)
     stepped.make(*(f"A/{number}/old.txt" for number in range(10)), "A/4/.hidden", "A/7/x.tmp")
@@ -637,7 +639,7 @@ def nothing_leaves_but_what_is_new(stepped, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["file", "directory"])
-def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(stepped, monkeypatch, what):
+def test_a_file_moved_in_a_first_pass_into_a_read_directory_is_existing(stepped, monkeypatch, what):
     """And its hint comes late: the pass has ended by then, and has met it nowhere."""
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
@@ -649,7 +651,7 @@ def test_what_is_moved_in_a_first_pass_to_where_it_has_read_already_is_existing(
     nothing_leaves_but_what_is_new(stepped, monkeypatch)
 
 
-def test_what_is_moved_once_more_before_its_hint_is_followed_is_existing(stepped, monkeypatch):
+def test_a_file_moved_once_more_before_its_hint_is_followed_is_existing(stepped, monkeypatch):
     """Its first hint finds nothing, and the second one comes behind the sync."""
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
@@ -667,7 +669,7 @@ def test_what_is_moved_once_more_before_its_hint_is_followed_is_existing(stepped
     nothing_leaves_but_what_is_new(stepped, monkeypatch)
 
 
-def test_what_is_moved_in_the_pass_after_an_exclusion_is_lifted_is_existing(stepped, monkeypatch):
+def test_a_file_moved_in_the_pass_after_an_exclusion_is_lifted_is_existing(stepped, monkeypatch):
     stepped.make("A/in.txt", *(f"A/B/{number}/old.txt" for number in range(6)))
     stepped.start([{"path": "A", "exclude": ["B"]}])
     stepped.until_ready()
@@ -682,7 +684,7 @@ def test_what_is_moved_in_the_pass_after_an_exclusion_is_lifted_is_existing(step
     nothing_leaves_but_what_is_new(stepped, monkeypatch)
 
 
-def test_what_is_moved_in_a_first_pass_and_cannot_be_looked_at_for_an_instant_is_existing(stepped, monkeypatch):
+def test_a_file_moved_in_a_first_pass_and_unreadable_for_an_instant_is_existing(stepped, monkeypatch):
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"])
     unread, read = amid_a_pass(stepped, monkeypatch)
@@ -705,7 +707,7 @@ def test_what_is_moved_in_a_first_pass_and_cannot_be_looked_at_for_an_instant_is
     nothing_leaves_but_what_is_new(stepped, monkeypatch)
 
 
-def test_a_directory_on_the_way_to_a_switched_one_that_is_renamed_in_a_first_pass_holds_existing(stepped, monkeypatch):
+def test_a_parent_of_a_switched_folder_renamed_in_a_first_pass_holds_existing_files(stepped, monkeypatch):
     """Its hint says nothing of what it leads to."""
     stepped.make(*(f"{way}/in/{number}/old.txt" for way in "abcd" for number in range(3)))
     stepped.start(["*/in"])
@@ -750,7 +752,7 @@ def test_a_tree_that_takes_the_place_of_another_one_in_a_first_pass_holds_existi
 
 
 @pytest.mark.parametrize("polling", [True, False])
-def test_what_goes_between_two_looks_of_a_first_pass_is_not_known_after_it(stepped, monkeypatch, polling):
+def test_a_file_gone_between_two_looks_of_a_first_pass_is_not_known_after_it(stepped, monkeypatch, polling):
     """Else a new file of its name would be taken for a save of it."""
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"], "watch: {mode: polling}" if polling else "")
@@ -767,7 +769,7 @@ def test_what_goes_between_two_looks_of_a_first_pass_is_not_known_after_it(stepp
 
 
 @pytest.mark.parametrize("why", ["polling", "no sync", "limited", "silent"])
-def test_what_is_moved_in_a_first_pass_is_existing_where_there_are_no_hints(stepped, monkeypatch, why):
+def test_a_file_moved_in_a_first_pass_without_hints_is_existing(stepped, monkeypatch, why):
     stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
     stepped.start(["A"], "watch: {mode: polling}" if why == "polling" else "")
     if why == "no sync":
@@ -803,7 +805,7 @@ def test_an_observer_that_says_nothing_is_waited_for_only_as_long_as_it_is_behin
     assert stepped.intake.ready
 
 
-def test_hints_that_never_end_keep_nobody_waiting_for_ever(stepped, monkeypatch):
+def test_hints_that_never_end_do_not_delay_the_first_pass_for_ever(stepped, monkeypatch):
     stepped.make("A/old.txt")
     busy = Hint("look", os.fsencode(stepped.base / "ged/A/busy.txt"))
     told_late(stepped, monkeypatch, *[lambda: [busy]] * 1000)
@@ -843,7 +845,7 @@ def test_the_sync_of_a_pass_that_was_given_up_is_none_of_the_next_one(stepped, m
     assert len(asked) == 2
 
 
-def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it_is_entered(stepped):
+def test_times_read_for_a_client_are_not_kept_when_it_is_removed_before_the_commit(stepped):
     """Else a start with that client again would take what lies there for known, and then for new."""
     stepped.make("A/x/old.txt", "A/x/.hidden", "A/y/old.txt", "A/y/.hidden")
     stepped.start(["A"])
@@ -870,7 +872,7 @@ def test_what_a_pass_has_read_is_not_kept_for_a_client_that_is_removed_before_it
     assert list(stepped.documents()) == ["A/x/new.txt"]
 
 
-def test_what_is_looked_at_late_in_a_long_turn_is_not_taken_for_quiet_since_its_beginning(stepped, monkeypatch):
+def test_a_deposit_looked_at_late_in_a_long_turn_is_quiet_from_that_look_on(stepped, monkeypatch):
     """Others have their turns side by side with it, and there may be much to do for them."""
     stepped.make("A/old.txt")
     stepped.start(["A"])
@@ -948,7 +950,7 @@ def test_where_the_clock_is_behind_the_files_they_are_looked_at_first(stepped, m
     assert stepped.said("document_changed") == []
 
 
-def test_what_is_new_on_what_is_mounted_in_a_ged_is_sent_after_a_restart(stepped, share):
+def test_a_new_file_on_a_mount_in_a_ged_is_sent_after_a_restart(stepped, share):
     """Nothing there is of another file system than what was there."""
     stepped.make("A/M/a/old.txt", "A/M/b/old.txt")
     stepped.start(["A"])
@@ -964,7 +966,7 @@ def test_what_is_new_on_what_is_mounted_in_a_ged_is_sent_after_a_restart(stepped
     assert stepped.said("folder_rebaselined") == []
 
 
-def test_what_is_unmounted_in_a_ged_while_a_pass_is_in_it_is_away_and_not_gone(stepped, share, monkeypatch):
+def test_a_mount_in_a_ged_unmounted_during_a_pass_is_away_and_not_gone(stepped, share, monkeypatch):
     stepped.make(*(f"A/M/{name}/old.txt" for name in "abcde"))
     stepped.start(["A"])
     stepped.until_ready()

@@ -185,7 +185,7 @@ def test_a_ged_that_has_much_to_do_keeps_those_beside_it_from_no_turn(firm, monk
     firm.step_until(lambda: firm.documents() == [path, other])
 
 
-def test_what_one_ged_raises_is_its_own(firm, monkeypatch):
+def test_an_error_of_one_ged_stops_no_other(firm, monkeypatch):
     def fails(_now, _most):
         yield lambda tx: tx.requeue(99)
 

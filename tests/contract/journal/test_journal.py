@@ -94,7 +94,7 @@ def entering(*names: bytes, log: list[str]) -> Steps[int]:
     return len(names)
 
 
-def test_what_several_want_to_write_at_a_time_is_one_commit(journal: Journal) -> None:
+def test_several_wishes_of_one_moment_are_one_commit(journal: Journal) -> None:
     """Each goes on once what it wrote is in; who has less to write has its end before the others."""
     commits: list[str] = []
     journal._sql.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
@@ -372,7 +372,7 @@ def plan(journal: Journal, ask: Callable[[Transaction], object]) -> list[str]:
     return plans
 
 
-def test_what_a_claim_asks_of_a_large_journal_is_asked_of_the_index_that_holds_few(journal: Journal) -> None:
+def test_a_claim_finds_documents_of_a_large_journal_by_the_index_with_fewest_rows(journal: Journal) -> None:
     """By address there are as many as were ever sent there."""
     document = queued(journal)
     assert plan(journal, lambda tx: tx.under_way("a@collecte.example")) == [
@@ -439,7 +439,7 @@ def test_a_journal_of_the_first_schema_goes_on_with_all_that_it_holds(tmp_path: 
     again.close()
 
 
-def test_what_was_released_under_the_second_schema_is_past_all_rules(tmp_path: Path) -> None:
+def test_a_document_released_under_the_second_schema_is_past_all_rules(tmp_path: Path) -> None:
     """A document that a person has released just before the new version was installed is not held again."""
     sql = sqlite3.connect(tmp_path / FILE_NAME)
     sql.executescript(f"{SCHEMAS[0]} {SCHEMAS[1]} PRAGMA user_version = 2;")

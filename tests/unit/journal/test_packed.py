@@ -67,7 +67,7 @@ def test_bytes_of_inodes_and_offsets_do_not_count_in_the_end(inode, offset):
 
 @pytest.mark.parametrize("kind", [1, 2, 6, 10, 12, 14])
 @pytest.mark.parametrize("length", [1, 4, 5, 12, 229, 236, 237, 244, 252, 255])
-def test_what_is_neither_file_nor_directory_is_looked_at(kind, length):
+def test_an_entry_that_is_neither_file_nor_directory_is_looked_at(kind, length):
     assert not packed.only_documents(record(b"n" * length, kind) + DOTS, ())
 
 
@@ -98,7 +98,7 @@ def test_each_way_to_be_ignored_is_seen_in_a_name(name):
     assert packed.only_documents(DOTS + record(b"Facture.pdf") + record(b"(bak) tmp.pdf"), endings)
 
 
-def test_a_file_system_that_does_not_tell_kinds_does_not_tell_that_of_the_directory_itself_either():
+def test_a_directory_of_unknown_kind_tells_a_file_system_that_tells_no_kinds():
     assert not packed.only_documents(record(b".", 0) + record(b"facture.pdf", 0), ())
 
 
