@@ -117,7 +117,7 @@ class Smtp(Model):
 
 
 class Retry(Model):
-    """The times after which a deferred document is tried again, in seconds."""
+    """The times after which a deferred document is tried again."""
 
     first: Duration = 30.0
     max: Duration = 1800.0
@@ -126,7 +126,7 @@ class Retry(Model):
 
 
 class Watch(Model):
-    """The ways in which a deposit is noticed, and their intervals in seconds."""
+    """The ways in which a deposit is noticed, and their intervals."""
 
     mode: Literal["auto", "inotify", "polling"] = "auto"
     quiet: Duration = 2.0
@@ -150,7 +150,7 @@ class LogOptions(Model):
 
 
 class Brake(Model):
-    """A limit: more than `documents` of one client `within` these seconds are held for a person."""
+    """More than `documents` of one client `within` this time are held for a person."""
 
     documents: Whole = Field(ge=1)
     within: Duration
