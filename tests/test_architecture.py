@@ -216,6 +216,12 @@ def test_the_architecture_page_shows_the_layers_of_the_imports_contract():
     assert block.split("\n")[1:-1] == contract("layers")["layers"]
 
 
+def test_a_module_that_calls_itself_pure_is_held_to_it_and_no_other():
+    pure = [path for path, tree in trees() if re.search(r"\bPure\b", ast.get_docstring(tree) or "")]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in pure]
+    assert sorted(names) == sorted(contract("pure")["source_modules"])
+
+
 @pytest.mark.parametrize(("module", "name"), STEPS)
 def test_each_step_of_a_documents_path_is_a_function_of_the_source(module, name):
     tree = ast.parse(PACKAGE.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8"))
