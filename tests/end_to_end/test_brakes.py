@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mailbox
 import subprocess
 import time
@@ -225,9 +224,7 @@ def test_refusals_in_a_row_for_three_clients_are_the_relays_and_all_are_put_back
         (bridge.base / name / "Achats" / f"{name}.txt").write_bytes(name.encode())
     bridge.wait_for("relay_misconfigured")
 
-    def states() -> list[str]:
-        return [json.loads(row)["state"] for row in bridge.run("documents", "--json").stdout.splitlines()]
-
+    states = lambda: [state for _, state in bridge.document_states()]  # noqa: E731
     until(lambda: states() == ["queued"] * 3, f"all three are put back, not {states()}")
     bridge.stop()
     bridge.start()  # the halt outlives the daemon

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bridged.model import readable
 from tests.support.relay import ScriptedRelay
 
 INSTALLED = COMMAND = str(Path(sys.executable).with_name("bridged"))
@@ -89,6 +90,10 @@ class Bridge:
         command = [COMMAND, arguments[0], "--config", self.config, *arguments[1:]]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
+    def rows(self, *options: str) -> list[dict[str, Any]]:
+        """The rows of `bridged documents`."""
+        return [json.loads(line) for line in self.run("documents", "--json", *options).stdout.splitlines()]
+
     def lines(self, event: str = "") -> list[dict[str, Any]]:
         """The log lines, or those of one event. Each line is read once, because tests ask every 20 ms."""
         if self.log.exists():
@@ -129,6 +134,11 @@ class Bridge:
         """The journal says so. `bridged status` would, too, but starting it costs half a second of a processor."""
         on_the_way = "SELECT count(*) FROM documents WHERE state IN ('waiting', 'queued', 'sending', 'sent')"
         return self.journal(on_the_way) == [(0,)]
+
+    def document_states(self) -> list[tuple[str, str]]:
+        """Name and state of each document. `bridged documents` would tell, too, at the cost of its start."""
+        found = self.journal("SELECT path, state FROM documents ORDER BY seq")
+        return [(readable(os.path.basename(path)), state) for path, state in found]
 
     def journal(self, sql: str) -> list[tuple[Any, ...]]:
         """Rows of the journal, also while the daemon runs."""

@@ -32,10 +32,6 @@ class LineBridge(Bridge):
             login = f", username: us, password_file: {self.base}/password"
         return super().text().replace("security: plain", f"security: {security}{login}, {self.smtp}")
 
-    def rows(self, *options: str) -> list[dict[str, Any]]:
-        """The rows of `bridged documents`."""
-        return [json.loads(line) for line in self.run("documents", "--json", *options).stdout.splitlines()]
-
     def relay_state(self) -> str:
         """The state of the relay by `bridged status`."""
         return str(json.loads(self.run("status", "--json").stdout.splitlines()[0])["relay"])

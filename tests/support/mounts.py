@@ -7,7 +7,6 @@ whose GED is a mount point; the bare directory below it holds the same folders, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import time
@@ -197,16 +196,12 @@ class Share(Bridge):
 
         until(sent, "a deposit on the other file system leaves")
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The rows of `bridged documents`."""
-        return [json.loads(line) for line in self.run("documents", "--json").stdout.splitlines()]
-
     def states(self) -> dict[str, str]:
         """The state of each document, by its name."""
-        return {Path(row["document"]).name: row["state"] for row in self.rows()}
+        return dict(self.document_states())
 
     def wait_for_states(self, **states: str) -> None:
-        """Until the named documents have these states."""
+        """Wait until the named documents have these states."""
         until(lambda: states.items() <= self.states().items(), f"{states}, got {self.states()}")
 
     def events_about(self, name: str) -> list[str]:

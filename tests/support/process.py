@@ -31,7 +31,7 @@ def rows(bridge: Bridge, *options: str) -> list[dict[str, Any]]:
 
 def states(bridge: Bridge) -> dict[str, str]:
     """Document name -> state; a name that the journal has twice fails."""
-    found = [(row["document"].rpartition("/")[2], row["state"]) for row in rows(bridge)]
+    found = bridge.document_states()
     assert len(dict(found)) == len(found), found
     return dict(found)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections import Counter
@@ -96,13 +95,9 @@ class SubmittingBridge(Bridge):
         given = ", ".join(f"{key}: {value}" for key, value in self.smtp.items() if value is not None)
         return "\n".join([f"smtp: {{{given}}}", f"retry: {{{self.retry}}}", *usual[2:], ""])
 
-    def rows(self, *options: str) -> list[dict[str, Any]]:
-        """The rows of `bridged documents`."""
-        return [json.loads(line) for line in self.run("documents", "--json", *options).stdout.splitlines()]
-
     def states(self) -> Counter[str]:
         """How many documents are in each state."""
-        return Counter(row["state"] for row in self.rows())
+        return Counter(state for _, state in self.document_states())
 
     def deposit(self, name: str, content: bytes, client: int = 1) -> None:
         """As a scanner's software does it: written elsewhere, then renamed in."""
