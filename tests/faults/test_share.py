@@ -676,7 +676,7 @@ def test_a_share_mounted_inside_the_ged_goes_and_returns_like_a_whole_one(
         (root / "sub/cut.pdf").write_bytes(PDF)
     share.relay.listen_again()
     (share.ged / "Notes/note.txt").write_text("the others go on")
-    until(lambda: share.sent()["note.txt"], "the other folder goes on")
+    share.wait_for_states(**{"note.txt": "validated"})  # the other folder goes on
     remains(lambda: (share.states(), share.sent(), tree(inner)), 4)
     assert ({k: v for k, v in share.states().items() if k != "note.txt"}, tree(inner)) == (states, bare)
     disk.mount(inner)
