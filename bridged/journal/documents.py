@@ -297,14 +297,15 @@ class Verbs(Documents):
         self._move(seq, State.SENDING, State.HELD, columns, attempt)
 
     def release(self, document: Document, at: float | None = None) -> None:
-        """HELD to QUEUED, past the rule that held it. It is due at once.
+        """HELD to QUEUED. It is due at once.
 
-        `at`: when a person released it, which begins its tries anew. None: the relay proved to refuse everything.
+        `at`: when a person released it, past the rule that held it. Its tries begin anew. None: the relay proved to
+        refuse everything. No rule is passed then, because a rule may hold a document that was refused earlier.
         """
-        passed = " ".join(dict.fromkeys([*document.passed.split(), *document.rule.split()]))
-        columns: dict[str, object] = {"due_at": 0.0, "reason": "", "rule": "", "passed": passed}
+        columns: dict[str, object] = {"due_at": 0.0, "reason": "", "rule": ""}
         if at is not None:
-            columns |= {"uncertain": 0, "queued_at": at}
+            passed = " ".join(dict.fromkeys([*document.passed.split(), *document.rule.split()]))
+            columns |= {"passed": passed, "uncertain": 0, "queued_at": at}
         self._move(document.seq, State.HELD, State.QUEUED, columns)
 
     def withdraw(self, document: Document, reason: str) -> None:

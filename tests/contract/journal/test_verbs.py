@@ -232,6 +232,18 @@ def test_put_back_because_the_relay_refused_everything_its_tries_go_on(journal: 
     }
 
 
+def test_put_back_from_a_rule_that_holds_it_since_it_is_past_no_rule(journal: Journal) -> None:
+    seq = document_in(journal, State.HELD).seq
+    journal.write(lambda tx: change(tx, seq, rule="duplicates"))
+    before = found(journal, seq)
+    assert changed(journal, before, lambda tx: tx.release(before)) == {
+        "state": State.QUEUED,
+        "reason": "",
+        "rule": "",
+        "due_at": 0.0,
+    }
+
+
 @pytest.mark.parametrize("state", [State.QUEUED, State.SENDING])
 def test_overwritten_its_release_is_void(journal: Journal, state: State) -> None:
     before = document_in(journal, state)
