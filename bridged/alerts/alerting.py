@@ -6,32 +6,26 @@ No alert stops a document. Alerts have a loop of their own. A failure is logged 
 from __future__ import annotations
 
 import json
-import re
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, tzinfo
 from itertools import groupby
-from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from pydantic import ValidationError
-
-from bridged import mail
 from bridged.alerts import events, letters
 from bridged.alerts.digest import LATE, LOOK_BACK, Digest, digest_due, silences
-from bridged.alerts.events import Ended, Kind, Raised
-from bridged.alerts.ledger import Condition, Ledger
+from bridged.alerts.events import Ended, Raised
+from bridged.alerts.ledger import Ledger
 from bridged.alerts.letters import Letter
-from bridged.config import as_written, read
+from bridged.alerts.post import Deliver, Post, composed, is_login, words_of
 from bridged.config.settings import Alerts, Settings, Smtp
 from bridged.journal import Journal, JournalError, Transaction
 from bridged.logs import say
 from bridged.model import Instant
-from bridged.relay import Outbox, Outgoing, Relay, secret_of
-from bridged.relay.outcome import Accepted, Misconfigured, Outcome, RelayDown, is_relays
+from bridged.relay import Outbox, Outgoing
+from bridged.relay.outcome import Accepted, Outcome, is_relays
 
 KEPT: Final = "alerts"  # the journal's key of the memory that outlives a restart
 STEP: Final = 1.0  # seconds between two looks
@@ -41,39 +35,6 @@ HALTED: Final = 3600.0  # seconds between two tries by a relay that is in troubl
 FRESH: Final = 3 * STEP  # seconds after which a mail says that it is delayed
 WORTH: Final = 3 * 86400.0  # seconds after which an alert that could not leave is given up
 MOST: Final = 30  # mails that are kept; the oldest is given up
-REFUSED_WITHIN: Final = 20.0  # seconds for the one alert of a start that is refused
-_LARGEST: Final = 1_000_000  # bytes that are read of a refused configuration
-
-Deliver = Callable[[Smtp, Sequence[str], bytes], Mapping[str, Outcome | Exception]]
-
-
-class Post:
-    """Sends alerts by any relay: one session for each letter, one mail for each address."""
-
-    def __init__(self) -> None:
-        self._relay: Relay | None = None
-        self._aborted = False
-
-    def __call__(self, smtp: Smtp, to: Sequence[str], mail: bytes) -> dict[str, Outcome | Exception]:
-        """The outcome of each address. After the relay's trouble no further address is tried, and it is missing."""
-        outcomes: dict[str, Outcome | Exception] = {}
-        relay = self._relay = Relay(smtp, secret_of(smtp))
-        try:
-            if self._aborted:  # abort() may have come before this relay existed
-                relay.abort()
-            for address in to:
-                outcomes[address] = relay.deliver(smtp.sender, address, len(mail), iter([mail]), lambda: None)
-                if is_relays(outcomes[address]):
-                    break
-        finally:
-            relay.close()
-        return outcomes
-
-    def abort(self) -> None:
-        """Break the mail in transit for good, from any thread. No later mail leaves."""
-        self._aborted = True
-        if self._relay is not None:
-            self._relay.abort()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,8 +259,8 @@ class Alerting:
         failed = [outcomes[address] for address in left if address in outcomes]
         rest = replace(mailing, left=left)
         if failed:
-            self._tell(_words(failed[0]))
-            tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(_is_login, failed)) else mailing.tries
+            self._tell(words_of(failed[0]))
+            tries = max(mailing.tries, SIGNED_IN_AGAIN) if any(map(is_login, failed)) else mailing.tries
             rest = self._again(rest, now, tries)
         if not left:
             self._told = ""
@@ -373,32 +334,10 @@ class Alerting:
         self._told = why
 
 
-def composed(letter: Letter, smtp: Smtp, to: Sequence[str], identity: str, at: float) -> bytes:
-    """The letter as a mail, ready for the wire."""
-    return mail.letter(
-        sender=smtp.sender,
-        to=to,
-        subject=letter.subject,
-        text=letter.text,
-        message_id=mail.new_message_id(identity, smtp.sender),
-        date=mail.frozen_date(at),
-    )
-
-
 def _enter(tx: Transaction, accepted: int, now: Instant) -> None:
     """Note accepted mails, because the daily quota counts them after a restart, too."""
     for _ in range(accepted):
         tx.attempt(0, now.wall, "accepted", "an alert")
-
-
-def _is_login(outcome: Outcome | Exception) -> bool:
-    return isinstance(outcome, Misconfigured) or (isinstance(outcome, RelayDown) and outcome.signing_in)
-
-
-def _words(outcome: Outcome | Exception) -> str:
-    if isinstance(outcome, Exception):
-        return f"{type(outcome).__name__}: {outcome}"
-    return str(getattr(outcome, "reply", "") or getattr(outcome, "detail", ""))
 
 
 # Events of the documents' relay, and whether it is well with them.
@@ -408,97 +347,3 @@ _RELAY_WELL: Final[dict[str, bool]] = {
     "relay_throttled": False,
     "relay_recovered": True,
 }
-
-
-# -- a start that is refused
-
-
-def refused_at_start(
-    path: Path, problems: Sequence[str], now: float, deliver: Deliver | None = None, within: float = REFUSED_WITHIN
-) -> None:
-    """Mail the firm that its configuration was refused, when the file says to whom and by which relay. Never raises.
-
-    Ends within `within` seconds. A failure is logged as `state_failed`.
-    """
-    post = Post()
-    failures: list[str] = []
-
-    def attempt() -> None:
-        try:
-            failures.extend(_refusal_failures(path, problems, now, within, deliver or post))
-        except Exception as error:  # noqa: BLE001 - logged; the caller still has to tell the refusal
-            failures.append(f"{type(error).__name__}: {error}")
-
-    thread = threading.Thread(target=attempt, name="refused", daemon=True)
-    thread.start()
-    thread.join(within)
-    why = f"not within {within:g} s" if thread.is_alive() else next(iter(failures), "")
-    post.abort()
-    if why:
-        say("state_failed", half="alerts", level="warning", reason=f"the alert about it cannot be sent: {why}")
-
-
-def _refusal_failures(
-    path: Path, problems: Sequence[str], now: float, within: float, deliver: Deliver
-) -> Iterator[str]:
-    """Send it. Yields the relay's words for each address that did not accept."""
-    with path.open("rb") as file:
-        text = file.read(_LARGEST).decode("utf-8-sig", "replace")
-    found = salvaged(text)
-    if found is None:
-        if _wants_alerts(text):
-            yield "alerts.to, or the relay for them, is not good by itself"
-        return
-    wanted, smtp = found
-    smtp = smtp.model_copy(update={"timeout": min(smtp.timeout, within)})
-    conditions = [Condition(Raised(Kind.CONFIGURATION, why=problem), now, 0.0) for problem in problems]
-    letter = letters.alert(conditions, wanted.language)
-    mail = composed(letter, smtp, wanted.to, f"alert-{uuid.uuid4().hex}", now)
-    for outcome in deliver(smtp, wanted.to, mail).values():
-        if not isinstance(outcome, Accepted):
-            yield _words(outcome)
-
-
-def salvaged(text: str) -> tuple[Alerts, Smtp] | None:
-    """The addresses and the relay for the alert of a refused configuration. None unless both are good by themselves.
-
-    Other mistakes in `alerts` do not matter. An unknown language counts as English.
-    """
-    written = _outermost(text)
-    given = written.get("alerts") or _block(text, "alerts")
-    if not isinstance(given, dict):
-        return None
-    kept = {key: given[key] for key in ("to", "language", "smtp") if key in given}
-    if kept.get("language") not in get_args(letters.Language):
-        kept.pop("language", None)
-    try:
-        wanted = Alerts.model_validate(kept)
-        smtp = wanted.smtp or Smtp.model_validate(written.get("smtp") or _block(text, "smtp"))
-    except ValidationError:
-        return None
-    collecting = {found.casefold() for found in _COLLECTION_EMAIL.findall(text)}
-    people = tuple(address for address in wanted.to if address.casefold() not in collecting)
-    return (wanted.model_copy(update={"to": people}), smtp) if people else None
-
-
-_COLLECTION_EMAIL: Final = re.compile(r"""collection_email["']?:\s*["']?([^\s"',}]+)""")
-
-
-def _wants_alerts(text: str) -> bool:
-    """Whether the file has an `alerts` section, be it well written or not."""
-    written = _outermost(text)
-    return bool(written.get("alerts")) if written else re.search(r"^alerts:", text, re.MULTILINE) is not None
-
-
-def _outermost(text: str) -> dict[str, Any]:
-    lines = read(text, "")
-    if not isinstance(lines.value, dict):
-        return {}
-    as_written(lines)
-    return lines.value
-
-
-def _block(text: str, key: str) -> Any:
-    """The value of an outermost key, read from its own lines, where a slip elsewhere breaks the YAML."""
-    found = re.search(rf"^{key}:.*\n(?:(?:[ \t#-].*)?\n)*", text + "\n", re.MULTILINE)
-    return _outermost(found[0]).get(key) if found else None

@@ -16,7 +16,8 @@ import pytest
 
 from bridged import logs
 from bridged.alerts import Alerting, refused_at_start
-from bridged.alerts.alerting import HALTED, WORTH, salvaged
+from bridged.alerts.alerting import HALTED, WORTH
+from bridged.alerts.refused import salvaged
 from bridged.config.settings import Settings
 from bridged.journal import Journal, JournalUnavailable
 from bridged.mail import UnsafeHeader, letter
