@@ -164,6 +164,7 @@ def test_of_two_copies_in_two_sessions_the_second_to_be_read_waits(tmp_path):
         return brakes.sent_before(tx, document, "ab" * 32)
 
     assert journal.write(lambda tx: [read(tx, younger), read(tx, elder)]) == [("", False), ("", True)]
+    journal.close()
 
 
 def test_of_many_copies_that_come_at_once_one_leaves(bridge):

@@ -436,12 +436,11 @@ def test_of_several_instances_started_while_the_first_is_killed_one_takes_over(b
 # -- 5. the clock jumps
 
 HOUR, DAY, YEAR = 3600, 86400, 365 * 86400
-CLOCK = str(Path(__file__).resolve().parents[1] / "support" / "clock.py")
 
 
 def _with_clock(bridge: Bridge, offset: Path) -> None:
     ready = bridge.count("daemon_ready")
-    launch(bridge, [sys.executable, CLOCK, str(offset)])
+    launch(bridge, (), ["clock_is_off"], env=os.environ | {"CLOCK_OFFSET": str(offset)})
     assert ready_or_ended(bridge, ready)
 
 

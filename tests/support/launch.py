@@ -106,6 +106,19 @@ def names_only() -> None:
     sweep.Sweep.whole = lambda self, fd, patterns, now, full: usual(self, fd, patterns, now, full and bool(self.packs))
 
 
+def clock_is_off() -> None:
+    """The wall clock is off by the seconds in the file $CLOCK_OFFSET. time.monotonic is not, as after a real jump."""
+    real, offset = time.time, Path(os.environ["CLOCK_OFFSET"])
+
+    def off():
+        try:
+            return real() + float(offset.read_text())
+        except ValueError:  # the test is just writing the file
+            return off()
+
+    time.time = off
+
+
 def no_hints() -> None:
     """The kernel's queue says nothing."""
     inotify.DirectoryEmitter.on_event = lambda *_: None
@@ -199,6 +212,7 @@ FAULTS = {
         much_leaves_together,
         names_only,
         no_hints,
+        clock_is_off,
         wishes_run_twice,
     )
 }

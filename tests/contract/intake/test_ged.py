@@ -22,6 +22,13 @@ clients:
 """
 
 
+@pytest.fixture
+def journal(tmp_path):
+    journal = Journal(tmp_path)
+    yield journal
+    journal.close()
+
+
 def _ged(top, journal):
     (top / "ged").mkdir(exist_ok=True)
     (top / "bridged.yaml").write_text(CONFIG.format(top=top))
@@ -32,8 +39,7 @@ def _ged(top, journal):
     return ged
 
 
-def test_a_file_in_a_directory_unreadable_at_first_is_existing_until_it_is_read(tmp_path):
-    journal = Journal(tmp_path)
+def test_a_file_in_a_directory_unreadable_at_first_is_existing_until_it_is_read(tmp_path, journal):
     closed, late = b"/ged/Achats/closed\xff", b"/ged/Achats/late"
     first = _ged(tmp_path, journal)
     first.unseen = {closed: "existing", late: "missed", b"/ged/Achats/read": "existing"}
@@ -46,12 +52,10 @@ def test_a_file_in_a_directory_unreadable_at_first_is_existing_until_it_is_read(
     third = _ged(tmp_path, journal)
     third.recall_unseen()
     assert third.unseen == {}
-    journal.close()
 
 
-def test_a_client_removed_at_the_end_of_a_pass_keeps_no_reading(tmp_path):
+def test_a_client_removed_at_the_end_of_a_pass_keeps_no_reading(tmp_path, journal):
     """The client may be added again. The last wish of its earlier life must not count for its new reading."""
-    journal = Journal(tmp_path)
     ged = _ged(tmp_path, journal)
     journal.write(lambda tx: tx.switch_on(ged.path, "Achats", 1.0))
     wish = next(ged.complete())
