@@ -38,6 +38,12 @@ class JournalDamaged(JournalError):
         )
 
 
+class JournalMisused(JournalError):
+    """A wish is a mistake of bridged, as a value that the journal cannot hold. The journal is as it was."""
+
+    exit_code = 1
+
+
 class StateConflict(Exception):
     """A document is not in the state that the caller expects: another writer has moved it."""
 
@@ -54,8 +60,8 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_CANTOPEN: "make it and its directory readable and writable for this user",
 }
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
-# Of these no page of the journal is to blame: the moment is, or a mistake of bridged.
-_NOT_DAMAGED: Final = (sqlite3.OperationalError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+# Of these no page of the journal is to blame, and no moment: a later attempt fails as well.
+_MISTAKES: Final = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityError, sqlite3.DataError)
 
 
 def unusable(why: object) -> str:
@@ -67,7 +73,9 @@ def translated(path: Path, error: BaseException) -> BaseException:
     """The journal's error for an error of SQLite while the journal is open. Any other error stays as it is."""
     if not isinstance(error, sqlite3.Error):
         return error
-    if not isinstance(error, _NOT_DAMAGED):
+    if isinstance(error, _MISTAKES):
+        return JournalMisused(f"A mistake of bridged: the journal does not take this ({error}).")
+    if not isinstance(error, sqlite3.OperationalError):
         return JournalDamaged(path, error)
     kind = JournalBusy if _code(error) in _BUSY else JournalUnavailable
     return kind(unusable(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -76,10 +75,17 @@ class Journal(Commits):
         return status.st_dev, status.st_ino
 
     def _require_file(self) -> None:
-        """Raises JournalUnavailable for a deleted journal: its commits would be gone at the stop."""
-        with suppress(FileNotFoundError):
+        """Raises JournalUnavailable for a deleted journal: its commits would be gone at the stop.
+
+        The same where it cannot be looked at. Otherwise a sender would take that for an error of a document's file.
+        """
+        try:
             if self._on_disk() == self._identity:
                 return
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise JournalUnavailable(unusable(error)) from error
         raise JournalUnavailable(unusable(f"{self.path} was deleted or replaced: restart bridged"))
 
     def _commit(self, tickets: Sequence[Ticket[Any]]) -> None:

@@ -473,3 +473,26 @@ def test_first_looks_are_entered_together_also_where_a_directory_is_on_record(jo
     assert journal.read(lambda tx: tx.directories_below(b"/ged")) == [b"/ged/in/a", b"/ged/in/b", b"/ged/in/e"]
     times = {directory: times for directory, times, _ in journal.read(lambda tx: tx.times_below(b"/ged"))}
     assert times == {b"/ged/in/a": 3, b"/ged/in/d": 3, b"/ged/in/e": 3}  # of the others the next pass will tell
+
+
+def test_a_journal_that_cannot_be_looked_at_takes_no_write(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(_: Journal) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as context:
+        context.setattr(Journal, "_on_disk", look)
+        with pytest.raises(JournalUnavailable):
+            journal.write(add)
+    assert journal.write(add)
+
+
+def test_a_wish_that_breaks_a_constraint_does_not_tell_of_a_damaged_journal(journal: Journal) -> None:
+    def break_it(tx: Transaction) -> None:
+        add(tx, b"a.pdf")
+        tx._sql.execute("UPDATE documents SET id = NULL")
+
+    with pytest.raises(JournalError) as told:
+        journal.write(break_it)
+    assert not isinstance(told.value, JournalUnavailable)
+    assert told.value.exit_code == 1
+    assert "Move it aside" not in str(told.value)
