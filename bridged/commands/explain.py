@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -16,10 +16,12 @@ from bridged.config.settings import Client, Settings
 from bridged.ged import files
 from bridged.journal import Journal, Transaction
 from bridged.journal.values import KnownFile, Query
-from bridged.marker import Marker
 from bridged.model import Document, State, readable, utc
 from bridged.names import ignored_directory
 from bridged.paths import split
+
+if TYPE_CHECKING:
+    from bridged.marker import Marker
 
 MARKER_AT_MOST: Final = 65_536
 _NAMES: Final = {
@@ -212,6 +214,8 @@ def _ignored(ged: bytes, path: bytes, why: str) -> str:
 
 
 def _marker(ged: bytes, path: bytes) -> Marker | None:
+    from bridged.marker import Marker  # noqa: PLC0415 - it brings the log along, and no other command needs it
+
     try:
         with files.root(ged) as root_fd, files.open_document(root_fd, path[len(ged) + 1 :]) as file:
             return Marker.from_json(file.read(MARKER_AT_MOST))
