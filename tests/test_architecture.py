@@ -259,6 +259,13 @@ def test_the_guarantees_name_tests_that_exist():
     assert sorted(named - written) == []
 
 
+def test_a_command_loads_neither_the_log_nor_tls():
+    """Each command would start half as fast again. Only the commands that need them import them, when they run."""
+    code = "import sys, bridged.commands; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert {"structlog", "ssl", "asyncio", "watchdog"} & set(done.stdout.split()) == set()
+
+
 def test_a_daemon_that_needs_no_token_loads_nothing_that_only_tokens_need():
     """Each start pays for it, and the memory all the time."""
     heavy = {"aiosmtpd", "authlib", "httpx2", "cryptography"}

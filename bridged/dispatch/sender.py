@@ -167,7 +167,6 @@ class Sender:
                 given = False
                 document = claimed.popleft()
                 self._take_turn(route, document, ahead.pop(document.seq, None))
-                self._mail_alerts(route)
         finally:
             if given:
                 line.give_back()
@@ -246,7 +245,10 @@ class Sender:
     # -- alerts
 
     def _mail_alerts(self, route: Route) -> None:
-        """Send the alerts of the outbox, before the next document. Raises nothing: an alert stops no document."""
+        """Send the alerts of the outbox, before the next claim. Raises nothing: an alert stops no document.
+
+        Not between claimed documents, because a relay that hangs on an alert would keep them in `sending`.
+        """
         while not self._stopping.is_set():
             turn = partial(route.line.may_send_alert, self._clock().steady)
             mail = self._shared.outbox.take(route.settings.smtp, turn)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -97,7 +98,8 @@ class Journal(Commits):
         except BaseException as error:  # noqa: BLE001 - each ticket of the commit raises it
             self._fail(tickets, error)
             if self._sql.in_transaction:
-                self._sql.execute("ROLLBACK")
+                with suppress(sqlite3.Error):  # the tickets hold the error; the next BEGIN raises while this one lasts
+                    self._sql.execute("ROLLBACK")
 
     def _fail(self, tickets: Sequence[Ticket[Any]], error: BaseException) -> None:
         told = translated(self.path, error)
