@@ -5,10 +5,12 @@ PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+# A test with a daemon waits more than it computes. So there are more processes than processors, each takes one test at a
+# time, and the tests that wait begin first.
+PARALLEL := --numprocesses=4 --dist=load --maxschedchunk=1
 # One test of all: make test PYTEST_ARGS="-k name"
-PYTEST_ARGS ?= --numprocesses=3 --dist=worksteal -m "not rest"
-# These tests wait more than they compute, and the longest begin first.
-REST_ARGS ?= --numprocesses=4 --dist=load --maxschedchunk=1 -m rest
+PYTEST_ARGS ?= $(PARALLEL) -m "not rest"
+REST_ARGS ?= $(PARALLEL) -m rest
 CODE := bridged tests benchmarks
 # Some of them only: make bench BENCH_ARGS="throughput rest". To see that all work: BENCH_ARGS=--small
 BENCH_ARGS ?=

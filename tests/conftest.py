@@ -26,10 +26,14 @@ SMALL = (HERE / "unit", HERE / "contract", HERE / "test_architecture.py")  # all
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that `make test` leaves out, and put the longest first: otherwise one worker ends late."""
     for item in items:
-        if not any(item.path.is_relative_to(small) for small in SMALL) and not _proves_a_promise(item):
+        if not _is_small(item) and not _proves_a_promise(item):
             item.add_marker("rest")
     _require_the_named(items)
     items.sort(key=_longest_time, reverse=True)
+
+
+def _is_small(item: pytest.Item) -> bool:
+    return any(item.path.is_relative_to(small) for small in SMALL)
 
 
 def _proves_a_promise(item: pytest.Item) -> bool:
@@ -55,9 +59,9 @@ def _require_the_named(items: list[pytest.Item]) -> None:
 
 
 def _longest_time(item: pytest.Item) -> float:
-    """Seconds that a test may take, as its `timeout` says."""
+    """Seconds that a test may take, as its `timeout` says. A small test takes next to none."""
     timeout = item.get_closest_marker("timeout")
-    return float(timeout.args[0]) if timeout else 0.0
+    return 0.0 if _is_small(item) else float(timeout.args[0] if timeout else 120)
 
 
 @pytest.fixture(autouse=True)
