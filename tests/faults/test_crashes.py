@@ -61,9 +61,9 @@ COMMITS = {"queued": 4, "deposit": 6}
 # marker. One thread makes those of the commits, on purpose; only those of the journal's log count.
 # Method, way, system call, the faults of launch.py, the least number of crashes.
 STEPS = [
-    ("queued", "pwrite64", "one_thread_commits", 16),
+    ("queued", "pwrite64", "one_thread_commits", 8),
     ("queued", "fdatasync", "one_thread_commits", 5),
-    ("deposit", "pwrite64", "one_thread_commits", 30),
+    ("deposit", "pwrite64", "one_thread_commits", 10),
     ("deposit", "fdatasync", "one_thread_commits", 7),
     ("queued", "sendto", "", 4),
     ("queued", "sendto", "no_pipelining", 6),
@@ -82,14 +82,15 @@ STEPS = [
 def test_a_kill_at_each_step_of_a_document_loses_nothing(
     bridge: Bridge, way: str, syscall: str, fault: str, least: int
 ) -> None:
-    """Killed at the n-th such system call, for every n there is: validated after the restart, its marker whole.
+    """Killed at the n-th such system call, for n = 1, 2, ...: validated after the restart, its marker whole.
 
     `queued` by `bridged send`, so that all of them are the sender's; of a `deposit` the first are intake's.
     """
     if fault == "no_pipelining":
         bridge.relay.extensions = ("8BITMIME",)
     faults = [fault] if fault and fault != "no_pipelining" else []
-    stride = 2 if syscall == "pwrite64" else 1  # a frame of the WAL is two writes, its header and its page
+    # A frame of the WAL is two writes, its header and its page. Some frames stand for the others of their commit.
+    stride = {"queued": 4, "deposit": 6}[way] if syscall == "pwrite64" else 1
     state = bridge.base / "state"
     paths = (
         ["-P", os.fspath(state), "-P", os.fspath(state / "journal.sqlite-wal")]
@@ -108,16 +109,26 @@ def test_a_kill_at_each_step_of_a_document_loses_nothing(
 @pytest.mark.parametrize("way", ["queued", "deposit"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_before_and_after_each_commit_of_a_document_loses_nothing(bridge: Bridge, way: str, when: str) -> None:
-    """Of all threads: the n-th commit is the last, or is never made, for each n."""
+    """Of all threads: the n-th commit is the last, or is never made, for each n.
+
+    One walk has the commits of a start too. The others begin with the document.
+    """
+    gate = None if (way, when) == ("queued", "before") else bridge.base / "gate"
 
     def start(n: int) -> None:
-        launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(n), "KILL_WHEN": when})
+        told = {"KILL_COMMIT": str(n), "KILL_WHEN": when} | ({"KILL_FROM": str(gate)} if gate else {})
+        launch(bridge, (), ["killed_at_a_commit"], env=os.environ | told)
 
-    _walk(bridge, way, start, COMMITS[way], f"{when} a commit")
+    _walk(bridge, way, start, COMMITS[way], f"{when} a commit", gate)
 
 
-def _walk(bridge: Bridge, way: str, start: Callable[[int], None], least: int, where: str) -> None:
-    """Start a daemon that dies at its n-th step, for n = 1, 2, ... until a document goes its whole way."""
+def _walk(
+    bridge: Bridge, way: str, start: Callable[[int], None], least: int, where: str, gate: Path | None = None
+) -> None:
+    """Start a daemon that dies at its n-th step, for n = 1, 2, ... until a document goes its whole way.
+
+    `gate`: the file from which on it counts its steps. It is made when the daemon is ready.
+    """
     # Without it, a deposit that was not journaled before the crash is missed.
     bridge.extra = "catch_up: true" if way == "deposit" else ""
     documents = [bridge.inbox / f"{way}-{n}.txt" for n in range(1, MOST + 1)]
@@ -127,7 +138,8 @@ def _walk(bridge: Bridge, way: str, start: Callable[[int], None], least: int, wh
     bridge.start()
     bridge.stop()
     numbered = enumerate(documents, 1)
-    kills = next(n - 1 for n, d in numbered if not _crash(bridge, way, d, functools.partial(start, n), f"{where}, {n}"))
+    crash = functools.partial(_crash, bridge, way, gate)
+    kills = next(n - 1 for n, d in numbered if not crash(d, functools.partial(start, n), f"{where}, {n}"))
     assert kills >= least, f"{kills} crashes {where}"
     left = [document.name for document in documents[: kills + 1]]
     bridge.start()
@@ -137,15 +149,22 @@ def _walk(bridge: Bridge, way: str, start: Callable[[int], None], least: int, wh
     assert leftovers(bridge.ged) == []
 
 
-def _crash(bridge: Bridge, way: str, document: Path, start: Callable[[], None], where: str) -> bool:
+def _crash(bridge: Bridge, way: str, gate: Path | None, document: Path, start: Callable[[], None], where: str) -> bool:
     """Let one document go its way with a kill, then restart and judge it. False if none came."""
-    if way == "queued":
-        assert bridge.run("send", document).returncode == 0
+    if way == "queued" and gate is None:
+        assert bridge.command("send", document).exit_code == 0
+    if gate is not None:
+        gate.unlink(missing_ok=True)
     ready = bridge.count("daemon_ready")
     start()
-    if way == "deposit":
+    if way == "deposit" or gate is not None:
         ready_or_ended(bridge, ready)
+    if gate is not None:
+        gate.touch()
+    if way == "deposit":
         document.write_text(document.name)
+    elif gate is not None:
+        bridge.command("send", document)
     until(lambda: ended(bridge) or _validated(bridge, document), f"the end of {document.name}, or of the daemon")
     killed = bridge.stop() != 0
     if killed:
@@ -723,7 +742,7 @@ def test_a_file_that_a_killed_first_look_had_not_met_is_existing_for_the_next(br
 
 
 def _existing(bridge: Bridge) -> None:
-    for directory in range(60):
+    for directory in range(20):
         (bridge.inbox / f"{directory:02}").mkdir()
         for file in range(30):  # more than are entered in one commit
             (bridge.inbox / f"{directory:02}" / f"{file}.txt").write_text("existing")
@@ -744,16 +763,18 @@ def _first_look_killed(bridge: Bridge, number: int) -> bool:
 def test_an_excluded_file_is_existing_though_the_reload_that_lifts_it_is_killed(bridge: Bridge) -> None:
     bridge.extra = "catch_up: true"
     _existing(bridge)
-    lifted, kills = bridge.folders, 0
+    lifted, kills, reload = bridge.folders, 0, bridge.base / "reload"
+    env = os.environ | {"KILL_WHEN": "before", "KILL_FROM": str(reload)}
     for number in range(1, MOST):
         shutil.rmtree(bridge.base / "state", ignore_errors=True)
+        reload.unlink(missing_ok=True)
         bridge.folders = "[{path: Achats, exclude: ['*']}, Notes]"
         ready = bridge.count("daemon_ready")
-        launch(bridge, (), ["killed_at_a_commit"], env=os.environ | {"KILL_COMMIT": str(number), "KILL_WHEN": "before"})
-        if not ready_or_ended(bridge, ready):
-            continue
+        launch(bridge, (), ["killed_at_a_commit"], env=env | {"KILL_COMMIT": str(number)})
+        assert ready_or_ended(bridge, ready)
         bridge.folders = lifted
         bridge.config.write_text(bridge.text())
+        reload.touch()
         bridge.process.send_signal(signal.SIGHUP)
         if not _ends_within(bridge, 3.0):
             break

@@ -87,10 +87,10 @@ def places_of_the_name(block: bytes) -> tuple[str, str]:
 
 
 @pytest.mark.timeout(300)
-def test_twenty_thousand_names_are_one_mail_with_the_known_headers_each() -> None:
+def test_5000_names_are_one_mail_with_the_known_headers_each() -> None:
     """No byte, header or address more; every readable name comes back as it was, in both places."""
     readable = 0
-    for name in names(20_000, SEED):
+    for name in names(5000, SEED):
         raw = raw_mail(name)
         subject, block = assert_only_known_headers(raw)
         parsed = message_from_bytes(raw, policy=policy.default)
@@ -117,7 +117,7 @@ def test_twenty_thousand_names_are_one_mail_with_the_known_headers_each() -> Non
             readable += 1
             assert in_disposition == wanted, name
             assert title.strip() == wanted.strip(), name
-    assert readable > 2000, "the names are too hostile to show that readable ones come back"
+    assert readable > 500, "the names are too hostile to show that readable ones come back"
 
 
 # -- the whole daemon

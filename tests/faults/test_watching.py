@@ -27,7 +27,7 @@ from tests.support.relay import Late
 
 LAUNCH = [sys.executable, str(Path(__file__).resolve().parents[1] / "support" / "launch.py")]
 SWEEP = 2.0
-MANY = 20_000
+MANY = 2000
 QUEUE = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
 
 inotify = pytest.mark.parametrize("bridge", ["inotify"], indirect=True)
@@ -131,17 +131,20 @@ def make_fall_behind(bridge: Bridge) -> None:
 @inotify
 @pytest.mark.timeout(400)
 def test_a_full_kernel_queue_is_said_and_every_file_leaves_once(bridge: Bridge) -> None:
-    """20,000 files while the daemon is stopped overflow the queue: `hints_lost`, and all of them leave, once, whole."""
-    assert 2 * MANY > QUEUE, "the queue of this machine is too long for this test"
+    """The queue overflows while the daemon is stopped: `hints_lost`, and all files leave, once, whole.
+
+    Ignored files fill the queue, because each hint of them costs less than a document.
+    """
     sweeping(bridge, "10m")
     (bridge.inbox / "existing.txt").write_text("existing")
     bridge.start()
     make_fall_behind(bridge)
+    assert fill(bridge.inbox, QUEUE // 2 + 500, prefix=".ignored").wait(60) == 0
     assert fill(bridge.inbox, MANY).wait(60) == 0
     os.kill(pid(bridge), signal.SIGCONT)
     until(lambda: logged(bridge, "hints_lost"), "hints_lost", 60)
-    until(lambda: len(bridge.relay.mails) >= MANY, "all sent", 240)
-    until(lambda: logged(bridge, "document_validated") >= MANY, "all validated", 60)
+    until(lambda: len(bridge.relay.mails) >= MANY, "all sent")
+    until(lambda: logged(bridge, "document_validated") >= MANY, "all validated")
     assert bridge.stop() == 0
     arrived = Counter(attachment(mail.data) for mail in bridge.relay.mails)
     assert arrived == {(name, name.encode()): 1 for name in (f"f{i:06}.txt" for i in range(MANY))}
@@ -152,7 +155,7 @@ def test_a_full_kernel_queue_is_said_and_every_file_leaves_once(bridge: Bridge) 
 
 @inotify
 @pytest.mark.timeout(300)
-def test_a_burst_of_100_000_files_is_entered_whole_and_the_daemon_ends_cleanly(bridge: Bridge) -> None:
+def test_a_burst_of_30_000_files_is_entered_whole_and_the_daemon_ends_cleanly(bridge: Bridge) -> None:
     """Four processes at once, the relay away: each path is one queued row. Their sending is shown by a share of them.
 
     Overflows are told, but not without end, and then all is still.
@@ -160,12 +163,12 @@ def test_a_burst_of_100_000_files_is_entered_whole_and_the_daemon_ends_cleanly(b
     sweeping(bridge, "10m")
     bridge.relay.stop_listening()
     bridge.start()
-    writers = [fill(bridge.inbox / str(k), 25_000, prefix=str(k)) for k in range(4)]
+    writers = [fill(bridge.inbox / str(k), 7500, prefix=str(k)) for k in range(4)]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0, 0]
-    until(lambda: logged(bridge, "document_queued") >= 100_000, "all queued", 200)
+    until(lambda: logged(bridge, "document_queued") >= 30_000, "all queued", 200)
     found = rows(bridge)
-    assert Counter(row["state"] for row in found) == {"queued": 100_000}
-    assert len({row["document"] for row in found}) == 100_000
+    assert Counter(row["state"] for row in found) == {"queued": 30_000}
+    assert len({row["document"] for row in found}) == 30_000
     until(lambda: is_idle(bridge), "idle", 30)
     assert logged(bridge, "hints_lost") < 10
     bridge.relay.listen_again()

@@ -18,6 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+
+from bridged.commands import main
 from bridged.model import readable
 from tests.support.relay import ScriptedRelay
 
@@ -89,6 +92,11 @@ class Bridge:
         """Another command on the same configuration."""
         command = [COMMAND, arguments[0], "--config", self.config, *arguments[1:]]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def command(self, *arguments: str | os.PathLike[str]) -> Result:
+        """Another command in this process. Only to prepare a test, because it is not the installed command."""
+        told = [os.fspath(argument) for argument in (arguments[0], "--config", self.config, *arguments[1:])]
+        return CliRunner().invoke(main, told)
 
     def rows(self, *options: str) -> list[dict[str, Any]]:
         """The rows of `bridged documents`."""
