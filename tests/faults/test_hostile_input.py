@@ -8,7 +8,6 @@ import resource
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
@@ -87,10 +86,16 @@ def limited() -> None:
 
 
 def check(config: Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    began = time.monotonic()
+    """What `bridged check` says, and its seconds of processor: those of the clock would be the busy machine's."""
+    began = _processor()
     command = [COMMAND, "check", "--config", config]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limited, check=False)
-    return done, time.monotonic() - began
+    return done, _processor() - began
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], took: float) -> None:
