@@ -250,7 +250,7 @@ def test_a_daily_quota_keeps_every_document_and_asks_once_an_hour(tmp_path: Path
             (alert,) = bridge.wait_for("relay_throttled")
             assert "554 5.2.0" in alert["reason"]
             server.wait_for(lambda: len(bursts(bridge, server.refusals("554"))) == 4, 25)
-            assert bridge.states() == {"validated": 10, "queued": 15}
+            until(lambda: bridge.states() == {"validated": 10, "queued": 15}, "the probe is recorded")
             asked = bursts(bridge, server.refusals("554"))
             server.quota = None
             bridge.wait_for("document_validated", 25)
