@@ -86,7 +86,7 @@ def limited() -> None:
 
 
 def check(config: Path) -> tuple[subprocess.CompletedProcess[str], float]:
-    """What `bridged check` says, and its seconds of processor: those of the clock would be the busy machine's."""
+    """The answer of `bridged check`, and its processor seconds, because the clock would count other work too."""
     began = _processor()
     command = [COMMAND, "check", "--config", config]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, preexec_fn=limited, check=False)

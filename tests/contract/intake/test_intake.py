@@ -604,7 +604,7 @@ def test_a_directory_that_a_first_pass_watches_is_in_the_journal_when_the_step_e
 
 
 def told_late(stepped, monkeypatch, *late):
-    """What has come when a sync was asked for and has come: so many hints each time, given by a function."""
+    """The hints that come between asking for a sync and its coming, given by a function each time."""
     batches, numbers = list(late), itertools.count(1)
 
     def sync(_, path):
