@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # A test with a daemon waits more than it computes. So there are more processes than processors, each takes one test at a
 # time, and the tests that wait begin first.
-PARALLEL := --numprocesses=4 --dist=load --maxschedchunk=1
+PARALLEL := --numprocesses=3 --dist=load --maxschedchunk=1
 # One test of all: make test PYTEST_ARGS="-k name"
 PYTEST_ARGS ?= $(PARALLEL) -m "not rest"
 REST_ARGS ?= $(PARALLEL) -m rest
