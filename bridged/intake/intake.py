@@ -220,7 +220,9 @@ class Intake:
 
     def _begin_anew(self) -> None:
         anew, self._anew = self._anew, set()
-        if "soon" in anew:
+        if "soon" in anew and self.ged.running is not None:
+            self._anew.add("soon")  # after the pass under way, because its end would put the next one off
+        elif "soon" in anew:
             self.ged.due = 0.0
         if anew - {"soon"}:
             self.ged.read_all()

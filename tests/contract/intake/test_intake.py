@@ -988,3 +988,21 @@ def test_a_mount_in_a_ged_unmounted_during_a_pass_is_away_and_not_gone(stepped, 
     stepped.sweeps()
     stepped.sweeps(full=True)
     assert stepped.documents() == {"A/M/a/queued.txt": "queued"}
+
+
+def test_a_pass_asked_for_during_a_long_one_begins_right_after_it(stepped, monkeypatch):
+    """A share that answers again asks for it. The end of the long pass would put the next one off by its duration."""
+    stepped.make(*(f"A/{number}/old.txt" for number in range(6)))
+    stepped.start(["A"])
+    stepped.until_ready()
+    stepped.one_finding_at_a_time(monkeypatch)
+    stepped.ahead += 3600.0
+    stepped.intake.ged.read_all()
+    for _ in range(3):
+        stepped.step()
+    assert stepped.intake.ged.running is not None
+    stepped.make("A/new.txt")  # the pass has read A already
+    stepped.intake.look_anew("soon")
+    for _ in range(60):
+        stepped.step()
+    assert list(stepped.documents()) == ["A/new.txt"]
