@@ -130,7 +130,7 @@ def _count(
     seen: set[bytes] = set()
     ged = os.fsencode(client.ged)
     sweep = Sweep(ged, lambda directory: switched.place(directory) is not None, watched.add)
-    patterns = [components(folder.path) for folder in client.switched_folders]
+    patterns = [components(folder.path, settings.ignore) for folder in client.switched_folders]
     for found in sweep.whole(root_fd, patterns, now, full=True):
         if found is None:
             continue

@@ -3,7 +3,7 @@
 `settings`, `values` and `collectors` are public modules.
 """
 
-from bridged.config.folders import Place, SwitchedFolders, components, matches
+from bridged.config.folders import Component, Place, SwitchedFolders, components
 from bridged.config.lines import Problem, read
 from bridged.config.loading import DRY_RUN, ConfigError, as_written, find_config, load
 from bridged.config.presets import collector
@@ -11,6 +11,7 @@ from bridged.config.schema import json_schema
 
 __all__ = [
     "DRY_RUN",
+    "Component",
     "ConfigError",
     "Place",
     "Problem",
@@ -21,6 +22,5 @@ __all__ = [
     "find_config",
     "json_schema",
     "load",
-    "matches",
     "read",
 ]

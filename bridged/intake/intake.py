@@ -346,8 +346,8 @@ class Intake:
         ged.running = self._whole(now, full=ged.full)
 
     def _whole(self, now: Instant, *, full: bool) -> Iterator[Found | None]:
-        ged = self.ged
-        return ged.sweep.whole(ged.root_fd, [components(pattern) for pattern in ged.unknown], now.wall, full)
+        ged, ignore = self.ged, self._settings.ignore
+        return ged.sweep.whole(ged.root_fd, [components(pattern, ignore) for pattern in ged.unknown], now.wall, full)
 
     def _choose_to_pack(self) -> None:
         """A first look reads names only. The files are looked at when the daemon is ready.

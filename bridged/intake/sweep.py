@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from bridged.config import matches
+from bridged.config import Component
 from bridged.ged import files
 from bridged.intake.first_look import STATUS, Look, look
 from bridged.journal.packed import Packed
@@ -195,7 +194,7 @@ class Sweep:
         self._read_since.update(directories)
 
     def whole(
-        self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool
+        self, root_fd: int, patterns: Sequence[list[Component]], now: float, full: bool
     ) -> Iterator[Found | None]:
         """Yield the findings of one pass over the switched folders. `full` reads unchanged directories, too.
 
@@ -209,7 +208,7 @@ class Sweep:
             yield found
 
     def _pass(
-        self, root_fd: int, patterns: Sequence[list[re.Pattern[str]]], now: float, full: bool, closed: list[bytes]
+        self, root_fd: int, patterns: Sequence[list[Component]], now: float, full: bool, closed: list[bytes]
     ) -> Iterator[Found | None]:
         roots: set[bytes] = set()
         self._blocked.clear()
@@ -395,7 +394,7 @@ class Sweep:
         self.forget_below(directory)
         yield GoneDirectory(directory)
 
-    def _expand(self, root_fd: int, directory: bytes, pattern: Sequence[re.Pattern[str]]) -> Iterator[bytes]:
+    def _expand(self, root_fd: int, directory: bytes, pattern: Sequence[Component]) -> Iterator[bytes]:
         """The directories that match a pattern. Those on the way are watched: a new year's folder may appear."""
         if not pattern:
             yield directory
@@ -411,7 +410,7 @@ class Sweep:
             yield from (root for root in self._roots if root.startswith(directory + b"/"))
             return
         for child in children:
-            if matches(pattern[:1], [child]):
+            if pattern[0].admits(child):
                 yield from self._expand(root_fd, directory + b"/" + child, pattern[1:])
 
     def _relative(self, directory: bytes) -> bytes:

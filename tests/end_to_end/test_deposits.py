@@ -322,3 +322,45 @@ def test_folders_that_appear_later_are_switched_on_by_their_pattern(bridge: Brid
     bridge.expect("next.txt", "later.txt", "own.txt")
     mail = next(m for m in bridge.relay.mails if b"own.txt" in m.data)
     assert b"\r\nTo: frais@collecte.example\r\n" in mail.data
+
+
+@pytest.mark.promise("inotify")
+def test_a_star_switches_on_no_directory_of_a_system_and_a_full_name_does(bridge: Bridge) -> None:
+    """A recycle bin, a snapshot and the like hold deleted and old files, at every level and also when made later."""
+    systems = ("#recycle", "@eaDir", ".snapshot", ".Trash-1000", "$RECYCLE.BIN", ".git")
+    bridge.folders = "[Achats, '*/Achats', '*/*/Scans', .scans/Achats]"
+    (bridge.ged / "#recycle/Achats").mkdir(parents=True)
+    (bridge.ged / "Site").mkdir()
+    bridge.start()
+    for name in systems:
+        for directory in (bridge.ged / name / "Achats", bridge.ged / "Site" / name / "Scans"):
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "deleted.txt").write_text("deleted")
+    for directory in (bridge.ged / "Site/Achats", bridge.ged / ".scans/Achats"):
+        directory.mkdir(parents=True)
+        (directory / f"{directory.parent.name}.txt".lstrip(".")).write_text("a deposit")
+    bridge.expect("Site.txt", "scans.txt")
+
+
+@pytest.mark.promise("inotify")
+def test_a_folder_named_in_full_has_its_own_address_before_one_with_a_star(bridge: Bridge) -> None:
+    """In any order of the lines. An exclusion of one line leaves on a directory that another line covers."""
+    bridge.folders = (
+        "[Achats, 'Exercice */Achats', {path: Exercice 2026/Achats, collection_email: special@collecte.example,"
+        " exclude: [Bons]}, {path: Exercice 2026, collection_email: year@collecte.example}]"
+    )
+    for year in ("2025", "2026"):
+        (bridge.ged / f"Exercice {year}" / "Achats" / "Bons").mkdir(parents=True)
+        (bridge.ged / f"Exercice {year}" / "Notes").mkdir()
+    bridge.start()
+    deposits = {
+        "Exercice 2025/Achats/any.txt": "Martin",
+        "Exercice 2026/Achats/special.txt": "special",
+        "Exercice 2026/Achats/Bons/next.txt": "Martin",
+        "Exercice 2026/Notes/year.txt": "year",
+    }
+    for path in deposits:
+        (bridge.ged / path).write_text(path)
+    bridge.expect("any.txt", "special.txt", "next.txt", "year.txt")
+    sent = {row["document"]: row["collection_email"].partition("@")[0] for row in bridge.rows()}
+    assert {path: sent[path] for path in deposits} == deposits

@@ -1,4 +1,4 @@
-"""A directory that an earlier daemon has read is read again when it has changed, and only then."""
+"""The directories of a sweep: those that an earlier daemon has read, and those that a pattern finds."""
 
 from __future__ import annotations
 
@@ -167,3 +167,20 @@ def test_no_absence_is_concluded_below_a_directory_that_cannot_be_read(ged, tmp_
     assert point + b"/11" in sweep
     sweep.arrived = lambda *_: ""
     assert GoneDirectory(point + b"/11") in passed(sweep)
+
+
+def roots(ged, pattern, ignore=()):
+    """The directories that a pass over one pattern reads, and those that it watches."""
+    sweep, watched = one(ged)
+    with files.root(ged) as root_fd:
+        found = list(sweep.whole(root_fd, [components(pattern, ignore)], time.time() + LATER, True))
+    read = sorted(os.path.relpath(each.directory, ged) for each in found if isinstance(each, Listing))
+    return read, {os.path.relpath(directory, ged) for directory in watched}
+
+
+def test_a_pass_neither_reads_nor_watches_an_ignored_directory_that_a_star_matches(tmp_path):
+    ged = os.fsencode(tmp_path)
+    for name in ("#recycle", "@eaDir", ".snapshot", ".git", "Vieux", "Site"):
+        (tmp_path / name / "Achats").mkdir(parents=True)
+    assert roots(ged, "*/Achats", ["Vieux"]) == ([b"Site/Achats"], {b".", b"Site", b"Site/Achats"})
+    assert roots(ged, "#recycle/Achats")[0] == [b"#recycle/Achats"]
