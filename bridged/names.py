@@ -12,28 +12,89 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Final
 
-# Linux mounts of Windows shares show the forbidden ":" as a character of the private use area.
+# Linux mounts of Windows shares show the forbidden ":" as a character of the private use area, in two ways.
 _COLON: Final = rb"(?::|\xef\x80[\xba\xa2])"
 
+# The first characters come first, because every file is asked.
 _SYSTEM: Final = re.compile(
-    rb"(?is:thumbs\.db|ehthumbs(?:_vista)?\.db|desktop\.ini|\.ds_store|icon\r|\._.*"
-    rb"|.+" + _COLON + rb"zone\.identifier(?::\$data)?)"
+    rb"(?is:(?=[.cdehiptz])(?:thumbs\.db|ehthumbs(?:_vista)?\.db|desktop\.ini|\.ds_store|\._.*"
+    rb"|icon(?:\r|\xef\x80\x8d|:0d)"  # a folder's icon: on macOS, by a mount of its share, by netatalk
+    rb"|desktop\ d[bf]"  # AFP's desktop database
+    rb"|pspbrwse\.jbf|picasa\.ini|zbthumbnail\.info|hpothb07\.(?:dat|tif)"  # thumbnails of cameras and scanners
+    rb"|csync_journal\.db(?:\.ctmp)?))"  # older clients of Nextcloud and ownCloud
+)
+
+# FreeFileSync: databases, locks, settings.
+_SYSTEM_EXTENSIONS: Final = frozenset({b"ffs_db", b"ffs_lock", b"ffs_batch", b"ffs_gui", b"ffs_real"})
+
+# A document may have a colon in its name. A stream is told by its own name, or by the extension before the colon.
+_STREAM_NAME: Final = (
+    rb"(?:zone\.identifier|smartscreen|afp_(?:afpinfo|resource)|com\.(?:apple|dropbox)\..+|encryptable|favicon"
+    rb"|oecustomproperty|ms-properties|wofcompresseddata|kavichs|kdstream|dropboxrev|sec\.endpointdlp"
+    rb"|\{4c8cc155-6c1e-11d1-8e41-00c04fb9386d\})"
+)
+_DATA: Final = rb"(?:" + _COLON + rb"\$data)"
+_WHOLE_EXTENSION: Final = (
+    rb"\.(?:pdf|p7[ms]|xml|html?|txt|csv|tsv|json|rtf|log|eml|msg|vcf|ics|edi|ofx|qif|epub|o?xps"
+    rb"|do[ct][xm]?|xl[st][xmb]?|pp[st][xm]?|od[tspg]|ot[ts]|pages|numbers|pub|vsdx?"
+    rb"|jpe?g?|jfif|png|gif|tiff?|bmp|webp|hei[cf]|avif|svg|eps|psd|indd|dwg|dxf"
+    rb"|zip|7z|rar|tar|t?gz|bz2|mp[34]|m4[av]|mov|avi|mkv|wav|wm[av]|ogg|exe|msi|lnk|url)"
+)
+
+# An alternate data stream of NTFS, as a copy or a mount shows it; `Facture 12:30.pdf` and `orange.fr:12.pdf` are none.
+_STREAM: Final = re.compile(
+    rb"(?is:.+" + _COLON + _STREAM_NAME + _DATA + rb"?|.+" + _DATA + rb"|.+" + _WHOLE_EXTENSION + _COLON + rb"[^ ].*)"
 )
 
 _TEMPORARY: Final = re.compile(
-    rb"(?s:~\$.*|\.~lock\..*\#|.*~|\#.+\#|.+\.swp"  # Office, LibreOffice, editors
-    rb"|.+\.(?i:te?mp|part|partial|filepart|crdownload|opdownload|download|upload|!ut|!qb|!bt|aria2)"
-    rb"|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})"  # how macOS saves over a share
+    rb"(?s:~|~\$.*|\.~lock\..*\#|\#.+\#"  # Office, LibreOffice, editors
+    rb"|~(?i:wr[a-z]\d{4}\.(?:do[ct][xm]?|wbk)|syncthing~.*))"  # Word; Syncthing on Windows
 )
+
+_TEMPORARY_EXTENSIONS: Final = frozenset(
+    {
+        *(b"tmp", b"temp", b"swp", b"part", b"partial", b"filepart", b"lftp-pget-status"),
+        *(b"crdownload", b"opdownload", b"download", b"downloading", b"fdmdownload", b"dtapart", b"xltd", b"upload"),
+        *(b"!ut", b"!qb", b"!bt", b"bc!", b"!sync", b"aria2", b"ffs_tmp"),
+        # A placeholder of a file that is not on this machine.
+        *(b"nextcloud", b"owncloud", b"opencloud", b"rsls", b"rslsc", b"rslsf", b"rslsi", b"rslsv", b"rslsz"),
+        # Copies and locks that programs keep beside a file.
+        *(b"bak", b"orig", b"wbk", b"xlk", b"asd", b"laccdb", b"idlk", b"dwl", b"dwl2"),
+    }
+)
+
+# Searched behind the first character, and so a whole name by its end. exiftool keeps the kinds that it writes.
+_TEMPORARY_END: Final = re.compile(
+    rb"(?:~|_(?i:exiftool_tmp|__jb_(?:tmp|old|bak)___)"
+    rb"|\.(?:(?i:pdf|jpe?g?|jp2|jxl|png|gif|tiff?|webp|avif|hei[cf]|hif|eps|psd|dng|indd|xmp|mp4|m4[av]|mov)_(?i:original)"
+    rb"|~qpdf-(?:orig|temp\#)"
+    rb"|sb-[0-9a-f]{8}-[A-Za-z0-9]{6}))\Z"  # how macOS saves over a share
+)
+
+_SYSTEM_END: Final = re.compile(rb"@(?i:syno(?:resource|eastream))\Z")  # Synology: forks and attributes
+
+# Most documents' names have these extensions. Without these first characters and a colon no expression matches them.
+_USUAL: Final = frozenset(
+    {b"pdf", b"jpg", b"jpeg", b"png", b"xml", b"docx", b"xlsx", b"csv", b"txt", b"zip", b"eml", b"msg"}
+)
+_UNUSUAL: Final = b".~#"
+
+# netatalk writes the dot of a hidden name as `:2e`.
+_HIDDEN: Final = (b".", *(colon + b"2" + e for colon in (b":", b"\xef\x80\xba", b"\xef\x80\xa2") for e in (b"e", b"E")))
 
 # The first characters come first, because every directory is asked.
 _SYSTEM_DIRECTORY: Final = re.compile(
-    rb"(?is:(?=[@.#~$lns_])(?:@eadir|\.@__thumb|\#recycle|\#snapshot|@recycle|@recently-snapshot|@tmp|\.trash-.*|\.snapshot|~snapshot"
-    rb"|\.stversions|\$recycle\.bin|system\ volume\ information|lost\+found|__macosx|network\ trash\ folder))"
+    rb"(?is:(?=[@.#~$lns_tfdr])(?:@eadir|\.@__thumb|\#recycle|\#snapshot|@recycle|@recently-snapshot|@tmp"
+    rb"|@share(?:bin|snap)|\.trash-.*|\.snapshot|~snapshot|\.stversions|\$recycle\.bin|system\ volume\ information"
+    rb"|lost\+found|found\.\d{3}|dfsrprivate|__macosx|_gsdata_|network\ trash\ folder|temporary\ items"
+    rb"|the(?:volumesettings|findbycontent)folder|resource\.frk))"
 )
 
-# Safari downloads into a directory `x.pdf.download`, which holds a half `x.pdf`.
-_TEMPORARY_DIRECTORY: Final = re.compile(rb"(?s:.+\.(?i:download)|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})")
+# Safari downloads into a directory `x.pdf.download`, which holds a half `x.pdf`. FreeFileSync deletes into `x.ffs_tmp`.
+_TEMPORARY_DIRECTORY: Final = re.compile(rb"(?s:.+\.(?i:download|ffs_tmp)|.+\.sb-[0-9a-f]{8}-[A-Za-z0-9]{6})")
+
+# macOS saves in a directory of this name beside the document.
+_SAVING: Final = re.compile(rb"(?is:\(a\ document\ being\ saved\ by\ .+\))")
 
 # The words that Windows, macOS, GNOME, browsers and synchronizers put between `.validated` and `.json` of a copy.
 _COPY_WORD: Final = r"(?:copie|copy|kopie|kopi|kopia|copia|cópia)"
@@ -54,15 +115,11 @@ def verdict(name: bytes, *, extra: Sequence[str], marker: str, hidden: bool) -> 
     file that merely bears a marker's name is ignored as well, and so is a copy of a marker.
     """
     text = _text(name)
-    dotted = name.startswith(b".")
-    if (hidden or not dotted) and _ends_like(text, marker) and _marker_expression(marker).search(text):
+    if (hidden or not name.startswith(b".")) and _ends_like(text, marker) and _marker_expression(marker).search(text):
         return "marker"
-    if _SYSTEM.fullmatch(name):
-        return "system"
-    if _TEMPORARY.fullmatch(name):
-        return "temporary"
-    if dotted:
-        return "hidden"
+    found = _built_in(name)
+    if found:
+        return found
     return "ignored by configuration" if _configured(text, extra) else None
 
 
@@ -84,9 +141,9 @@ def ignored_directory(name: bytes, extra: Sequence[str] = ()) -> str | None:
     """None for a directory that may hold documents; otherwise the reason for which its whole tree is ignored."""
     if _SYSTEM_DIRECTORY.fullmatch(name):
         return "system"
-    if b"." in name and _TEMPORARY_DIRECTORY.fullmatch(name):
+    if (b"." in name and _TEMPORARY_DIRECTORY.fullmatch(name)) or (name.startswith(b"(") and _SAVING.fullmatch(name)):
         return "temporary"
-    if name.startswith(b"."):
+    if name.startswith(_HIDDEN):
         return "hidden"
     return "ignored by configuration" if extra and _configured(_text(name), extra) else None
 
@@ -131,6 +188,27 @@ def looks_like_marker(head: bytes) -> bool:
         return True
     cut = _CUT_PAIR.fullmatch(text, position)
     return cut is not None and cut[1] == _FIRST_KEYS[found]
+
+
+def _built_in(name: bytes) -> str | None:
+    """The reason for which a name is ignored whatever the configuration says."""
+    extension = _extension(name)
+    has_colon = b":" in name or b"\xef\x80" in name
+    if extension in _USUAL and name[0] not in _UNUSUAL and not has_colon:
+        return None
+    if _SYSTEM.fullmatch(name) or extension in _SYSTEM_EXTENSIONS or _SYSTEM_END.search(name, 1):
+        return "system"
+    if has_colon and _STREAM.fullmatch(name):
+        return "system"
+    if _TEMPORARY.fullmatch(name) or extension in _TEMPORARY_EXTENSIONS or _TEMPORARY_END.search(name, 1):
+        return "temporary"
+    return "hidden" if name.startswith(_HIDDEN) else None
+
+
+def _extension(name: bytes) -> bytes:
+    """The extension in lower case; b"" for a name without one, or without a character before its dot."""
+    stem, _, extension = name.rpartition(b".")
+    return extension.lower() if stem else b""
 
 
 def _text(name: bytes) -> str:

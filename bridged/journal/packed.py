@@ -19,11 +19,34 @@ _DOTS: Final = (b".", b"..")
 # What a name must have, in lower case, for it not to be a document's; a name follows its kind and ends with a zero.
 # What else has such bytes (an inode, an offset) only makes us look closer. Several, each with a beginning of its own,
 # since one for all would be much slower, and so would `in`.
-_BEGINS: Final = rb"\x08(?:[.#]|~\$|(?:eh)?thumbs|desktop\.ini|icon\r)"
-_HAS: Final = (rb"~\0", rb"#\0", rb"zone\.identifier", rb"\xe2\x84\xaa")  # the last, the kelvin, is composed to a K
+_BEGINS: Final = (
+    rb"\x08(?:[.#:\xef]|~(?:\$|wr|syncthing)|(?:eh)?thumbs|desktop[. ]|icon[\r:\xef]"
+    rb"|csync_|pspb|picasa|zbth|hpothb)"
+)
+_COLON: Final = rb"(?::|\xef\x80[\xba\xa2])"
+_HAS: Final = (
+    *(rb"~\0", rb"#\0", rb"~qpdf", rb"@syno", rb"_(?:original|exiftool_tmp|_)\0"),
+    rb"\.[a-z0-9]{2,8}" + _COLON,
+    _COLON + rb"(?:zone|smar|afp_|com\.|encr|favi|oecu|ms-p|wofc|kavi|kdst|drop|sec\.|\{4c8|\$dat)",
+    rb"\xe2\x84\xaa",  # the kelvin, which is composed to a K
+)
 _EXTENSIONS: Final = (
     *(b"swp", b"tmp", b"temp", b"part", b"partial", b"filepart", b"crdownload", b"opdownload", b"download", b"upload"),
-    *(b"!ut", b"!qb", b"!bt", b"aria2"),
+    *(
+        b"!ut",
+        b"!qb",
+        b"!bt",
+        b"aria2",
+        b"bc!",
+        b"!sync",
+        b"rsls",
+        b"rsls[a-z]",
+        b"dtapart",
+        b"fdmdownload",
+        b"downloading",
+    ),
+    *(b"xltd", b"lftp-pget-status", b"ffs_[a-z]+", b"nextcloud", b"owncloud", b"opencloud"),
+    *(b"bak", b"orig", b"wbk", b"xlk", b"asd", b"laccdb", b"idlk", b"dwl2?"),
 )
 _ITSELF: Final = re.compile(rb"\x04\.\0")
 # Records are whole words of 8 bytes: a kind is the third byte of a word, behind its record's length, which is at most

@@ -237,14 +237,17 @@ def test_ignored_names_are_ignored_and_no_others(bridge: Bridge) -> None:
         "desktop.ini",
         "._x",
         "x:Zone.Identifier",
+        *("a.bak", "a.orig", "a.pdf_original", "a.txt_exiftool_tmp", "a.txt:stream", "a.txt\uf03astream"),
+        *("sync.ffs_db", "a.txt.ffs_tmp", "a.txt.nextcloud", ":2eDS_Store", "a.txt@SynoEAStream"),
     ):
         (bridge.inbox / name).write_text("no")
-    for name in ("@eaDir", "#recycle", ".Trash-1000", "System Volume Information"):
+    for name in ("@eaDir", "#recycle", ".Trash-1000", "System Volume Information", ":2eAppleDouble", "a.ffs_tmp"):
         (bridge.inbox / name).mkdir()
         (bridge.inbox / name / "inside.txt").write_text("no")
-    for name in ("notes~$2.txt", "template.tmp.txt"):
+    documents = ("notes~$2.txt", "template.tmp.txt", "Facture 12:30.txt", "backup.txt", "original.txt")
+    for name in documents:
         (bridge.inbox / name).write_text("yes")
-    bridge.expect("notes~$2.txt", "template.tmp.txt")
+    bridge.expect(*documents)
 
 
 @pytest.mark.promise("inotify")

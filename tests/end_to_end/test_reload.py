@@ -187,19 +187,19 @@ def test_reload_without_a_daemon_says_so(bridge: Bridge) -> None:
 def test_a_file_that_an_exclusion_or_an_ignored_name_hid_is_existing_when_lifted(bridge: Bridge) -> None:
     """Old drafts and backups are not mailed because a line was deleted. A file after the reload is new."""
     bridge.folders = "[{path: Achats, exclude: [Entwurf]}, Notes]"
-    bridge.extra = 'ignore: ["*.bak"]'
+    bridge.extra = 'ignore: ["*.old"]'
     (bridge.inbox / "Entwurf").mkdir()
     (bridge.inbox / "Entwurf/draft.txt").write_text("draft")
     bridge.start()
     (bridge.inbox / "Entwurf/later.txt").write_text("a later draft")
-    (bridge.inbox / "old.bak").write_text("backup")
+    (bridge.inbox / "old.old").write_text("backup")
     bridge.settle()
     bridge.folders, bridge.extra = "[Achats, Notes]", ""
     bridge.config.write_text(bridge.text())
     assert bridge.run("reload").returncode == 0
     (bridge.inbox / "Entwurf/new.txt").write_text("new")
-    (bridge.inbox / "new.bak").write_text("new")
-    bridge.expect("new.txt", "new.bak")
+    (bridge.inbox / "new.old").write_text("new")
+    bridge.expect("new.txt", "new.old")
 
 
 @pytest.mark.promise

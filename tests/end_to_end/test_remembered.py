@@ -16,7 +16,7 @@ from tests.support.relay import ScriptedRelay
 def bridge(tmp_path: Path, relay: ScriptedRelay) -> Iterator[Bridge]:
     bridge = Bridge(tmp_path, relay)
     (bridge.inbox / "old").mkdir()
-    for name in ("a.txt", "b.bak", "old/c.txt"):
+    for name in ("a.txt", "b.old", "old/c.txt"):
         (bridge.inbox / name).write_bytes(name.encode())
     yield bridge
     if bridge.process is not None and bridge.process.poll() is None:
@@ -58,7 +58,7 @@ def test_a_file_deposited_during_a_stop_is_missed_and_an_existing_one_stays_so(b
 
 def test_an_ignored_name_that_is_one_no_longer_after_a_restart_is_no_deposit(bridge):
     """The directory has not changed, but it was read by other rules."""
-    bridge.extra = 'ignore: ["*.bak"]'
+    bridge.extra = 'ignore: ["*.old"]'
     run_until_remembered(bridge)
     bridge.stop()
     bridge.extra = ""
@@ -119,7 +119,7 @@ def test_documents_and_their_markers_outlive_the_restarts(bridge):
 @pytest.mark.parametrize("how", ["an exclusion is lifted", "a name is no longer ignored"])
 def test_a_file_that_the_rules_hid_before_a_stop_is_no_deposit_despite_catch_up(bridge, how):
     """`catch_up` sends the files deposited while the daemon was stopped, and no others."""
-    bridge.extra = "catch_up: true\n" + ("ignore: ['*.bak']" if "ignored" in how else "")
+    bridge.extra = "catch_up: true\n" + ("ignore: ['*.old']" if "ignored" in how else "")
     bridge.folders = "[{path: Achats, exclude: [old]}, Notes]" if "exclusion" in how else bridge.folders
     bridge.start()
     until(lambda: remembered(bridge) >= {"Achats", "Notes"}, "the times are kept")

@@ -234,16 +234,16 @@ def test_an_unreadable_document_waits_with_one_warning(
 
 def test_configured_names_and_more_system_names_are_ignored(bridge: Bridge) -> None:
     """`ignore` adds to the built-in names, in every folder and at every depth."""
-    bridge.extra = 'ignore: ["*.bak", Privat]'
+    bridge.extra = 'ignore: ["*.old", Privat]'
     bridge.start()
     for name in ("$RECYCLE.BIN", ".stversions", ".snapshot", ".@__thumb", "Privat", "sub/@eaDir"):
         (bridge.inbox / name).mkdir(parents=True)
         (bridge.inbox / name / "inside.txt").write_text("no")
-    for name in ("a.bak", "a.filepart", "a.crdownload", ".DS_Store", "THUMBS.DB", "sub/b.bak", "sub/._b.txt"):
+    for name in ("a.old", "a.filepart", "a.crdownload", ".DS_Store", "THUMBS.DB", "sub/b.old", "sub/._b.txt"):
         (bridge.inbox / name).write_text("no")
-    for name in ("a.bak.txt", "thumbs.db.txt", "sub/partition.txt", "sub/x.partial.txt"):
+    for name in ("a.old.txt", "thumbs.db.txt", "sub/partition.txt", "sub/x.partial.txt"):
         (bridge.inbox / name).write_text("yes")
-    bridge.expect("a.bak.txt", "thumbs.db.txt", "partition.txt", "x.partial.txt")
+    bridge.expect("a.old.txt", "thumbs.db.txt", "partition.txt", "x.partial.txt")
 
 
 @pytest.mark.parametrize("bridge", ["inotify"], indirect=True)

@@ -33,7 +33,7 @@ LATER_TEXT = "2026-09-21T16:13:20.000Z"
 CONFIG = """
 smtp: {host: smtp.cabinet.example, sender: factures@cabinet.example}
 state_dir: HERE/state
-ignore: ["*.bak", Archives]
+ignore: ["*.old", Archives]
 clients:
   - name: Boulangerie Martin
     ged: HERE/martin
@@ -301,7 +301,7 @@ def test_an_existing_file_is_explained_by_the_date_of_its_folder(firm):
         ("Achats/.x.pdf", "hidden"),
         ("Achats/x.part", "temporary"),
         ("Achats/Thumbs.db", "system"),
-        ("Achats/x.bak", "`ignore`"),
+        ("Achats/x.old", "`ignore`"),
         ("Achats/@eaDir/x.pdf", "@eaDir"),
         ("Achats/Archives/x.pdf", "ignored by configuration"),
         ("Achats/Brouillons/x.pdf", "`exclude`"),

@@ -24,6 +24,16 @@ NAMES = st.one_of(
         st.sampled_from(
             [
                 *(b".tmp", b".TEMP", b".Part", b".swp", b"~", b"#", b".json", b".JSON", b".bak", b".ba\xe2\x84\xaa"),
+                *(
+                    b".pdf_original",
+                    b"_exiftool_tmp",
+                    b".pdf:a",
+                    b".ffs_db",
+                    b".rslsf",
+                    b"@SynoResource",
+                    b".~qpdf-orig",
+                ),
+                *(b":2ex", b"Desktop DB", b"picasa.ini", b"Icon:0d", b"___jb_tmp___", b"~WRD0001.doc", b":AFP_AfpInfo"),
                 *(b".db", b".ini", b".pdf", b":Zone.Identifier", b"\xef\x80\xbaZone.Identifier:$DATA", b".DS_Store"),
                 *(
                     b".sb-0123abcd-AbCd12",
@@ -86,11 +96,23 @@ def test_one_of_another_kind_among_many_documents_is_found(kind, at):
         *(b"a~", b"#a#", b".a", b"~$a.docx", b"Thumbs.db", b"EHThumbs.db", b"Desktop.ini", b"Icon\r", b"a.swp"),
         *(b"a.tmp", b"a.temp", b"a.part", b"a.partial", b"a.filepart", b"a.crdownload", b"a.opdownload", b"a.download"),
         *(b"a.upload", b"a.!ut", b"a.!qB", b"a.!bt", b"a.aria2", b"a.pdf.sb-0123abcd-AbCd12", b"a.pdf:Zone.Identifier"),
-        *(b"a.bak", b"a.validated.json", b"a(old)"),
+        *(b"a.bak", b"a.orig", b"a.dwl2", b"a.ffs_lock", b"a.ffs_tmp", b"a.nextcloud", b"a.rslsf", b"a.pdf_original"),
+        *(
+            b"a.pdf_exiftool_tmp",
+            b"a.pdf:b",
+            b"a:SmartScreen",
+            b"a:$DATA",
+            b"a.pdf\xef\x80\xa2b",
+            b":2ea",
+            b"a@SynoResource",
+        ),
+        *(b"csync_journal.db", b"Desktop DF", b"Icon:0d", b"Icon\xef\x80\x8d", b"a.~qpdf-orig", b"a___jb_old___"),
+        *(b"~WRD0001.doc", b"~syncthing~a", b"Picasa.ini", b"pspbrwse.jbf", b"ZbThumbnail.info", b"hpothb07.tif"),
+        *(b"a.save", b"a.validated.json", b"a(old)"),
     ],
 )
 def test_each_way_to_be_ignored_is_seen_in_a_name(name):
-    ignore = ("*.bak", "*(old)")
+    ignore = ("*.save", "*(old)")
     endings = ignored_endings(ignore, ".validated.json")
     assert verdict(name, extra=ignore, marker=".validated.json", hidden=False)
     for others in (b"", record(b"Facture.pdf")):
