@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from bridged.journal.commits import Commits, Ticket
-from bridged.journal.errors import JournalError, JournalUnavailable, opening, translated, unusable
+from bridged.journal.errors import JournalError, JournalUnavailable, is_passing, opening, translated, unusable
 from bridged.journal.schema import SCHEMA_VERSION, SCHEMAS
 from bridged.journal.transaction import Transaction
 
@@ -29,21 +29,33 @@ class Journal(Commits):
     """The journal's file. Threads may share it; several processes may hold it at once."""
 
     def __init__(self, state_dir: Path, *, create: bool = True) -> None:
-        """Open `state_dir`'s journal; raises JournalError with a remedy when it is absent, damaged or newer."""
+        """Open `state_dir`'s journal; raises JournalError with a remedy when it is absent, damaged or newer.
+
+        An opening that fails is tried once more. A journal counts as damaged only when a check of all of it says so.
+        """
         super().__init__()
         self.path = state_dir / FILE_NAME
         if not create and not self.path.exists():
             raise JournalError(f"There is no journal in {state_dir} yet: start the daemon with `bridged run` first.")
         self._readers: list[sqlite3.Connection] = []
         with opening(self.path):
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            self._identity = self._on_disk()
-            self._sql = self._connect(_WRITER_CACHE)
             try:
-                self._migrate()
-            except BaseException:
-                self._sql.close()
-                raise
+                self._open()
+            except (sqlite3.Error, OSError) as error:
+                if not is_passing(error):
+                    raise
+                self._open()  # once more, because one failed read or one lack of descriptors damages nothing
+
+    def _open(self) -> None:
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        self._identity = self._on_disk()
+        self._sql = self._connect(_WRITER_CACHE)
+        try:
+            self._migrate()
+            self._sql.execute("SELECT 1 FROM sqlite_master").fetchone()  # reads the schema, while a failure is repaired
+        except BaseException:
+            self._sql.close()
+            raise
 
     def read(self, wish: Callable[[Transaction], T]) -> T:
         """Run `wish` against the last commit, without waiting for a writer. Raises JournalError where it fails."""

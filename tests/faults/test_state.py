@@ -11,7 +11,7 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ from tests.support.process import (
     mails_of,
     marker_of,
     needs_root,
+    needs_strace,
     once_each,
     standing_still,
     states,
+    strace,
 )
 from tests.support.relay import Late
 
@@ -253,12 +255,12 @@ def test_a_state_disk_that_turns_read_only_is_told_and_nothing_is_sent_twice(bri
 # -- 3. a corrupt journal
 
 
-def _try(bridge: Bridge) -> str:
-    """Start the daemon; its complaint where it refuses, empty where it is ready."""
+def _try(bridge: Bridge, before: Sequence[str] = ()) -> str:
+    """Start the daemon, perhaps behind a command; its complaint where it refuses, empty where it is ready."""
     complaint = bridge.base / "complaint"
     bridge.config.write_text(bridge.text())
     with complaint.open("wb") as log:
-        bridge.process = subprocess.Popen([*daemon(), "run", "--config", bridge.config], stderr=log)
+        bridge.process = subprocess.Popen([*before, *daemon(), "run", "--config", bridge.config], stderr=log)
     until(lambda: ended(bridge) or "daemon_ready" in complaint.read_text(), "refused, or ready")
     return complaint.read_text() if ended(bridge) else ""
 
@@ -341,6 +343,36 @@ def test_a_corrupt_journal_is_refused_with_a_remedy_or_works_and_mails_nothing(
     bridge.expect(*sent, "later.txt")
     found = {n: s for n, s in states(bridge).items() if not n.startswith("probe-")}
     assert found == dict.fromkeys([*sent, "later.txt"], "validated")
+
+
+FAILED_READS = [("pread64", "EIO", n) for n in (1, 4, 5, 9)] + [("openat", "EMFILE", n) for n in (1, 2, 3)]
+
+
+@pytest.mark.promise("pread64-EIO-4-inotify")
+@needs_strace
+@pytest.mark.parametrize(("call", "error", "number"), FAILED_READS)
+def test_one_failed_read_at_a_start_does_not_call_the_journal_damaged(
+    bridge: Bridge, call: str, error: str, number: int
+) -> None:
+    """It starts all the same, or ends with 1 for the unit to start it again. Its documents are there then."""
+    bridge.start()
+    (bridge.inbox / "before.txt").write_text("before")
+    bridge.wait_for("document_validated")
+    bridge.stop()
+    journal = bridge.base / "state/journal.sqlite"
+    paths = [argument for name in ("", "-wal", "-shm") for argument in ("-P", f"{journal}{name}")]
+    complaint = _try(bridge, [*strace(bridge.base / "trace", **{call: f"error={error}:when={number}"}), *paths])
+    assert "INJECTED" in (bridge.base / "trace").read_text()
+    assert "ove it aside" not in complaint
+    if complaint:
+        assert bridge.process is not None
+        assert bridge.process.returncode == 1, complaint
+        assert "disk" in complaint or "open" in complaint
+    else:
+        bridge.stop()
+    bridge.start()
+    (bridge.inbox / "after.txt").write_text("after")
+    bridge.expect("before.txt", "after.txt")
 
 
 # -- 4. a lost journal

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from bridged.journal import FILE_NAME, Journal, JournalError, JournalUnavailable, StateConflict, Steps, Transaction
+from bridged.journal.errors import is_damaged
 from bridged.journal.packed import FILE, Packed
 from bridged.journal.schema import SCHEMAS
 from bridged.journal.values import Query
@@ -324,14 +325,85 @@ def test_a_commit_on_a_full_disk_raises_the_journals_own_error(journal: Journal)
     journal.write(add)
 
 
-def test_a_damaged_page_under_an_open_journal_raises_the_journals_own_error(journal: Journal) -> None:
-    def read(tx: Transaction) -> None:
-        raise sqlite3.DatabaseError("database disk image is malformed")
+def malformed(_: Transaction) -> None:
+    """What SQLite raises for a damaged page, and for one read of its schema that failed."""
+    raise sqlite3.DatabaseError("database disk image is malformed")
 
-    for way in (journal.read, journal.write):
-        with pytest.raises(JournalError, match="Move it aside") as caught:
-            way(read)
-        assert caught.value.exit_code == 78
+
+def spoil(journal: Journal) -> None:
+    """Overwrite all pages behind the first one."""
+    journal._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with journal.path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(journal.path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_a_damaged_page_under_an_open_journal_raises_the_journals_own_error(journal: Journal, way: str) -> None:
+    spoil(journal)
+    with pytest.raises(JournalError, match="Move it aside") as caught:
+        getattr(journal, way)(malformed)
+    assert caught.value.exit_code == 78
+
+
+@pytest.mark.parametrize("way", ["read", "write"])
+def test_a_read_that_failed_does_not_call_a_sound_journal_damaged(journal: Journal, way: str) -> None:
+    """A single error of the disk at a page of the schema looks like a malformed journal."""
+    seq = journal.write(add)
+    with pytest.raises(JournalUnavailable) as caught:
+        getattr(journal, way)(malformed)
+    not_now(caught.value, "no damage", "see to its disk")
+    assert state(journal, seq) is State.WAITING
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int) -> None:
+    """The next openings of a connection fail, so many."""
+    usual, left = Journal._connect, [error] * times
+
+    def connect(self: Journal, cache: int) -> sqlite3.Connection:
+        if left:
+            raise left.pop()
+        return usual(self, cache)
+
+    monkeypatch.setattr(Journal, "_connect", connect)
+
+
+ONCE = [
+    sqlite3.DatabaseError("database disk image is malformed"),
+    sqlite3.OperationalError("disk I/O error"),
+    OSError(errno.EMFILE, "Too many open files"),
+    OSError(errno.EIO, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize("error", ONCE, ids=str)
+def test_a_journal_whose_opening_fails_once_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    Journal(tmp_path).close()
+    failing(monkeypatch, error, 1)
+    Journal(tmp_path).close()
+
+
+@pytest.mark.parametrize("error", [one for one in ONCE if not isinstance(one, sqlite3.OperationalError)], ids=str)
+def test_a_sound_journal_whose_opening_fails_twice_is_for_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Exit code 1, after which the unit starts again. Its documents are there then."""
+    first = Journal(tmp_path)
+    seq = first.write(add)
+    first.close()
+    failing(monkeypatch, error, 2)
+    not_now(opened(tmp_path), str(error.args[-1]), "Leave the journal where it is")
+    again = Journal(tmp_path)
+    assert state(again, seq) is State.WAITING
+    again.close()
+
+
+def test_the_check_of_a_journal_makes_no_file(tmp_path: Path) -> None:
+    """Otherwise a deleted journal would be there again, and empty."""
+    assert not is_damaged(tmp_path / FILE_NAME)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_journal_that_is_deleted_takes_no_write(journal: Journal) -> None:
