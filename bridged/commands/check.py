@@ -16,6 +16,7 @@ from bridged.commands.cli import config_option, json_option, main
 from bridged.commands.output import lines, say, table
 from bridged.config import find_config, json_schema, load
 from bridged.config.settings import Settings, Smtp
+from bridged.daemon import require_local
 from bridged.model import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def check(config: Path | None, smtp: bool, as_json: bool) -> None:
     """Validate the configuration, and show each client, folder and address with its files and rights."""
     settings = load(find_config(config))
+    require_local(settings.state_dir)
     from bridged.commands.survey import survey  # noqa: PLC0415 - it loads intake and the observer
 
     found = survey(settings, time.time())

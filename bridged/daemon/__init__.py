@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from bridged.daemon.control import ask
+from bridged.daemon.control import ask, require_local
 
-__all__ = ["ask", "run"]
+__all__ = ["ask", "require_local", "run"]
 
 
 def run(config: Path, *, dry_run: bool = False) -> int:

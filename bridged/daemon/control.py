@@ -15,12 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
+from bridged.ged import files
 from bridged.model import UserError
 
 SOCKET: Final = "control.sock"
 LOCK: Final = "lock"
 _LONGEST: Final = 65_536  # bytes of a request
 _PATIENCE: Final = 5.0  # seconds for a request, and for the taking of its answer
+_REMEDY: Final = "state_dir must be on a local disk. Set it to a directory there."
+_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 _BREATH: Final = 0.2  # seconds before the next request, when no thread or descriptor was left for one
 
 
@@ -39,9 +42,10 @@ class StateDirectoryUnsafe(UserError):
 def lock(state_dir: Path) -> int:
     """Take the state directory for this process, for as long as the returned descriptor is open.
 
-    Raises InstanceRunning (exit code 75), StateDirectoryUnsafe (78) where other users may write, or UserError (1) where
-    its disk is full.
+    Raises InstanceRunning (exit code 75), StateDirectoryUnsafe (78) where other users may write or the directory is not
+    local, or UserError (1) where its disk is full.
     """
+    require_local(state_dir)
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = state_dir.stat()
@@ -64,10 +68,75 @@ def lock(state_dir: Path) -> int:
         ) from None
     except OSError as error:  # a network file system without locks
         os.close(fd)
-        raise StateDirectoryUnsafe(
-            f"The state directory {state_dir} cannot be locked ({error.strerror}): set state_dir to a local disk."
-        ) from None
+        raise _unusable(state_dir, "it cannot be locked", error) from None
+    try:
+        _require_sockets(state_dir)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
+
+
+def require_local(state_dir: Path) -> None:
+    """Raises StateDirectoryUnsafe for a state directory on a file system of another machine.
+
+    A directory that does not exist yet would be on the file system of the one above. Nothing is written.
+    """
+    mount = _mount_of(state_dir)
+    if mount is not None and files.is_remote(mount.fstype):
+        raise StateDirectoryUnsafe(
+            f"The state directory {state_dir} is on {mount.source} ({mount.fstype}), a file system of another machine,"
+            f" where locks and the journal cannot be trusted: {_REMEDY}"
+        )
+
+
+def where(state_dir: Path) -> str:
+    """A sentence for a state directory on a file system that is not known as local, as FUSE is; otherwise "".
+
+    An error of the journal there may be the file system's.
+    """
+    mount = _mount_of(state_dir)
+    if mount is None or files.is_local(mount.fstype):
+        return ""
+    return f"The state directory {state_dir} is on {mount.source} ({mount.fstype}): {_REMEDY}"
+
+
+def _mount_of(state_dir: Path) -> files.Mount | None:
+    """The mount of the directory, or of the nearest one above that exists. None where that cannot be told."""
+    for directory in (state_dir, *state_dir.parents):
+        try:
+            fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        try:
+            return files.mount_of(fd)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+    return None
+
+
+def _unusable(state_dir: Path, why: str, error: OSError) -> StateDirectoryUnsafe:
+    place = where(state_dir) or f"The state directory {state_dir} cannot be used: {_REMEDY}"
+    return StateDirectoryUnsafe(f"{place} What fails there: {why} ({error.strerror}).")
+
+
+def _require_sockets(state_dir: Path) -> None:
+    """Make a socket and remove it, because some file systems know none. The caller holds the lock."""
+    try:
+        with suppress(FileNotFoundError):
+            (state_dir / SOCKET).unlink()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+            with _short_path(state_dir) as path:
+                probe.bind(path)
+            (state_dir / SOCKET).unlink()
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise UserError(f"The state directory {state_dir} cannot be used now ({error.strerror}).") from error
+        raise _unusable(state_dir, "no socket can be made", error) from error
 
 
 def _require_ours(state_dir: Path, status: os.stat_result) -> None:

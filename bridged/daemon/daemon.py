@@ -22,12 +22,12 @@ from bridged.daemon.loops import Loop, instant, woken_by_signals
 from bridged.dispatch import Route, Sender, Shared
 from bridged.ged import Calls, Mounts
 from bridged.intake import Rounds
-from bridged.journal import Journal
+from bridged.journal import Journal, JournalUnavailable
 from bridged.journal.values import Query
 from bridged.line import Line, resume
 from bridged.logs import say, say_document
 from bridged.marker import Marking
-from bridged.model import Document, Instant, State
+from bridged.model import Document, Instant, State, UserError
 from bridged.relay import Outbox
 
 TICK: Final = 1.0  # seconds between two looks at the configuration file; a signal ends the wait
@@ -366,6 +366,17 @@ def _new_line(journal: Journal, settings: Settings) -> Line:
     return line
 
 
+def _journal(state_dir: Path) -> Journal:
+    """The journal. An error of its opening names the file system too, where that is not known as local."""
+    try:
+        return Journal(state_dir)
+    except JournalUnavailable as error:
+        place = control.where(state_dir)
+        if place:
+            raise UserError(f"{error} {place}") from error
+        raise
+
+
 def run(config_path: Path, *, dry_run: bool = False) -> int:
     """Run `bridged run`, and return its exit code. Raises UserError (75: another instance; 78: configuration)."""
     try:
@@ -380,7 +391,7 @@ def run(config_path: Path, *, dry_run: bool = False) -> int:
     try:
         more: dict[str, Any] = {"dry_run": True, "maildir": str(settings.state_dir / "Maildir")} if dry_run else {}
         say("daemon_started", version=__version__, config=str(config_path), pid=os.getpid(), **more)
-        journal = Journal(settings.state_dir)
+        journal = _journal(settings.state_dir)
         try:
             return Daemon(config_path, settings, journal, dry_run=dry_run).run()
         finally:

@@ -47,6 +47,29 @@ _LOCAL: Final = frozenset(
 )
 
 
+# File systems of another machine. A lock or a memory map there may hold for one machine only, or not at all.
+_REMOTE: Final = frozenset(
+    {
+        *(
+            "nfs",
+            "nfs4",
+            "cifs",
+            "smb3",
+            "smbfs",
+            "ncpfs",
+            "afs",
+            "coda",
+            "ceph",
+            "lustre",
+            "gpfs",
+            "beegfs",
+            "orangefs",
+        ),
+        *("fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.goofys", "fuse.davfs", "fuse.curlftpfs", "fuse.smbnetfs"),
+        *("fuse.gvfsd-fuse", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.juicefs", "fuse.mfs"),
+    }
+)
+
 # File systems whose directories tell each entry's own inode. Not overlay, because it makes inodes up.
 _TELLING: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 
@@ -300,6 +323,11 @@ def tells_names(root_fd: int, fstype: str) -> bool:
 def is_local(fstype: str) -> bool:
     """True when every change on this type of file system goes through this kernel, so that inotify sees it."""
     return fstype in _LOCAL
+
+
+def is_remote(fstype: str) -> bool:
+    """True for a type of file system that is known to be another machine's. Of an unknown type it is not told."""
+    return fstype in _REMOTE
 
 
 @contextmanager

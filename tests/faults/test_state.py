@@ -19,6 +19,7 @@ import pytest
 
 from tests.support.bridge import Bridge, attachment, daemon, until
 from tests.support.images import Disk, disk, needs_images
+from tests.support.mounts import FuseMounts
 from tests.support.process import (
     ended,
     launch,
@@ -499,3 +500,37 @@ def test_a_link_at_one_of_its_names_does_not_make_it_write_elsewhere(bridge: Bri
         assert bridge.process is not None
         assert bridge.process.returncode == 78
         assert str(state) in complaint
+
+
+# -- 7. on a share
+
+
+@pytest.mark.promise("inotify")
+def test_a_state_directory_on_a_share_is_refused_by_check_and_at_the_start(bridge: Bridge) -> None:
+    """78 with the directory, its file system and the remedy; `Function not implemented` alone helps nobody."""
+    (bridge.base / "server").mkdir()
+    (bridge.base / "state").mkdir(mode=0o700)
+    with FuseMounts(bridge.base) as mounts:
+        mounts.fuse("sshfs", bridge.base / "server", bridge.base / "state")
+        complaint = _try(bridge)
+        assert bridge.process is not None
+        assert bridge.process.returncode == 78
+        checked = bridge.run("check")
+        assert checked.returncode == 78
+        for told in (complaint, checked.stderr):
+            assert f"The state directory {bridge.base}/state is on server:" in told
+            assert "(fuse.sshfs)" in told
+            assert "must be on a local disk" in told
+        assert list((bridge.base / "server").iterdir()) == []
+
+
+def test_a_state_directory_on_a_fuse_disk_of_this_machine_works(bridge: Bridge) -> None:
+    """Storage systems pool disks by FUSE. Locks, sockets and the journal work there."""
+    (bridge.base / "disk").mkdir(mode=0o700)
+    (bridge.base / "state").mkdir(mode=0o700)
+    with FuseMounts(bridge.base) as mounts:
+        mounts.fuse("bindfs", bridge.base / "disk", bridge.base / "state")
+        bridge.start()
+        (bridge.inbox / "a.txt").write_text("a")
+        bridge.expect("a.txt")
+        assert bridge.stop() == 0

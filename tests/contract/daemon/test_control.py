@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from bridged.daemon import control
+from bridged.ged import files
 from bridged.model import UserError
 
 AS_ROOT = os.geteuid() == 0
@@ -98,6 +99,70 @@ def test_a_directory_that_others_can_write_to_is_refused_with_78(state_dir, mode
     with pytest.raises(control.StateDirectoryUnsafe, match="chmod 0700") as refused:
         control.lock(state_dir)
     assert refused.value.exit_code == 78
+
+
+def mounted(monkeypatch, fstype):
+    """Everything is on this type of file system."""
+    mount = files.Mount("server:/export", fstype, b"/var/lib")
+    monkeypatch.setattr(files, "mount_of", lambda _: mount)
+
+
+@pytest.mark.parametrize("fstype", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "ceph", "fuse.rclone"])
+def test_a_state_directory_on_a_share_is_refused_with_78_and_nothing_is_made(tmp_path, monkeypatch, fstype):
+    mounted(monkeypatch, fstype)
+    with pytest.raises(control.StateDirectoryUnsafe) as refused:
+        control.lock(tmp_path / "state" / "of" / "bridged")
+    assert refused.value.exit_code == 78
+    for part in (f"{tmp_path}/state/of/bridged", "server:/export", f"({fstype})", "must be on a local disk"):
+        assert part in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fstype", ["ext4", "overlay", "tmpfs", "fuseblk", "fuse.shfs", "9p"])
+def test_a_state_directory_on_a_file_system_that_can_all_is_taken(state_dir, monkeypatch, fstype):
+    """Not every FUSE file system is a share."""
+    mounted(monkeypatch, fstype)
+    os.close(control.lock(state_dir))
+    assert [path.name for path in state_dir.iterdir()] == [control.LOCK]
+
+
+class NoSockets(socket.socket):
+    """On a file system without them."""
+
+    def bind(self, _):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+class NoRoom(socket.socket):
+    """On a full disk."""
+
+    def bind(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_file_system_without_sockets_is_named_and_refused(state_dir, monkeypatch):
+    """Otherwise the start would end with "Function not implemented" alone."""
+    mounted(monkeypatch, "fuse.unknown")
+    monkeypatch.setattr(control.socket, "socket", NoSockets)
+    with pytest.raises(control.StateDirectoryUnsafe, match="Function not implemented") as refused:
+        control.lock(state_dir)
+    for part in (str(state_dir), "(fuse.unknown)", "must be on a local disk", "no socket"):
+        assert part in str(refused.value)
+
+
+def test_a_full_disk_that_takes_no_socket_is_for_another_start(state_dir, monkeypatch):
+    monkeypatch.setattr(control.socket, "socket", NoRoom)
+    with pytest.raises(UserError, match="cannot be used now") as refused:
+        control.lock(state_dir)
+    assert refused.value.exit_code == 1
+
+
+def test_a_refused_state_directory_is_free_again(state_dir, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(control.socket, "socket", NoSockets)
+        with pytest.raises(control.StateDirectoryUnsafe):
+            control.lock(state_dir)
+    os.close(control.lock(state_dir))
 
 
 def test_a_directory_that_others_can_only_read_is_taken(state_dir):
@@ -280,6 +345,7 @@ def test_a_moment_without_free_descriptors_does_not_end_the_service(state_dir, s
 THREADLESS = """
 import os, pathlib, resource, sys, threading
 from bridged.daemon import control
+from bridged.ged import files
 
 def room(most):
     resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
