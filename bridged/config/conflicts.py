@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridged.config.lines import Lines, Where, shown
 from bridged.config.presets import COLLECTORS, collector
 from bridged.config.values import is_path, plain_path
 
 Entries = list[tuple[int, dict[str, Any]]]
+Location = tuple[bytes, bytes]  # a file system, and a path in it
 
 
-def note(lines: Lines, resolved: Callable[[Sequence[str]], Iterable[str]]) -> None:
-    """Add a problem to `lines` for each conflict. `resolved` follows the links of absolute paths, in their order."""
+class Reached(NamedTuple):
+    """A GED as the file systems have it: its path without links, its location, and those of the mounts below it."""
+
+    path: str
+    own: Location | None = None
+    below: tuple[Location, ...] = ()
+
+
+Resolved = Callable[[Sequence[str]], Iterable[Reached]]
+
+
+def note(lines: Lines, resolved: Resolved) -> None:
+    """Add a problem to `lines` for each conflict. `resolved` follows links and mounts of absolute paths, in order."""
     _login(lines, ("smtp",), lines.value.get("smtp"))
     _state_in_ged(lines)
     clients = lines.value.get("clients")
@@ -90,22 +102,73 @@ def _same_names(lines: Lines, entries: Entries) -> None:
         seen.setdefault(name, i)
 
 
-def _overlapping_geds(lines: Lines, entries: Entries, resolved: Callable[[Sequence[str]], Iterable[str]]) -> None:
-    """Note each GED that lies in another one, also behind a link.
+def _overlapping_geds(lines: Lines, entries: Entries, resolved: Resolved) -> None:
+    """Note each GED that lies in another one, also behind a link or a mount."""
+    texts = [(i, str(client.get("ged"))) for i, client in entries]
+    absolute = [(i, text) for i, text in texts if text.startswith("/") and is_path(text)]
+    found = dict(zip((i for i, _ in absolute), resolved([text for _, text in absolute]), strict=True))
+    told = set(_inside_by_path(lines, found))
+    names = {i: shown(client.get("name")) for i, client in entries}
+    for later, first in _one_by_mount(found):
+        if later not in told:
+            told.add(later)
+            line = lines.line(("clients", first, "ged"))
+            message = f"By a mount, the GEDs of {names[later]} and {names[first]} (line {line}) are one directory, or"
+            message += " one lies in the other: its documents would go to both."
+            lines.add(("clients", later, "ged"), message, "Unmount it, or give each client a directory of its own.")
+
+
+def _inside_by_path(lines: Lines, found: Mapping[int, Reached]) -> Iterator[int]:
+    """Note each GED whose path lies in another one's, and yield the later of the two.
 
     In the order of their parts a GED comes right before those inside it. So one comparison is enough for each.
     """
-    texts = [(i, str(client.get("ged"))) for i, client in entries]
-    absolute = [(i, text) for i, text in texts if text.startswith("/") and is_path(text)]
-    real = resolved([text for _, text in absolute])
     outer: tuple[str, ...] = ()
     owner = -1
-    for parts, i in sorted((Path(ged).parts, i) for (i, _), ged in zip(absolute, real, strict=True)):
+    for parts, i in sorted((Path(reached.path).parts, i) for i, reached in found.items()):
         if owner < 0 or parts[: len(outer)] != outer:
             outer, owner = parts, i
             continue
         message = f"This GED overlaps with the one on line {lines.line(('clients', min(i, owner), 'ged'))}."
         lines.add(("clients", max(i, owner), "ged"), message, "Give each client a directory of its own.")
+        yield max(i, owner)
+
+
+def _one_by_mount(found: Mapping[int, Reached]) -> Iterator[tuple[int, int]]:
+    """Yield the later and the earlier of two GEDs that share a directory, by their locations.
+
+    A directory that is mounted below two GEDs is told only where it is a GED itself: a sandbox mounts one empty
+    directory at many places.
+    """
+    own: dict[Location, list[int]] = {}
+    below: dict[Location, list[int]] = {}
+    for i, reached in found.items():
+        if reached.own is not None:
+            own.setdefault(reached.own, []).append(i)
+        for one in reached.below:
+            below.setdefault(one, []).append(i)
+    for location, owners in own.items():
+        for around in _around(location):
+            yield from _pairs(owners, own.get(around, ()))
+            yield from _pairs(owners, below.get(around, ()))
+    for location, owners in below.items():
+        for around in _around(location):
+            yield from _pairs(owners, own.get(around, ()))
+
+
+def _around(location: Location) -> Iterator[Location]:
+    """A location, and those that it lies in."""
+    device, path = location
+    yield location
+    while path.strip(b"/"):
+        path = path.rpartition(b"/")[0]
+        yield device, path or b"/"
+
+
+def _pairs(some: Iterable[int], others: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The pairs of each with two of the others at most, because a thousand clients may name one directory."""
+    others = others[:2]
+    return ((max(one, other), min(one, other)) for one in some for other in others if one != other)
 
 
 def _shared_addresses(lines: Lines, entries: Entries) -> None:

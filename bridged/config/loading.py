@@ -13,9 +13,10 @@ from typing import Final
 from pydantic import ValidationError
 
 from bridged.config import conflicts, problems
+from bridged.config.conflicts import Reached
 from bridged.config.lines import Lines, Problem, read
 from bridged.config.settings import Settings
-from bridged.ged import Calls
+from bridged.ged import Calls, files
 from bridged.model import UserError
 
 DEFAULT_FILE: Final = Path("/etc/bridged/bridged.yaml")
@@ -124,18 +125,41 @@ def _validated(lines: Lines) -> Settings | None:
         return None
 
 
-def _resolved(geds: Sequence[str]) -> Iterator[str]:
-    """Each GED with its links followed, or by its name where its file system does not answer within a second.
+def _resolved(geds: Sequence[str]) -> Iterator[Reached]:
+    """Each GED with its links followed and its mounts, or by its name where its file system does not answer in 1 s.
 
     Otherwise one share that hangs would keep the firm from every reload.
     """
-    calls, hanging = Calls(time.monotonic), 0
+    calls, hanging, mounts = Calls(time.monotonic), 0, _mount_table()
     for ged in geds:
-        real = os.path.normpath(ged)
+        found = Reached(os.path.normpath(ged))
         if hanging < 3:
-            call = calls.start(os.fsencode(ged), functools.partial(os.path.realpath, ged))
+            call = calls.start(os.fsencode(ged), functools.partial(_reached, ged, mounts))
             if call.wait(1.0):
-                real = call.result()
+                found = call.result()
             else:
                 hanging += 1
-        yield real
+        yield found
+
+
+def _mount_table() -> files.MountTable | None:
+    try:
+        return files.MountTable()
+    except OSError:  # a sandbox may hide it; then links alone are followed
+        return None
+
+
+def _reached(ged: str, mounts: files.MountTable | None) -> Reached:
+    real = os.path.realpath(ged)
+    if mounts is None:
+        return Reached(real)
+    try:
+        fd = os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # away, or no directory: `check` and the log tell
+        return Reached(real)
+    try:
+        return Reached(real, mounts.location(fd), tuple(mounts.below(os.fsencode(real))))
+    except OSError:  # unmounted in this instant
+        return Reached(real)
+    finally:
+        os.close(fd)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import re
 import signal
 import stat
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -293,6 +295,44 @@ def mount_of(fd: int) -> Mount:
             if line.partition(b" ")[0] == number:
                 return _mount(line)
     raise OSError(errno.ENODEV, "its file system has been unmounted")
+
+
+class Location(NamedTuple):
+    """A directory by its file system and its path there. It is the same by each mount of that file system."""
+
+    device: bytes
+    path: bytes
+
+
+class MountTable:
+    """The mounts of this process at one moment. No file system is touched to ask it."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[bytes, tuple[bytes, Location]] = {}
+        with open("/proc/self/mountinfo", "rb") as table:
+            for line in table:
+                number, _, device, root, point = line.split(b" ")[:5]
+                self._by_number[number] = (_unescaped(point), Location(device, _unescaped(root)))
+        self._at = dict(self._by_number.values())  # the last mount of a point covers those before
+        self._points = sorted(self._at)
+
+    def location(self, fd: int) -> Location | None:
+        """The location of an open directory; None where the table does not have its mount. Raises OSError."""
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            number = next(line.split()[1] for line in info if line.startswith(b"mnt_id:"))
+        path = os.readlink(f"/proc/self/fd/{fd}".encode())
+        point, root = self._by_number.get(number, (b"", None))
+        if root is None or not path.startswith(point):
+            return None
+        below = path[len(point.rstrip(b"/")) :].rstrip(b"/")
+        return Location(root.device, root.path.rstrip(b"/") + below or b"/")
+
+    def below(self, path: bytes) -> list[Location]:
+        """The locations that are mounted below a path."""
+        prefix = path.rstrip(b"/") + b"/"
+        first = bisect_left(self._points, prefix)
+        inner = itertools.takewhile(lambda point: point.startswith(prefix), self._points[first:])
+        return [self._at[point] for point in inner]
 
 
 def is_mounted(point: bytes) -> bool:

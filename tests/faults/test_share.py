@@ -704,6 +704,33 @@ def test_a_start_before_the_inner_mount_withdraws_nothing_and_mails_nothing_in_b
     share.expect("validated.txt", "queued.txt", "cut.pdf", "later.txt")
 
 
+@pytest.mark.promise("Achats-inotify")
+@pytest.mark.parametrize("share", ["inotify"], indirect=True)
+@pytest.mark.parametrize("bound", [".", "Achats"])
+def test_two_geds_that_are_one_directory_by_a_bind_mount_are_refused(share: Share, bound: str) -> None:
+    """By `check`, at the start and by a reload, with both names. Otherwise each document would go to both."""
+    require("mount", "umount")
+    share.inbox.mkdir(parents=True, exist_ok=True)
+    second = share.base / "second"
+    second.mkdir()
+    share.mounts.mount(second, "--bind", share.ged / bound)
+    share.start()
+    share.more_clients = (
+        f"  - {{name: Dupont, ged: {second}, collection_email: dupont@collecte.example, switched_folders: [.]}}\n"
+    )
+    share.config.write_text(share.text())
+    for command in ("check", "reload", "run"):
+        refused = share.run(command)
+        assert refused.returncode == 78, refused.stderr
+        assert "By a mount, the GEDs of 'Dupont' and 'Martin'" in refused.stderr
+        assert "Unmount it" in refused.stderr
+    share.wait_for("config_rejected")
+    (share.inbox / "a.txt").write_text("a")
+    share.expect("a.txt")
+    share.mounts.unmount(second)
+    assert share.run("check").returncode == 0
+
+
 def on_inner_share(share: Share, disk: Disk) -> Path:
     """`Achats` is a mount of its own in a GED on the root file system."""
     with disk.elsewhere() as root:

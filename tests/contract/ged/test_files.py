@@ -294,3 +294,37 @@ def test_a_file_system_that_has_been_unmounted_has_no_mount(mounted):
 )
 def test_a_file_system_is_local_only_if_it_is_listed_as_local(fstype, local):
     assert files.is_local(fstype) is local
+
+
+def location(path):
+    with files.root(os.fsencode(path)) as fd:
+        return files.MountTable().location(fd)
+
+
+def test_directories_side_by_side_have_locations_side_by_side(tmp_path):
+    for name in ("a", "a b", "é"):
+        (tmp_path / name).mkdir()
+    found = [location(tmp_path / name) for name in ("a", "a b", "é")]
+    assert len(set(found)) == 3
+    above = location(tmp_path)
+    assert [one.path for one in found] == [above.path + b"/" + name.encode() for name in ("a", "a b", "é")]
+    assert {one.device for one in found} == {above.device}
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can mount")
+def test_a_directory_has_one_location_by_each_mount_of_it(tmp_path):
+    require("mount", "umount")
+    for name in ("ged/Achats/11", "whole", "inner", "deep/in side"):
+        (tmp_path / name).mkdir(parents=True)
+    binds = [("ged", "whole"), ("ged/Achats", "inner"), ("ged", "deep/in side")]
+    try:
+        for source, point in binds:
+            subprocess.run(["mount", "--bind", tmp_path / source, tmp_path / point], check=True)
+        assert location(tmp_path / "whole") == location(tmp_path / "ged")
+        assert location(tmp_path / "inner/11") == location(tmp_path / "ged/Achats/11")
+        assert location(tmp_path / "deep/in side/Achats") == location(tmp_path / "ged/Achats")
+        assert files.MountTable().below(os.fsencode(tmp_path / "deep")) == [location(tmp_path / "ged")]
+        assert files.MountTable().below(os.fsencode(tmp_path / "who")) == []
+    finally:
+        for _, point in reversed(binds):
+            subprocess.run(["umount", "--lazy", tmp_path / point], check=False)

@@ -567,6 +567,58 @@ def test_geds_overlap_exactly_when_one_lies_in_the_other():
         assert set(itertools.chain(*said)) == set(itertools.chain(*pairs)), geds
 
 
+def by_mounts(**reached):
+    """The problems of clients whose GEDs are at these locations: the GED's own, and those mounted below it."""
+    names = list(reached)
+    parsed = read(clients(len(names), lambda i: client(names[i], f"/srv/{names[i]}", f"a{i}@b.example")), "x")
+    found = [conflicts.Reached(f"/srv/{name}", *reached[name]) for name in names]
+    conflicts.note(parsed, lambda _: found)
+    return [(problem.where, problem.message) for problem in parsed.problems]
+
+
+DISK, SHARE = b"8:1", b"0:45"
+
+
+@pytest.mark.parametrize(
+    ("martin", "dupont"),
+    [
+        ([(DISK, b"/ged/martin")], [(DISK, b"/ged/martin")]),
+        ([(SHARE, b"/")], [(SHARE, b"/")]),
+        ([(DISK, b"/ged/martin")], [(DISK, b"/ged/martin/Achats")]),
+        ([(DISK, b"/ged/martin/Achats")], [(DISK, b"/ged/martin")]),
+        ([(SHARE, b"/")], [(SHARE, b"/dupont")]),
+        ([(DISK, b"/m"), ((SHARE, b"/x"),)], [(SHARE, b"/x")]),
+        ([(DISK, b"/m"), ((SHARE, b"/x"),)], [(SHARE, b"/x/y")]),
+        ([(SHARE, b"/x")], [(DISK, b"/d"), ((SHARE, b"/x/y"),)]),
+    ],
+)
+def test_geds_that_are_one_directory_by_a_mount_are_refused_with_both_names(martin, dupont):
+    """The same directory, one in the other, and one mounted below the other."""
+    ((where, message),) = by_mounts(Martin=martin, Dupont=dupont)
+    assert where == "clients[1].ged"
+    for part in ("'Martin'", "'Dupont'", "by a mount"):
+        assert part.lower() in message.lower()
+
+
+def test_geds_side_by_side_on_one_file_system_are_no_conflict():
+    """Nor an empty directory that a sandbox mounts at many places, nor a mount below its own GED."""
+    empty = (b"0:20", b"/systemd/inaccessible/dir")
+    assert by_mounts(
+        Martin=[(DISK, b"/ged/martin"), (empty, (SHARE, b"/a"), (DISK, b"/ged/martin/Achats"))],
+        Dupont=[(DISK, b"/ged/martin-2"), (empty, (SHARE, b"/ab"))],
+        Durand=[(SHARE, b"/ged/martin")],
+        Petit=[None],
+        Moreau=[None],
+    ) == []  # fmt: skip
+
+
+def test_geds_that_overlap_by_path_and_by_mount_are_told_once():
+    found = [conflicts.Reached("/srv/a", (DISK, b"/a")), conflicts.Reached("/srv/a/b", (DISK, b"/a/b"))]
+    parsed = read(clients(2, lambda i: client(f"C{i}", f"/x/{i}", f"a{i}@b.example")), "x")
+    conflicts.note(parsed, lambda _: found)
+    assert len(parsed.problems) == 1
+
+
 def test_a_thousand_clients_are_compared_without_each_meeting_each(tmp_path, settings):
     """Each with each other would be half a million comparisons."""
     began = time.monotonic()
