@@ -15,7 +15,7 @@ from bridged.config import SwitchedFolders
 from bridged.config.settings import Settings
 from bridged.ged import Mounts, files
 from bridged.intake.changes import Effects, proof_of
-from bridged.intake.quiet import HEAD, Calm, looks_whole, tail_wanted
+from bridged.intake.quiet import HEAD, Calm, looks_whole
 from bridged.journal import Journal, JournalError, Steps, Transaction
 from bridged.journal.values import Query
 from bridged.logs import say, say_document, say_unreadable
@@ -245,7 +245,7 @@ class Waiting:
             if stamp.size == 0:
                 return None
             head = os.pread(fd, HEAD, 0)
-            unfinished = _unfinished(fd, name, stamp, head)
+            unfinished = _unfinished(fd, name, stamp, head, self._beat)
             if unfinished and calm_for < watch.quiet_limit:
                 return None
             if stamp.size <= MARKER_AT_MOST and looks_like_marker(head):
@@ -327,10 +327,13 @@ class Waiting:
         return "overwritten in place; it is not sent again (on_overwrite: send would)"
 
 
-def _unfinished(fd: int, name: bytes, stamp: Stamp, head: bytes) -> str:
+def _unfinished(fd: int, name: bytes, stamp: Stamp, head: bytes, progress: Callable[[], None]) -> str:
     """Why a quiet deposit does not look finished; empty when it does."""
+
+    def read(position: int, length: int) -> bytes:
+        progress()
+        return os.pread(fd, max(0, min(length, stamp.size - position)), position)
+
     if files.has_writer(fd):
         return "still open for writing"
-    wanted = tail_wanted(name, head)
-    tail = os.pread(fd, wanted, max(0, stamp.size - wanted)) if wanted else b""
-    return "" if looks_whole(name, stamp.size, head, tail) else "looks cut off"
+    return "" if looks_whole(name, stamp.size, head, read) else "looks cut off"

@@ -196,6 +196,21 @@ def test_a_scanner_that_opens_and_closes_for_every_page_is_waited_for(bridge: Br
     assert dict(bridge.arrived())["scan.txt"] == b"".join(b"page %d\n" % page for page in range(1, 11))
 
 
+def test_a_padded_pdf_and_a_picture_with_a_video_behind_it_leave_without_a_warning(bridge: Bridge) -> None:
+    """Office scanners pad with zeros, telephones append a video. Only the file that is cut off waits."""
+    picture = b"\xff\xd8\xff\xdb\x00\x04ab\xff\xda\x00\x02" + b"photo" * 50_000
+    video = (b"\0\0\0\x10ftypmp42\0\0\0\0") + (3_000_008).to_bytes(4, "big") + b"mdat" + b"v" * 3_000_000
+    bridge.start()
+    (bridge.inbox / "scan.pdf").write_bytes(b"%PDF-1.4\npages\n%%EOF\n" + b"\0" * 300_000)
+    (bridge.inbox / "photo.jpg").write_bytes(picture + b"\xff\xd9" + video)
+    (bridge.inbox / "cut.jpg").write_bytes(picture + video)
+    until(lambda: len(bridge.sent()) == 2, "the whole ones are sent")
+    assert bridge.sent() == {"scan.pdf": 1, "photo.jpg": 1}
+    bridge.wait_for("document_validated", 2)
+    assert dict(bridge.document_states())["cut.jpg"] == "waiting"
+    assert {line["level"] for line in bridge.lines("document_queued")} == {"info"}
+
+
 def test_a_document_cut_off_after_quiet_limit_is_sent_with_a_warning(bridge: Bridge) -> None:
     """Nothing waits for ever: after `quiet_limit` it leaves, and the log says how it looked."""
     bridge.watch = ", quiet_limit: 1500ms"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridged.intake import HEAD
-from bridged.intake.quiet import TAIL, Calm, looks_whole
+from bridged.intake.quiet import Calm, looks_whole
 from bridged.model import Stamp
 
 STAMP = Stamp(inode=7, size=100, mtime_ns=5, ctime_ns=5)
@@ -34,7 +34,7 @@ ZIP = zipped(b"x" * 100_000, comment=b"c" * 65_000)
 
 
 def whole(content: bytes, name: bytes = b"x") -> bool:
-    return looks_whole(name, len(content), content[:HEAD], content[-TAIL:])
+    return looks_whole(name, len(content), content[:HEAD], lambda at, length: content[at : at + length])
 
 
 def test_a_deposit_that_does_not_change_is_quiet_since_it_was_first_seen() -> None:
@@ -81,6 +81,77 @@ def test_a_document_cut_off_anywhere_looks_cut_off(content: bytes, data: st.Data
 def test_padding_with_zeros_and_small_trailers_do_not_make_a_document_cut_off(content: bytes) -> None:
     assert whole(content + b"\0" * 500)
     assert whole(content + b"trailer of a camera")
+
+
+PADDING = {
+    "zeros": b"\0" * 500,
+    "zeros to 64 kB": b"\0" * 65_536,
+    "half a megabyte of zeros": b"\0" * 524_288,
+    "spaces": b" " * 100_000,
+    "newlines": b"\r\n" * 60_000,
+}
+
+
+@pytest.mark.parametrize("padding", PADDING.values(), ids=PADDING)
+@pytest.mark.parametrize("content", [PDF, JPEG, PNG, ZIP], ids=["pdf", "jpeg", "png", "zip"])
+def test_a_document_that_a_scanner_pads_looks_whole_and_half_of_it_cut_off(content: bytes, padding: bytes) -> None:
+    assert whole(content + padding)
+    assert not whole(content[: len(content) // 2] + padding)
+
+
+def box(kind: bytes, size: int) -> bytes:
+    return (size + 8).to_bytes(4, "big") + kind + b"\xff\xd8v" * (size // 3) + b"v" * (size % 3)
+
+
+def chunk(kind: bytes, size: int) -> bytes:
+    return size.to_bytes(4, "big") + kind + b"d" * size + b"sum!"
+
+
+VIDEO = box(b"ftyp", 16) + box(b"moov", 3_000) + box(b"mdat", 3_000_000)
+LONG_BOX = b"\0\0\0\1mdat" + (300_016).to_bytes(8, "big") + b"v" * 300_000
+SAMSUNG = b"\0\0\x30\x0a\x10\0\0\0MotionPhoto_Data" + VIDEO + b"SEFH\x6b\0\0\0\1\0\0\0" + b"\x14\0\0\0SEFT"
+TRAILERS = {
+    "google": VIDEO,
+    "long box": box(b"ftyp", 16) + LONG_BOX,
+    "samsung": SAMSUNG,
+    "second picture": JPEG,
+    "second picture, aligned": b"\0" * 80 + JPEG,
+    "unknown": b"maker" * 50_000,
+}
+
+
+@pytest.mark.parametrize("trailer", TRAILERS.values(), ids=TRAILERS)
+def test_a_picture_with_megabytes_behind_its_end_looks_whole(trailer: bytes) -> None:
+    assert whole(JPEG + trailer)
+
+
+@pytest.mark.parametrize("trailer", [VIDEO, SAMSUNG], ids=["google", "samsung"])
+def test_a_picture_without_its_end_looks_cut_off_before_a_video_too(trailer: bytes) -> None:
+    assert not whole(JPEG[:-2] + trailer)
+
+
+@pytest.mark.parametrize("name", ["google", "long box", "samsung", "second picture, aligned"])
+def test_a_picture_whose_trailer_is_cut_off_looks_cut_off(name: str) -> None:
+    trailer = TRAILERS[name]
+    assert not whole(JPEG + trailer[: len(trailer) * 2 // 3])
+
+
+def test_a_screenshot_with_the_rest_of_an_older_one_behind_its_end_looks_whole() -> None:
+    picture = PNG[:8] + chunk(b"IHDR", 13) + chunk(b"IDAT", 9_000) + chunk(b"IDAT", 70_000) + PNG[-12:]
+    assert whole(picture + b"older" * 40_000)
+    assert not whole(picture[:-12] + b"older" * 40_000)
+
+
+def test_a_progressive_picture_of_several_scans_ends_with_its_last_one() -> None:
+    scan = b"\xff\xda\x00\x02" + b"scan\xff\x00\xff\xd3" * 70_000
+    picture = b"\xff\xd8\xff\xdb\x00\x04\xff\xd9" + scan + b"\xff\xff\xc4\x00\x04\xff\xd9" + scan
+    assert whole(picture + b"\xff\xd9" + VIDEO)
+    assert not whole(picture + b"\0" * 200_000)
+
+
+def test_garbage_behind_the_end_of_a_pdf_is_a_trailer_and_an_object_there_another_version() -> None:
+    assert whole(PDF + b"\x1b%-12345X@PJL EOJ\r\n" + b"\xa5" * 30_000)
+    assert not whole(PDF + b"12 0 obj\n<< /Length 90000 >>\nstream\n" + b"d" * 30_000)
 
 
 def test_space_set_aside_and_not_yet_filled_looks_cut_off() -> None:
