@@ -278,7 +278,7 @@ def test_a_daemon_that_needs_no_token_loads_nothing_that_only_tokens_need():
 # Each figure may only fall: a change that lowers one lowers its ceiling here, in the same commit.
 # The second figure is the goal: the house is complete there.
 CEILINGS = {
-    "foreign_writes": (98, 20),
+    "foreign_writes": (96, 20),
     "fields": (36, 14),
     "methods": (39, 22),
     "class_lines": (468, 250),

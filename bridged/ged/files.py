@@ -271,9 +271,10 @@ def sha256(document: BinaryIO) -> str:
 
 
 def has_writer(fd: int) -> bool | None:
-    """True while a process has a file open for writing; None where file system or rights do not tell.
+    """True while a process seems to have a file open for writing; None where file system or rights do not tell.
 
-    `fd` must be open for reading alone. Sees the writers of this machine (smbd included), and of no other. The read
+    `fd` must be open for reading alone. Sees the writers of this machine (smbd included), and of no other. A network
+    file system asks its server, and one that grants no leases looks like a writer: see `Mounts.has_writer`. The read
     lease (fcntl(2)) is given back at once, so that a process that opens the file meanwhile hardly waits.
     """
     try:

@@ -46,6 +46,7 @@ class Mounts:
         self._points: dict[bytes, dict[bytes, _Found | None]] = {}
         self._away: dict[bytes, None] = {}  # GEDs; kept, because each claim asks for them and a firm has 1,000 GEDs
         self._telling = threading.Lock()
+        self._leased: dict[int, str] = {}  # device and source of each mount that has granted a lease
 
     def away(self) -> tuple[bytes, ...]:
         """The GEDs from which no document can be sent now."""
@@ -96,6 +97,25 @@ class Mounts:
         """The file system is away."""
         self._points.setdefault(ged, {})[point] = None
         self._tell(ged)
+
+    def has_writer(self, fd: int) -> bool | None:
+        """As `files.has_writer`, and None where this mount may refuse every lease. Raises OSError.
+
+        A server that grants no oplocks or delegations refuses each lease as if the file had a writer. So on a file
+        system that is not local a refusal counts only once its mount has granted a lease, of any file.
+        """
+        told = files.has_writer(fd)
+        if told is None:
+            return None
+        device = os.fstat(fd).st_dev
+        if told is False and device in self._leased:
+            return False
+        mount = files.mount_of(fd)
+        if told is False:
+            self._leased[device] = mount.source
+            return False
+        # The source as well, because a later mount may get the device's number.
+        return True if files.is_local(mount.fstype) or self._leased.get(device) == mount.source else None
 
     @contextmanager
     def at(self, ged: bytes, path: bytes, *, settled: bool = True) -> Iterator[int]:

@@ -90,7 +90,7 @@ class Intake:
         self._anew: set[str] = set()
         self.hints: deque[Hint] = deque()
         self.ged = Ged(path, Sweep(path, self._is_on, self._watch), calls, mounts, journal)
-        self.waiting = Waiting(path, journal, mounts, on_queued, calls.progress)
+        self.waiting = Waiting(path, journal, mounts, on_queued, calls.progress, lambda: self.ged.polling)
 
     # -- configuration
 

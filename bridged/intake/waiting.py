@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import chain
@@ -27,6 +28,7 @@ from bridged.reasons import ADOPTED, REPLACED
 
 BATCH: Final = 500
 LOOK_AGAIN: Final = 1.0  # seconds between looks at a deposit that is empty, open, cut off or unreadable
+READ_AGAIN: Final = 15.0  # seconds between readings of a deposit that looked cut off and has not changed since
 MARKER_AT_MOST: Final = 65_536
 
 
@@ -36,6 +38,21 @@ class _Deposit:
     calm: Calm | None = None
     due: float = 0.0
     told: set[str] = field(default_factory=set)
+    cut_off: Calm | None = None  # the version that looked cut off, and the instant of its reading
+
+    def observe(self, stamp: Stamp, now: float) -> float:
+        """Note a look. Returns the seconds without a change."""
+        self.calm = (self.calm or Calm(stamp, now)).observe(stamp, now)
+        return self.calm.quiet_for(now)
+
+    def is_known_cut_off(self, stamp: Stamp, now: float) -> bool:
+        """True when this version was read lately. Otherwise a large one would be read at every look."""
+        known = self.cut_off
+        return known is not None and known.stamp == stamp and 0 <= now - known.since < READ_AGAIN
+
+    def note_cut_off(self, stamp: Stamp, now: float) -> None:
+        """Remember that the version was read and looks cut off."""
+        self.cut_off = Calm(stamp, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +82,21 @@ class Waiting:
     """One GED's deposits that are not quiet yet. One thread at a time calls it; any thread may call `again`."""
 
     def __init__(
-        self, ged: bytes, journal: Journal, mounts: Mounts, on_queued: Callable[[], None], progress: Callable[[], None]
+        self,
+        ged: bytes,
+        journal: Journal,
+        mounts: Mounts,
+        on_queued: Callable[[], None],
+        progress: Callable[[], None],
+        polled: Callable[[], bool],
     ) -> None:
-        """`progress` is called at each look. Otherwise many deposits would count as a hanging file system."""
+        """`progress` is called at each look. Otherwise many deposits would count as a hanging file system.
+
+        `polled` tells whether the GED is polled now. There a deposit is opened at each look, because a network file
+        system asks its server at an open. It is quiet after a poll without a change, because a client of the server
+        may write behind.
+        """
+        self._polled = polled
         self._beat = progress
         self._ged = ged
         self._journal = journal
@@ -87,6 +116,16 @@ class Waiting:
         on = {seq: d for seq, d in self._deposits.items() if switched.place(split(d.path)[0]) is not None}
         self._deposits = on
 
+    @property
+    def _quiet(self) -> float:
+        """Seconds without a change after which a deposit is quiet."""
+        watch = self._settings.watch
+        return max(watch.quiet, watch.poll) if self._polled() else watch.quiet
+
+    @property
+    def _look_again(self) -> float:
+        return max(LOOK_AGAIN, self._settings.watch.poll) if self._polled() else LOOK_AGAIN
+
     def resume(self) -> None:
         """Take up the deposits that were waiting when the daemon stopped."""
         waiting = Query(states=(State.WAITING,), ged=self._ged)
@@ -105,8 +144,8 @@ class Waiting:
         for seq, (path, stamp) in effects.waiting.items():
             deposit = self._deposits.setdefault(seq, _Deposit(path))
             deposit.path = path
-            if stamp is not None and deposit.calm is None:
-                deposit.calm = Calm(stamp, looked)
+            if stamp is not None and deposit.calm is None and not self._polled():
+                deposit.observe(stamp, looked)
                 self._plan(seq, deposit, looked + self._settings.watch.quiet)
             else:
                 self._plan(seq, deposit, now.steady)
@@ -167,7 +206,7 @@ class Waiting:
             deposit = self._deposits[seq]
             groups.setdefault(split(deposit.path)[0], []).append((seq, deposit))
         for seq, deposit in chain.from_iterable(groups.values()):
-            self._plan(seq, deposit, now.steady + LOOK_AGAIN)
+            self._plan(seq, deposit, now.steady + self._look_again)
         return list(groups.values())
 
     def _take_returned(self, now: Instant) -> None:
@@ -234,23 +273,43 @@ class Waiting:
             lost[seq] = deposit.path
 
     def _observe(self, directory_fd: int, seq: int, deposit: _Deposit, name: bytes, now: Instant) -> _Ready | None:
-        watch = self._settings.watch
-        stamp = files.stamp_of(os.lstat(name, dir_fd=directory_fd))
-        deposit.calm = (deposit.calm or Calm(stamp, now.steady)).observe(stamp, now.steady)
-        calm_for = deposit.calm.quiet_for(now.steady)
-        if calm_for < watch.quiet:
-            self._plan(seq, deposit, deposit.calm.since + watch.quiet)
+        stamp = self._stamp(directory_fd, name)
+        calm_for = deposit.observe(stamp, now.steady)
+        if calm_for < self._quiet:
+            self._plan(seq, deposit, now.steady + self._quiet - calm_for)
             return None
         with files.opened(directory_fd, name) as (fd, _):
             if stamp.size == 0:
                 return None
             head = os.pread(fd, HEAD, 0)
-            unfinished = _unfinished(fd, name, stamp, head, self._beat)
-            if unfinished and calm_for < watch.quiet_limit:
+            unfinished = self._unfinished(fd, deposit, name, stamp, head, now)
+            if unfinished and calm_for < self._settings.watch.quiet_limit:
                 return None
             if stamp.size <= MARKER_AT_MOST and looks_like_marker(head):
                 return _Ready(stamp, ignored="it is a copy of a marker")
             return _Ready(stamp, unfinished, marker=self._own_marker(directory_fd, seq, name, fd, stamp))
+
+    def _stamp(self, directory_fd: int, name: bytes) -> Stamp:
+        """The stamp of a deposit now. On a polled GED it is asked of an open file."""
+        if self._polled():
+            with suppress(PermissionError), files.opened(directory_fd, name) as (_, status):  # told when it is quiet
+                return files.stamp_of(status)
+        return files.stamp_of(os.lstat(name, dir_fd=directory_fd))
+
+    def _unfinished(self, fd: int, deposit: _Deposit, name: bytes, stamp: Stamp, head: bytes, now: Instant) -> str:
+        """Why a quiet deposit does not look finished; empty when it does."""
+
+        def read(position: int, length: int) -> bytes:
+            self._beat()
+            return os.pread(fd, max(0, min(length, stamp.size - position)), position)
+
+        if self._mounts.has_writer(fd):
+            return "still open for writing"
+        if not deposit.is_known_cut_off(stamp, now.steady):
+            if looks_whole(name, stamp.size, head, read):
+                return ""
+            deposit.note_cut_off(stamp, now.steady)
+        return "looks cut off"
 
     def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> Marker | None:
         """The valid marker of these very bytes, where the journal has lost its row; None otherwise."""
@@ -325,15 +384,3 @@ class Waiting:
         if document is not None and document.state is State.HELD:
             return "overwritten while it was held; released, it leaves as it is then"
         return "overwritten in place; it is not sent again (on_overwrite: send would)"
-
-
-def _unfinished(fd: int, name: bytes, stamp: Stamp, head: bytes, progress: Callable[[], None]) -> str:
-    """Why a quiet deposit does not look finished; empty when it does."""
-
-    def read(position: int, length: int) -> bytes:
-        progress()
-        return os.pread(fd, max(0, min(length, stamp.size - position)), position)
-
-    if files.has_writer(fd):
-        return "still open for writing"
-    return "" if looks_whole(name, stamp.size, head, read) else "looks cut off"

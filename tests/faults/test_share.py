@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tests.support.mounts import (
     use_up_bytes,
     use_up_inodes,
 )
+from tests.support.process import launch
 from tests.support.relay import Late, ScriptedRelay, Stall
 
 PDF = b"%PDF-1.4\n1 0 obj<<>>endobj\ntrailer<<>>\n%%EOF\n"
@@ -527,6 +529,33 @@ def on_fuse(share: Share, kind: str) -> Path:
     share.sweep = "1h"  # only polling may find anything
     share.fuse = share.mounts.fuse(kind, server, share.ged)
     return server
+
+
+@AUTO
+def test_a_document_on_a_server_that_refuses_every_lease_leaves_without_a_warning(share: Share) -> None:
+    """EAGAIN for every file is no proof of a writer: size and time over a poll decide."""
+    server = on_fuse(share, "bindfs")
+    launch(share, (), ["leases_are_refused"])
+    share.wait_for("daemon_ready")
+    (server / "Achats/facture.txt").write_text("facture")
+    share.expect("facture.txt")
+    assert {line["level"] for line in share.lines("document_queued")} == {"info"}
+
+
+@AUTO
+@pytest.mark.parametrize("kind", ["bindfs", "sshfs"])
+def test_a_file_that_a_server_writes_with_pauses_longer_than_quiet_leaves_whole(share: Share, kind: str) -> None:
+    """Nobody tells of a writer on the server. Between two equal looks lies a whole `poll`."""
+    share.poll = "4s"
+    server = on_fuse(share, kind)
+    share.start()
+    with (server / "Achats/slow.txt").open("w") as writer:
+        for piece in range(8):
+            writer.write(f"piece {piece}\n")
+            writer.flush()
+            time.sleep(1.5)  # quiet is 250 ms
+    share.expect("slow.txt")
+    assert dict(share.arrived())["slow.txt"].count(b"piece") == 8
 
 
 # -- permissions

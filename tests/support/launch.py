@@ -5,6 +5,8 @@ A fault that strikes once does so when the kernel tells of a file named `.fault`
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import queue
 import signal
@@ -12,10 +14,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 from bridged.commands import cli
 from bridged.daemon import daemon
 from bridged.dispatch import contents, sender
+from bridged.ged import files
 from bridged.intake import rounds, sweep
 from bridged.journal import Journal
 from bridged.marker import writing
@@ -124,6 +128,17 @@ def no_hints() -> None:
     inotify.DirectoryEmitter.on_event = lambda *_: None
 
 
+def leases_are_refused() -> None:
+    """Each lease is refused, as by a server without oplocks or delegations."""
+
+    def refusing(fd, command, *rest):
+        if command == fcntl.F_SETLEASE:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return fcntl.fcntl(fd, command, *rest)
+
+    files.fcntl = SimpleNamespace(**(vars(fcntl) | {"fcntl": refusing}))
+
+
 def killed_at_a_commit() -> None:
     """SIGKILL right before ($KILL_WHEN is `before`) or right after the commit number $KILL_COMMIT of all threads.
 
@@ -207,6 +222,7 @@ FAULTS = {
         observer_dies,
         observer_falls_silent,
         intake_stands_still,
+        leases_are_refused,
         killed_at_a_commit,
         one_thread_commits,
         temporary_files_have_names,

@@ -1,0 +1,148 @@
+"""Deposits that wait, on a clock that is moved by hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bridged.config import SwitchedFolders, load
+from bridged.ged import Mounts, files
+from bridged.intake import HEAD
+from bridged.intake.waiting import Waiting
+from bridged.journal import Journal
+from bridged.journal.values import Query
+from bridged.model import Document, Instant, State
+from tests.support.documents import put
+from tests.support.stepping import done
+
+
+class Waits:
+    """The waiting deposits of one GED. Its `quiet` is 2 s, its `poll` 10 s."""
+
+    def __init__(self, base: Path, *, polled: bool) -> None:
+        self.folder = base / "ged/Achats"
+        self.folder.mkdir(parents=True)
+        self.now = 1000.0
+        self.lost: list[bytes] = []
+        config = base / "bridged.yaml"
+        config.write_text(
+            f"smtp: {{host: localhost, security: plain, sender: factures@cabinet.example}}\n"
+            f"state_dir: {base}/state\nclients:\n  - name: Martin\n    ged: {base}/ged\n"
+            "    collection_email: martin@collecte.example\n    switched_folders: [Achats]\n"
+        )
+        settings = load(config)
+        settings.state_dir.mkdir()
+        self.journal, self.ged, mounts = Journal(settings.state_dir), os.fsencode(base / "ged"), Mounts()
+        with files.root(self.ged) as fd:
+            mounts.found(self.ged, self.ged, fd, settled=True)
+        self.waiting = Waiting(self.ged, self.journal, mounts, lambda: None, lambda: None, lambda: polled)
+        self.waiting.configure(settings, SwitchedFolders(settings.clients, settings.ignore))
+
+    def deposit(self, name: str, content: bytes = b"facture") -> Path:
+        """A new file, and its row."""
+        document = self.folder / name
+        document.write_bytes(content)
+        path, stamp = os.fsencode(document), files.stamp_of(document.lstat())
+
+        def enter(tx: Any) -> None:
+            seq = put(tx, State.WAITING, os.fsencode(name), "Martin", ged=self.ged, path=path, stamp=stamp)
+            tx.know(path, stamp, seq)
+
+        self.journal.write(enter)
+        return document
+
+    def step(self, seconds: float) -> None:
+        """So much later, one step."""
+        self.now += seconds
+        done(self.journal, self.waiting.step(Instant(self.now, self.now), self._examine))
+
+    def _examine(self, path: bytes, _now: Instant) -> Iterator[Any]:
+        self.lost.append(path)
+        return iter(())
+
+    def documents(self) -> dict[str, Document]:
+        return {os.fsdecode(d.name): d for d in self.journal.read(lambda tx: tx.documents(Query()))}
+
+    def states(self) -> dict[str, str]:
+        return {name: document.state.value for name, document in self.documents().items()}
+
+
+@pytest.fixture
+def polled(tmp_path: Path) -> Iterator[Waits]:
+    waits = Waits(tmp_path, polled=True)
+    yield waits
+    waits.journal.close()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Waits]:
+    waits = Waits(tmp_path, polled=False)
+    yield waits
+    waits.journal.close()
+
+
+# -- quiet
+
+
+def test_a_deposit_on_a_local_disk_is_queued_after_quiet(local: Waits) -> None:
+    local.deposit("a.txt")
+    local.waiting.resume()
+    local.step(0)
+    local.step(1.9)
+    assert local.states() == {"a.txt": "waiting"}
+    local.step(0.2)
+    assert local.states() == {"a.txt": "queued"}
+
+
+def test_a_deposit_on_a_polled_ged_is_queued_a_whole_poll_after_its_first_look(polled: Waits) -> None:
+    polled.deposit("a.txt")
+    polled.waiting.resume()
+    polled.step(0)
+    polled.step(9.9)
+    assert polled.states() == {"a.txt": "waiting"}
+    polled.step(0.2)
+    assert polled.states() == {"a.txt": "queued"}
+
+
+def test_a_deposit_on_a_polled_ged_is_opened_at_each_look_before_its_stamp_is_taken(
+    polled: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client of a file server asks the server at an open, and its own cache at an lstat."""
+    real, document = os.lstat, polled.deposit("a.txt", b"half")
+    stale = document.lstat()
+
+    def cached(path: Any, **where: Any) -> os.stat_result:
+        return stale if path == b"a.txt" else real(path, **where)
+
+    monkeypatch.setattr(files.os, "lstat", cached)
+    polled.waiting.resume()
+    polled.step(0)
+    document.write_bytes(b"half and the other half")
+    polled.step(10.1)
+    assert polled.states() == {"a.txt": "waiting"}
+    polled.step(10.1)
+    assert polled.states() == {"a.txt": "queued"}
+    assert polled.documents()["a.txt"].stamp.size == len(b"half and the other half")
+
+
+def test_a_deposit_that_looks_cut_off_is_read_again_when_it_changes_and_seldom_otherwise(
+    local: Waits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = local.deposit("a.pdf", b"%PDF-1.4\n" + b"page" * 1000)
+    reads: list[int] = []
+    usual = os.pread
+    monkeypatch.setattr(files.os, "pread", lambda fd, n, at: (reads.append(n), usual(fd, n, at))[1])
+    local.waiting.resume()
+    for _ in range(30):
+        local.step(1.0)
+    assert len(reads) > 20  # the first bytes, at each look
+    assert 2 <= sum(count > HEAD for count in reads) <= 6
+    with document.open("ab") as file:
+        file.write(b"%%EOF")
+    for _ in range(4):
+        local.step(1.0)
+    assert local.states() == {"a.pdf": "queued"}
