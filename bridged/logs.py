@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -162,9 +163,31 @@ def say_document(event: str, document: Document, **fields: Any) -> None:
     say(event, **({"client": document.client, "document": name, "id": document.id} | fields))
 
 
-def say_unreadable(document: Document, error: PermissionError) -> None:
-    """Write one line about a document that waits, because bridged may not read it."""
-    why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
+class Unread:
+    """The errors that one document has met at its reading. Each error is told once, however often it comes."""
+
+    def __init__(self) -> None:
+        self._met: Counter[int | None] = Counter()
+
+    def is_news(self, error: OSError) -> bool:
+        """Note an error. True when it is to be told now.
+
+        A lack of permission is told at once. Each other error is told when it comes again, because a share that goes
+        away fails once, and is told by itself.
+        """
+        self._met[error.errno] += 1
+        return self._met[error.errno] == (1 if isinstance(error, PermissionError) else 2)
+
+    def times(self, error: OSError) -> int:
+        """How often this error has come."""
+        return self._met[error.errno]
+
+
+def say_unreadable(document: Document, error: OSError) -> None:
+    """Write one line about a document that waits, because bridged cannot read it."""
+    why = f"it cannot be read: {error.strerror}; tried again, and sent once it can be read"
+    if isinstance(error, PermissionError):
+        why = f"permission denied: bridged may not read it ({error.strerror}); it is sent once it may"
     say_document("document_deferred", document, reason=why)
 
 

@@ -13,7 +13,7 @@ from bridged.config.settings import Settings
 from bridged.dispatch import brakes
 from bridged.journal import Journal, Transaction
 from bridged.line import Line
-from bridged.logs import say_document
+from bridged.logs import Unread, say_document
 from bridged.model import Document, Instant, State
 from bridged.reasons import IGNORED_NOW, REPLACED
 from bridged.relay import Outbox
@@ -43,7 +43,7 @@ class Shared:
         self.outbox = outbox
         self.last = ""
         self.takes = TOGETHER  # seconds for one document, averaged over the last ones
-        self.unreadable: set[int] = set()
+        self.unread: dict[int, Unread] = {}
         self.warned: set[int] = set()
 
     def served(self, client: str) -> None:

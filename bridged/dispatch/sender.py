@@ -26,11 +26,11 @@ from bridged.dispatch.claims import (
 )
 from bridged.dispatch.contents import Changed, Content, Contents, InMemory, Marked
 from bridged.dispatch.objections import HEAD, neutral, objections
-from bridged.ged import Calls, Mounts
+from bridged.ged import Calls, Mounts, is_unreadable
 from bridged.journal import Journal, JournalError, JournalUnavailable, Transaction
 from bridged.journal.values import Attempt, Query
 from bridged.line import Line, LineEvent, keep, next_due, tried_for
-from bridged.logs import say, say_document, say_unreadable
+from bridged.logs import Unread, say, say_document, say_unreadable
 from bridged.mail import Mail, Readable, compose
 from bridged.marker import Marking
 from bridged.model import Document, Instant, Rule, State
@@ -39,6 +39,7 @@ from bridged.relay import Maildir, Outgoing, Relay, secret_of
 from bridged.relay.outcome import Accepted, AddressRefused, Deferred, Outcome, Refused, Uncertain
 
 SHARE_AWAY: Final = 15.0  # seconds until a document on a share that cannot be read is tried again
+UNREADABLE: Final = 600.0  # seconds at most until a document is tried again that the disk fails to read
 ELDER_FIRST: Final = 2.0  # seconds, up to twice, until a document is tried again whose bytes another one is sending
 STATE_AWAY: Final = 5.0  # seconds until a document is tried again that the state disk has stopped
 LONG_GAP: Final = 3600.0  # seconds beyond retry.max between two attempts that are no time of trying
@@ -195,6 +196,7 @@ class Sender:
             if outcome is None:
                 route.line.give_back()
         if outcome is not None:
+            self._shared.unread.pop(document.seq, None)
             now = self._clock()  # a second time, because the sending may have taken minutes
             self._shared.takes = max(1e-6, (7 * self._shared.takes + now.steady - began.steady) / 8)
             # First, so that the next step records it where this one fails.
@@ -310,7 +312,6 @@ class Sender:
             raise NotYet
 
     def _deliver(self, document: Document, content: Content, place: Place, route: Route) -> Outcome:
-        self._shared.unreadable.discard(document.seq)
         sender = _sender(place, route)
         mail = _composed(document, place, route)
         size = mail.size(document.stamp.size)
@@ -345,9 +346,12 @@ class Sender:
         """Withdraw a deleted document. Otherwise put it back uncounted: intake finds out whether it was renamed."""
         missing = isinstance(error, FileNotFoundError)
         wait = FILE_AWAY if missing else SHARE_AWAY
-        if isinstance(error, PermissionError) and document.seq not in self._shared.unreadable:
-            self._shared.unreadable.add(document.seq)
-            say_unreadable(document, error)
+        if is_unreadable(error):
+            unread = self._shared.unread.setdefault(document.seq, Unread())
+            if unread.is_news(error):
+                say_unreadable(document, error)
+            if not isinstance(error, PermissionError):  # seldom, because a long mail is broken off at each try
+                wait = min(UNREADABLE, SHARE_AWAY * unread.times(error))
 
         def put_back(tx: Transaction) -> bool:
             known = tx.known(document.path)

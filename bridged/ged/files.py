@@ -76,6 +76,17 @@ _REMOTE: Final = frozenset(
 _TELLING: Final = frozenset({"ext4", "xfs", "btrfs", "f2fs", "tmpfs"})
 
 
+# Errors that tell of the share, the network or the process, and not of one file.
+_ELSEWHERE: Final = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN),
+        *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ETIMEDOUT, errno.ESHUTDOWN),
+        *(errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE),
+        *(errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+
+
 class NotRegular(OSError):
     """A link, directory, FIFO, socket or device stands at a document's path. It was not read."""
 
@@ -211,6 +222,14 @@ def remove(root_fd: int, relative: bytes) -> None:
     """Remove one file; of a link, the link itself. Does nothing when the file is absent. OSError for a directory."""
     with suppress(FileNotFoundError), _parent(root_fd, relative) as (directory, name):
         os.unlink(name, dir_fd=directory)
+
+
+def is_unreadable(error: OSError) -> bool:
+    """True when the file is there and cannot be read: no permission, or its disk fails (EIO).
+
+    False when the file has gone, another thing has taken its place, its share is away, or it is busy.
+    """
+    return not isinstance(error, NotRegular) and error.errno not in _ELSEWHERE
 
 
 def stamp_of(status: os.stat_result) -> Stamp:

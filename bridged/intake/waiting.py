@@ -19,7 +19,7 @@ from bridged.intake.changes import Effects, proof_of
 from bridged.intake.quiet import HEAD, Calm, looks_whole
 from bridged.journal import Journal, JournalError, Steps, Transaction
 from bridged.journal.values import Query
-from bridged.logs import say, say_document, say_unreadable
+from bridged.logs import Unread, say, say_document, say_unreadable
 from bridged.marker import Marker, find
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker
@@ -37,7 +37,7 @@ class _Deposit:
     path: bytes
     calm: Calm | None = None
     due: float = 0.0
-    told: set[str] = field(default_factory=set)
+    unread: Unread = field(default_factory=Unread)
     cut_off: Calm | None = None  # the version that looked cut off, and the instant of its reading
 
     def observe(self, stamp: Stamp, now: float) -> float:
@@ -244,7 +244,10 @@ class Waiting:
                     self._look(fd, *left.popleft(), now, ready, lost, mistakes)
         except OSError as error:
             for seq, deposit in left:
-                self._meet(error, seq, deposit, lost)
+                if isinstance(error, PermissionError):
+                    self._unreadable(seq, deposit, error)
+                else:
+                    lost[seq] = deposit.path
 
     def _look(
         self,
@@ -262,15 +265,12 @@ class Waiting:
             if verdict is not None:
                 ready[seq] = verdict
         except OSError as error:
-            self._meet(error, seq, deposit, lost)
+            if files.is_unreadable(error):
+                self._unreadable(seq, deposit, error)
+            else:  # gone, replaced by a link, or the share is away: `examine` tells
+                lost[seq] = deposit.path
         except Exception as error:  # noqa: BLE001 - `step` raises it after the other deposits were looked at
             mistakes.append(error)
-
-    def _meet(self, error: OSError, seq: int, deposit: _Deposit, lost: dict[int, bytes]) -> None:
-        if isinstance(error, PermissionError):
-            self._unreadable(seq, deposit, error)
-        else:  # gone, replaced by a link, or the share is away: `examine` tells
-            lost[seq] = deposit.path
 
     def _observe(self, directory_fd: int, seq: int, deposit: _Deposit, name: bytes, now: Instant) -> _Ready | None:
         stamp = self._stamp(directory_fd, name)
@@ -322,10 +322,9 @@ class Waiting:
         with open(fd, "rb", closefd=False) as document:
             return marker if files.sha256(document) == marker.sha256 else None
 
-    def _unreadable(self, seq: int, deposit: _Deposit, error: PermissionError) -> None:
-        if "permission" in deposit.told:
+    def _unreadable(self, seq: int, deposit: _Deposit, error: OSError) -> None:
+        if not deposit.unread.is_news(error):
             return
-        deposit.told.add("permission")
         document = self._journal.read(lambda tx: tx.document(seq))
         if document is not None:
             say_unreadable(document, error)

@@ -558,6 +558,40 @@ def test_a_file_that_a_server_writes_with_pauses_longer_than_quiet_leaves_whole(
     assert dict(share.arrived())["slow.txt"].count(b"piece") == 8
 
 
+# -- disks that fail
+
+
+@INOTIFY
+@pytest.mark.parametrize("size", [100, 3_000_000], ids=["small", "large"])
+def test_a_document_that_its_disk_fails_to_read_is_told_once_and_sent_when_it_can_be_read(
+    share: Share, size: int
+) -> None:
+    """By the look of intake and by the sender, which streams a large document. Others go on meanwhile."""
+    trouble = share.inbox / ".eio"
+    launch(share, (), ["a_disk_fails"])
+    share.wait_for("daemon_ready")
+    trouble.touch()
+    (share.inbox / "bad while it waits.txt").write_bytes(b"w" * size)
+    share.wait_for("document_deferred")
+    trouble.unlink()
+    share.wait_for_states(**{"bad while it waits.txt": "validated"})
+    share.relay_goes()
+    (share.inbox / "bad in the queue.txt").write_bytes(b"q" * size)
+    share.wait_for_states(**{"bad in the queue.txt": "queued"})
+    trouble.touch()
+    share.relay.listen_again()
+    share.wait_for("document_deferred", 2)
+    (share.inbox / "good.txt").write_text("good")
+    share.wait_for_states(**{"good.txt": "validated"})
+    time.sleep(2)
+    assert [line["document"] for line in share.lines("document_deferred")] == [
+        "Achats/bad while it waits.txt",
+        "Achats/bad in the queue.txt",
+    ]
+    trouble.unlink()
+    share.expect("bad while it waits.txt", "bad in the queue.txt", "good.txt")
+
+
 # -- permissions
 
 

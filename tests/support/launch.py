@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import queue
 import signal
@@ -139,6 +140,27 @@ def leases_are_refused() -> None:
     files.fcntl = SimpleNamespace(**(vars(fcntl) | {"fcntl": refusing}))
 
 
+def a_disk_fails() -> None:
+    """Files named `bad` fail to be read while their directory holds a file `.eio`; soon tried again."""
+    sender.SHARE_AWAY = 0.5
+
+    def check(fd):
+        path = Path(os.readlink(f"/proc/self/fd/{fd}"))
+        if path.name.startswith("bad") and path.with_name(".eio").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def failing(usual):
+        return lambda fd, *rest: (check(fd), usual(fd, *rest))[1]
+
+    class Streamed(io.BufferedReader):
+        def read(self, size=-1):
+            check(self.fileno())
+            return super().read(size)
+
+    os.read, os.pread, fdopen = failing(os.read), failing(os.pread), os.fdopen
+    os.fdopen = lambda fd, mode: Streamed(io.FileIO(fd)) if mode == "rb" else fdopen(fd, mode)
+
+
 def killed_at_a_commit() -> None:
     """SIGKILL right before ($KILL_WHEN is `before`) or right after the commit number $KILL_COMMIT of all threads.
 
@@ -223,6 +245,7 @@ FAULTS = {
         observer_falls_silent,
         intake_stands_still,
         leases_are_refused,
+        a_disk_fails,
         killed_at_a_commit,
         one_thread_commits,
         temporary_files_have_names,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,3 +147,49 @@ def test_a_deposit_that_looks_cut_off_is_read_again_when_it_changes_and_seldom_o
     for _ in range(4):
         local.step(1.0)
     assert local.states() == {"a.pdf": "queued"}
+
+
+# -- a disk that fails
+
+
+def test_a_deposit_that_its_disk_fails_to_read_is_told_once_tried_again_and_queued(
+    local: Waits, monkeypatch: pytest.MonkeyPatch, said: list[dict[str, Any]]
+) -> None:
+    """Otherwise it would wait for ever, and no line would say so."""
+    local.deposit("bad.pdf", b"%PDF-1.4\n%%EOF")
+    local.deposit("good.txt")
+    usual = os.pread
+
+    def failing(fd: int, count: int, at: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("bad.pdf"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return usual(fd, count, at)
+
+    local.waiting.resume()
+    with monkeypatch.context() as disk:
+        disk.setattr(files.os, "pread", failing)
+        for _ in range(20):
+            local.step(1.0)
+    assert local.states() == {"bad.pdf": "waiting", "good.txt": "queued"}
+    (line,) = [line for line in said if line["event"] == "document_deferred"]
+    assert (line["document"], "Input/output error" in line["reason"]) == ("Achats/bad.pdf", True)
+    assert local.lost == []
+    local.step(1.0)
+    assert local.states() == {"bad.pdf": "queued", "good.txt": "queued"}
+
+
+@pytest.mark.parametrize("number", [errno.ENOTCONN, errno.ESTALE, errno.EHOSTDOWN, errno.ENOENT])
+def test_a_share_that_goes_during_a_look_is_not_told_for_each_deposit(
+    local: Waits, monkeypatch: pytest.MonkeyPatch, said: list[dict[str, Any]], number: int
+) -> None:
+    """Intake tells of the share, once."""
+    local.deposit("a.txt")
+    local.waiting.resume()
+    local.step(0)
+    with monkeypatch.context() as share:
+        share.setattr(files.os, "pread", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+        for _ in range(5):
+            local.step(2.0)
+    assert [line for line in said if line["event"] == "document_deferred"] == []
+    assert local.lost
+    assert local.states() == {"a.txt": "waiting"}
