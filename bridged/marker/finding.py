@@ -16,7 +16,7 @@ from bridged.marker.marker import Marker
 from bridged.marker.naming import names
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_LARGEST: Final = 65_536  # bytes of a file that is read into memory; a marker is about 1 kB
+LARGEST: Final = 65_536  # bytes of a file that is read into memory; a marker is about 1 kB
 
 
 def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marker | None:
@@ -64,8 +64,7 @@ def belongs(directory_fd: int, name: bytes, message_id: str) -> bool:
 def read(directory_fd: int, name: bytes) -> Marker | None:
     """The marker at a name. None where there is no file, or no regular one, or no marker. Raises OSError."""
     try:
-        status = os.lstat(name, dir_fd=directory_fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+        if not is_small_file(directory_fd, name):
             return None
         fd = os.open(name, _READ, dir_fd=directory_fd)
     except FileNotFoundError:
@@ -73,4 +72,10 @@ def read(directory_fd: int, name: bytes) -> Marker | None:
     with os.fdopen(fd, "rb") as file:
         # Asked again, because a FIFO may have taken the name since the lstat, and its reading would never end.
         regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        return Marker.from_json(file.read(_LARGEST)) if regular else None
+        return Marker.from_json(file.read(LARGEST)) if regular else None
+
+
+def is_small_file(directory_fd: int, name: bytes) -> bool:
+    """True when a regular file stands at a name, no larger than a marker may be. Raises OSError where there is none."""
+    status = os.lstat(name, dir_fd=directory_fd)
+    return stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST

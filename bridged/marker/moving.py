@@ -7,9 +7,9 @@ import errno
 import os
 from typing import Final
 
-from bridged.marker.finding import belongs, exists, names_in, read
+from bridged.marker.finding import belongs, names_in, read
 from bridged.marker.marker import Marker
-from bridged.marker.writing import ALL_TAKEN, give_name, sync_directory, write_at
+from bridged.marker.writing import ALL_TAKEN, give_name, mend, sync_directory, write_at
 
 MARKER_FOLLOWS: Final = 2.5  # seconds after a rename; until then it may prove to be a save
 
@@ -30,10 +30,9 @@ def follow(
         if belongs(new_fd, name, marker.message_id):
             os.unlink(old_marker_name, dir_fd=old_fd)
             return name
-        if not exists(new_fd, name):
-            with contextlib.suppress(FileExistsError):
-                _move(old_fd, old_marker_name, new_fd, name, marker)
-                return name
+        with contextlib.suppress(FileExistsError):
+            _move(old_fd, old_marker_name, new_fd, name, marker)
+            return name
     raise OSError(errno.EEXIST, ALL_TAKEN)
 
 
@@ -45,6 +44,9 @@ def _same(one_fd: int, one: bytes, other_fd: int, other: bytes) -> bool:
 def _move(old_fd: int, old: bytes, new_fd: int, new: bytes, marker: Marker) -> None:
     try:
         give_name(old_fd, old, new_fd, new)
+    except FileExistsError:
+        if not mend(new_fd, new, marker):
+            raise
     except OSError as error:
         if error.errno != errno.EXDEV:  # EXDEV: the folder is on another file system of the GED
             raise

@@ -1,8 +1,10 @@
 """A marker written whole.
 
 Its temporary file has no name where the file system knows such files, so that a crash leaves nothing. The file is
-synced, gets its name without replacing anything, and then the directory is synced. Every name is relative to a
-directory's descriptor. Otherwise a link that a client plants would lead the daemon outside.
+synced, gets its name without replacing anything, and then the directory is synced. Some shares neither link nor rename
+over a file: there the marker is written at its name, and the beginning that a crash leaves there is mended.
+
+Every name is relative to a directory's descriptor. Otherwise a link that a client plants would lead the daemon outside.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from bridged.marker.finding import belongs, exists, names_in
+from bridged.marker.finding import LARGEST, belongs, exists, is_small_file, names_in
 from bridged.marker.marker import Marker
 
 ALL_TAKEN: Final = "every name for its marker is taken by another file"
+_STANDING: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 # Errors of a file system or a kernel without hard links, flags of renameat2(2), O_TMPFILE, or syncs of directories.
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
-_NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
+_NO_LINKS: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+_NO_FLAGS: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM})
+# Errors of a server that renames no file over another one, not even over an empty one.
+_NO_REPLACING: Final = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EEXIST, errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOSYS}
+)
 _NO_UNNAMED: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS})
 _NO_SYNC: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
 _DESCRIPTORS: Final = b"/proc/self/fd/"
@@ -100,9 +107,7 @@ class _Draft:
 
     def write(self) -> None:
         """Write the content, and give the file the document's permissions. Raises OSError."""
-        content = self.marker.to_json()
-        while content:
-            content = content[os.write(self.fd, content) :]
+        _fill(self.fd, self.marker.to_json())
         with contextlib.suppress(OSError):  # best effort by contract
             os.fchmod(self.fd, self.like.st_mode & 0o666)
 
@@ -121,17 +126,31 @@ class _Draft:
     def publish(self, name: bytes) -> None:
         """Give the file this name. Raises FileExistsError where it is taken. Durable once the directory is synced."""
         try:
-            give_name(self.directory_fd, self.temporary, self.directory_fd, name)
+            copied = self._give_name(name)
+        except FileExistsError:
+            if not mend(self.directory_fd, name, self.marker):
+                raise
+            copied = True
+        if copied:
+            standing = os.open(name, _STANDING, dir_fd=self.directory_fd)
+            os.close(self.fd)
+            self.fd = standing
+            with contextlib.suppress(OSError):  # best effort by contract
+                os.fchmod(self.fd, self.like.st_mode & 0o666)
+        self.published = True
+
+    def _give_name(self, name: bytes) -> bool:
+        try:
+            return give_name(self.directory_fd, self.temporary, self.directory_fd, name)
         except OSError as error:
             if not self.temporary.startswith(_DESCRIPTORS) or error.errno not in _NO_LINKS:
                 raise
-            named = _named(self.directory_fd, self.marker.message_id)  # a file without a name gets one by a link alone
-            os.close(self.fd)
-            self.fd, self.temporary = named
-            self.write()
-            self.sync()
-            give_name(self.directory_fd, self.temporary, self.directory_fd, name)
-        self.published = True
+        named = _named(self.directory_fd, self.marker.message_id)  # a file without a name gets one by a link alone
+        os.close(self.fd)
+        self.fd, self.temporary = named
+        self.write()
+        self.sync()
+        return give_name(self.directory_fd, self.temporary, self.directory_fd, name)
 
     def leave(self) -> None:
         """Remove the temporary name, give a published marker its owner, and close the file."""
@@ -232,8 +251,12 @@ def _shows_descriptors() -> bool:
     return os.path.isdir(_DESCRIPTORS)
 
 
+def _stem(of: bytes) -> bytes:
+    return b".bridged-" + hashlib.sha256(of).hexdigest()[:16].encode()
+
+
 def _named(directory_fd: int, message_id: str) -> tuple[int, bytes]:
-    stem = b".bridged-" + hashlib.sha256(message_id.encode()).hexdigest()[:16].encode()
+    stem = _stem(message_id.encode())
     for number in ("", "-2", "-3", "-4", "-5", "-6", "-7", "-8"):
         name = stem + number.encode() + b".tmp"
         with contextlib.suppress(FileExistsError):
@@ -255,31 +278,114 @@ def write_at(directory_fd: int, name: bytes, marker: Marker, like: os.stat_resul
         draft.leave()
 
 
-def give_name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
-    """Give a file another name. Raises FileExistsError where it is taken. The old name stays where links exist."""
+def give_name(old_fd: int, old: bytes, new_fd: int, new: bytes) -> bool:
+    """Give a file another name. Raises FileExistsError where it is taken. The old name stays where links exist.
+
+    True when the new name is another file, with the same content and synced: the old one stays.
+    """
     unnamed = old.startswith(_DESCRIPTORS)  # open(2), O_TMPFILE: the link in /proc leads to the file itself
     try:
         os.link(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd, follow_symlinks=unnamed)
     except OSError as error:
         if unnamed or error.errno not in _NO_LINKS:
             raise
-        _rename(old_fd, old, new_fd, new)
+        return _rename(old_fd, old, new_fd, new)
+    return False
 
 
-def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> None:
-    """Rename, for file systems without hard links (FAT, many of FUSE)."""
+def _rename(old_fd: int, old: bytes, new_fd: int, new: bytes) -> bool:
+    """Rename, for file systems without hard links (FAT, many of FUSE). True as of `give_name`."""
     if _libc.renameat2(old_fd, old, new_fd, new, _RENAME_NOREPLACE) == 0:
-        return
+        return False
     code = ctypes.get_errno()
     if code not in _NO_FLAGS:
         raise OSError(code, os.strerror(code), os.fsdecode(new))
     # Reserve the name, then replace the reservation, because without the flag a rename would replace any file.
-    os.close(os.open(new, _CREATE, 0o600, dir_fd=new_fd))
+    fd = os.open(new, _CREATE, 0o600, dir_fd=new_fd)
     try:
-        os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+        return _replaced(old_fd, old, new_fd, new, fd)
     except BaseException:
         os.unlink(new, dir_fd=new_fd)
         raise
+    finally:
+        os.close(fd)
+
+
+def _replaced(old_fd: int, old: bytes, new_fd: int, new: bytes, reserved: int) -> bool:
+    """Rename over a reserved name. True where the share refuses that, and the content was copied there."""
+    try:
+        os.rename(old, new, src_dir_fd=old_fd, dst_dir_fd=new_fd)
+    except OSError as error:
+        if error.errno not in _NO_REPLACING:
+            raise
+    else:
+        return False
+    source = os.open(old, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=old_fd)
+    try:
+        like = os.fstat(source)
+        _fill(reserved, os.read(source, LARGEST))
+    finally:
+        os.close(source)
+    with contextlib.suppress(OSError):  # best effort by contract
+        os.fchmod(reserved, like.st_mode & 0o666)
+    os.fsync(reserved)
+    _give(reserved, like)
+    return True
+
+
+def mend(directory_fd: int, name: bytes, marker: Marker) -> bool:
+    """Write a marker whole and synced at a name where a crash has left its beginning. False for any other file there.
+
+    An empty file is a beginning only where links are unknown, because a marker gets its name whole elsewhere. Raises
+    OSError.
+    """
+    content = marker.to_json()
+    try:
+        if not is_small_file(directory_fd, name):
+            return False
+        fd = os.open(name, _STANDING, dir_fd=directory_fd)
+    except (FileNotFoundError, PermissionError):
+        return False
+    try:
+        begun = os.read(fd, LARGEST)
+        if Marker.from_json(begun) is not None or not _is_beginning(begun, content):
+            return False
+        if not begun.strip(b"\0") and _knows_links(directory_fd, name):
+            return False
+        os.lseek(fd, 0, os.SEEK_SET)
+        _fill(fd, content)
+        os.ftruncate(fd, len(content))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _knows_links(directory_fd: int, name: bytes) -> bool:
+    """True unless the file system refuses a hard link to this file. A name that is taken hides that refusal."""
+    probe = _stem(name) + b".tmp"
+    try:
+        os.link(name, probe, src_dir_fd=directory_fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+    except FileExistsError:
+        return True
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    os.unlink(probe, dir_fd=directory_fd)
+    return True
+
+
+def _is_beginning(begun: bytes, content: bytes) -> bool:
+    """True when `begun` begins as `content` does, up to the time of the attempt. A power cut may leave zeros behind."""
+    lasting = content.partition(b'  "validated_at"')[0]
+    begun = begun.rstrip(b"\0")
+    return lasting.startswith(begun) or begun.startswith(lasting)
+
+
+def _fill(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
 
 
 def sync_directory(directory_fd: int) -> None:

@@ -446,6 +446,30 @@ def marker_at_last(share: Share) -> None:
     assert share.count("marker_failed") == 1
 
 
+@AUTO
+def test_on_an_sshfs_share_of_a_plain_server_markers_are_written_and_follow(share: Share) -> None:
+    """Neither links nor renames over a file are there. A marker half written by a crash is ended."""
+    server = on_fuse(share, "sshfs-plain")
+    share.start()
+    share.relay_goes()
+    (server / "Achats/begun.txt").write_text("begun")
+    share.wait_for("document_queued")
+    (server / "Achats/begun.txt.validated.json").write_text('{\n  "status": "validated",\n  "docu')
+    (server / "Achats/foreign.txt").write_text("foreign")
+    (server / "Achats/foreign.txt.validated.json").write_text("of another")
+    share.relay.listen_again()
+    share.expect("begun.txt", "foreign.txt")
+    share.wait_for("document_validated", 2)
+    for name, marker in (("begun", "begun.txt.validated.json"), ("foreign", "foreign.txt.validated-2.json")):
+        assert json.loads((server / "Achats" / marker).read_text())["sha256"] == sha256(name.encode())
+    assert (server / "Achats/foreign.txt.validated.json").read_text() == "of another"
+    (server / "Achats/begun.txt").rename(server / "Notes/filed.txt")
+    until((server / "Notes/filed.txt.validated.json").exists, "the marker moves along")
+    until(lambda: not (server / "Achats/begun.txt.validated.json").exists(), "and leaves its old name")
+    assert not [name for name in tree(server) if name.endswith(".tmp")]
+    assert [line["level"] for line in share.lines("marker_failed")] == ["warning"]  # for the file of another
+
+
 # -- where inotify is blind
 
 

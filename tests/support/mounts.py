@@ -139,17 +139,23 @@ class FuseMounts:
         self._points.remove(point)
 
     def fuse(self, kind: str, source: Path, point: Path) -> subprocess.Popen[bytes]:
-        """`source` at `point` through bindfs or sshfs. inotify of `point` does not tell of writes in `source`."""
-        require(kind, "fusermount3", "umount")
+        """`source` at `point`. inotify of `point` does not tell of writes in `source`.
+
+        `kind` is bindfs, sshfs, or sshfs-plain for a server without extensions.
+        """
+        require(kind.removesuffix("-plain"), "fusermount3", "umount")
         if kind == "bindfs":
             command = ["bindfs", "-f", "-o", "nonempty", source, point]  # its own times are 1 s
         else:
             packages.require(SFTP_SERVER)
             script = self.base / "no-ssh"
-            script.write_text(f"#!/bin/sh\nexec {SFTP_SERVER}\n")
+            # A plain server knows none of OpenSSH's extensions: no links, no rename over a file.
+            plain = " -P posix-rename,hardlink" if kind == "sshfs-plain" else ""
+            script.write_text(f"#!/bin/sh\nexec {SFTP_SERVER}{plain}\n")
             script.chmod(0o755)
             # sshfs caches names and attributes for 20 s by itself: a firm would wait that much longer than `poll`.
             options = f"ssh_command={script},cache=no,attr_timeout=0,entry_timeout=0"
+            options += ",disable_hardlink" if plain else ""
             command = ["sshfs", "-f", "-o", options, f"server:{source}", point]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._undo.callback(_end, process)

@@ -520,6 +520,83 @@ def test_without_hard_links_the_marker_is_renamed_and_still_replaces_nothing(fol
     assert names(folder) == {NAME, f"{NAME}.validated.json", foreign.name, f"{NAME}.ok-2"}
 
 
+@pytest.fixture
+def poor(monkeypatch):
+    """A share without links, without flags of renames, and without renames over a file."""
+    rename = os.rename
+
+    def over_nothing(old, new, *, src_dir_fd, dst_dir_fd):
+        if finding.exists(dst_dir_fd, new):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    without_links(monkeypatch)
+    monkeypatch.setattr(writing, "_libc", Libc())
+    monkeypatch.setattr(os, "rename", over_nothing)
+
+
+def test_on_a_share_without_links_and_renames_over_a_file_the_marker_is_written_at_its_name(folder, fd, poor):
+    (folder / NAME).chmod(0o640)
+    assert write(fd) == Written(DOCUMENT + b".validated.json", displaced=False)
+    assert find(fd) == MARKER
+    assert names(folder) == {NAME, f"{NAME}.validated.json"}
+    assert stat.S_IMODE((folder / f"{NAME}.validated.json").stat().st_mode) == 0o640
+
+
+LASTING = MARKER.to_json().index(b'  "validated_at"')
+BEGUN = {
+    "nothing": b"",
+    "zeros": b"\0" * 300,
+    "the first bytes": MARKER.to_json()[:40],
+    "all but the end": MARKER.to_json()[:-9],
+    "up to its time": MARKER.to_json()[:LASTING],
+}
+
+
+@pytest.mark.parametrize("begun", BEGUN.values(), ids=BEGUN)
+def test_a_marker_half_written_at_its_name_by_a_crash_is_ended_by_the_next_try(folder, fd, poor, begun):
+    """The next try writes another time."""
+    later = replace(MARKER, validated_at=utc(1_795_507_999))
+    (folder / f"{NAME}.validated.json").write_bytes(begun)
+    assert write(fd, marker=later) == Written(DOCUMENT + b".validated.json", displaced=False)
+    assert find(fd) == later
+    assert names(folder) == {NAME, f"{NAME}.validated.json"}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_on_such_a_share_a_file_at_the_markers_name_is_left_alone(folder, fd, elsewhere, poor, kind):
+    taken = folder / f"{NAME}.validated.json"
+    plant(kind, taken, elsewhere)
+    before = photograph(taken)
+    assert write(fd) == Written(DOCUMENT + b".validated-2.json", displaced=True)
+    assert photograph(taken) == before
+    assert elsewhere.read_bytes() in (b"precious", MARKER.to_json())
+
+
+def test_the_beginning_of_another_documents_marker_is_left_alone(folder, fd, poor):
+    taken = folder / f"{NAME}.validated.json"
+    taken.write_bytes(replace(MARKER, message_id="<2@cabinet.example>").to_json()[:-9])
+    assert write(fd).displaced
+    assert b"<2@cabinet.example>" in taken.read_bytes()
+
+
+def test_where_links_exist_an_empty_file_at_the_markers_name_is_another_ones(folder, fd):
+    (folder / f"{NAME}.validated.json").touch()
+    assert write(fd).displaced
+    assert (folder / f"{NAME}.validated.json").read_bytes() == b""
+
+
+@pytest.mark.parametrize("begun", [None, *BEGUN.values()], ids=["a free name", *BEGUN])
+def test_on_such_a_share_a_marker_follows_and_ends_what_a_crash_began(folder, fd, other, other_fd, poor, begun):
+    old = write(fd).name
+    if begun is not None:
+        (other / "renamed.pdf.validated.json").write_bytes(begun)
+    assert follow(fd, old, other_fd) == b"renamed.pdf.validated.json"
+    assert find(other_fd, b"renamed.pdf") == MARKER
+    assert names(folder) == {NAME, "other"}
+    assert names(other) == {"renamed.pdf", "renamed.pdf.validated.json"}
+
+
 # Many at a time
 
 
