@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from itertools import chain
 from typing import Final
 
@@ -233,28 +233,57 @@ class Marking:
 
     def _follow(self, document: Document, now: float) -> None:
         try:
-            moved = self._calls.call(document.ged, lambda: self._move(document))
-        except FileNotFoundError:
-            moved = None  # it moved along with its directory, or was deleted
+            moved = self._calls.call(document.ged, lambda: self._move(document), AT_MOST)
+        except (
+            FileNotFoundError,
+            NotADirectoryError,
+        ):  # the document was renamed once more or deleted: intake tells soon
+            self._journal.write(lambda tx: _await(tx, document, now))
+            return
         except OSError as error:
             again = now + self._settings.watch.sweep
             self._journal.write(lambda tx: tx.put_off_marker(document, again))
             self._tell_failure(document, error)
             return
-        self._settle(document, document.directory + b"/" + (moved or split(document.marker)[1]))
+        # Without a marker the recorded path stays, because it tells where to look after the next rename.
+        self._settle(document, document.directory + b"/" + moved if moved else document.marker)
 
     def _move(self, document: Document) -> bytes | None:
-        directory, name = split(document.marker)
-        options = self._settings.marker
-        below = len(document.ged) + 1
-        with (
-            self._mounts.at(document.ged, document.path) as root_fd,
-            files.directories(root_fd, directory[below:], document.directory[below:]) as (old_fd, new_fd),
-        ):
-            return moving.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
+        """The marker's name beside its document; None where no marker was found. FileNotFoundError: no document."""
+        options, name = self._settings.marker, split(document.marker)[1]
+        with self._mounts.at(document.ged, document.path) as root_fd:
+            files.lstat(root_fd, document.relative)
+            for directory in self._places(root_fd, document):
+                self._calls.progress()
+                with (
+                    suppress(FileNotFoundError, NotADirectoryError),
+                    files.directories(root_fd, directory, split(document.relative)[0]) as (old_fd, new_fd),
+                ):
+                    if moving.is_marker_of(old_fd, name, document):
+                        return moving.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
+        return None
+
+    def _places(self, root_fd: int, document: Document) -> Iterator[bytes]:
+        """The directories, relative to the GED, in which its marker may stand. The likeliest comes first.
+
+        A directory above the marker may have been renamed since its path was recorded: with the document, or alone.
+        """
+        recorded = split(document.marker)[0][len(document.ged) + 1 :]
+        yield recorded
+        yield split(document.relative)[0]
+        yield from moving.renamed(root_fd, recorded, split(document.marker)[1], document)
 
     def _settle(self, document: Document, marker: bytes) -> None:
         self._journal.write(lambda tx: tx.settle_marker(document, marker))
+
+
+def _await(tx: Transaction, document: Document, now: float) -> None:
+    """Look for the marker again once intake has told of the rename. Not after a deletion."""
+    known = tx.known(document.path)
+    if known is not None and known.document == document.seq:
+        tx.put_off_marker(document, now + MARKER_FOLLOWS)
+    else:
+        tx.settle_marker(document, document.marker)
 
 
 def _stands(directory_fd: int, name: bytes) -> bool:

@@ -64,6 +64,28 @@ def test_a_renamed_parent_directory_takes_everything_along(bridge: Bridge) -> No
     assert bridge.count("document_withdrawn") == 0
 
 
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_markers_move_along_when_a_document_and_then_its_directory_are_renamed_at_once(
+    bridge: Bridge, stopped: bool
+) -> None:
+    """One document stays in its directory, another is filed elsewhere before that directory is renamed."""
+    (bridge.inbox / "dir").mkdir()
+    bridge.start()
+    for name in ("stays.txt", "filed.txt"):
+        (bridge.inbox / "dir" / name).write_text(name)
+    bridge.wait_for("document_validated", 2)
+    if stopped:
+        bridge.stop()
+    (bridge.inbox / "dir/stays.txt").rename(bridge.inbox / "dir/stays anew.txt")
+    (bridge.inbox / "dir/filed.txt").rename(bridge.ged / "Notes/filed anew.txt")
+    (bridge.inbox / "dir").rename(bridge.inbox / "dir anew")
+    if stopped:
+        bridge.start()
+    expected = {"Achats/dir anew/stays anew.txt.validated.json", "Notes/filed anew.txt.validated.json"}
+    until(lambda: {str(p.relative_to(bridge.ged)) for p in bridge.ged.rglob("*.json")} == expected, "markers move")
+    bridge.expect("stays.txt", "filed.txt")
+
+
 def test_existing_files_that_change_names_in_a_chain_or_a_circle_stay_existing(bridge: Bridge) -> None:
     """One renamed twice at once, two that swap their names: no mail."""
     for name in ("chain", "one", "two"):

@@ -767,6 +767,62 @@ def test_a_crash_while_following_is_ended_by_the_next_try(folder, fd, other, oth
     assert names(other) == {"renamed.pdf", "renamed.pdf.validated.json"}
 
 
+@pytest.fixture
+def folding(monkeypatch):
+    """A share that folds case: a name is found by any spelling, and a directory lists the one that it was given."""
+
+    def spelled(name, where):
+        if isinstance(name, bytes) and b"/" not in name and isinstance(where, int):
+            return next((n for n in map(os.fsencode, os.listdir(where)) if n.lower() == name.lower()), name)
+        return name
+
+    def folded(usual):
+        return lambda name, *rest, dir_fd=None: usual(spelled(name, dir_fd), *rest, dir_fd=dir_fd)
+
+    usual = {call: getattr(os, call) for call in ("lstat", "open", "unlink", "rename", "link")}
+    for call in ("lstat", "open", "unlink"):
+        monkeypatch.setattr(os, call, folded(usual[call]))
+
+    def rename(old, new, *, src_dir_fd, dst_dir_fd):
+        old, there = spelled(old, src_dir_fd), spelled(new, dst_dir_fd)
+        same = os.path.samestat(os.fstat(src_dir_fd), os.fstat(dst_dir_fd)) and old == there
+        usual["rename"](old, new if same else there, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    def link(old, new, *, src_dir_fd, dst_dir_fd, follow_symlinks):
+        new = spelled(new, dst_dir_fd)
+        usual["link"](old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(os, "rename", rename)
+    monkeypatch.setattr(os, "link", link)
+
+
+@pytest.mark.parametrize("renames", [True, False], ids=["renames over itself", "refuses that"])
+def test_on_a_share_that_folds_case_a_marker_takes_the_new_spelling_and_is_not_deleted(
+    folder, fd, folding, monkeypatch, renames
+):
+    old = write(fd).name
+    new = NAME.upper()
+    os.rename(folder / NAME, folder / new, src_dir_fd=fd, dst_dir_fd=fd)
+    if not renames:
+        monkeypatch.setattr(os, "rename", lambda *_, **__: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no")))
+    assert follow(fd, old, fd, new.encode()) == new.encode() + b".validated.json"
+    assert names(folder) == {new, f"{new}.validated.json"}
+    assert find(fd, new.encode()) == MARKER
+
+
+def test_on_a_share_that_folds_case_and_makes_up_inodes_a_directory_may_take_a_new_spelling(folder, fd, monkeypatch):
+    """The two directories are one, and do not look so."""
+    old = write(fd).name
+    again = os.open(folder, os.O_RDONLY)
+    monkeypatch.setattr(moving, "_same", lambda *_: False)
+    try:
+        assert follow(fd, old, again, DOCUMENT) == old
+    finally:
+        os.close(again)
+    assert find(fd) == MARKER
+    assert names(folder) == {NAME, f"{NAME}.validated.json"}
+
+
 def test_a_marker_follows_to_another_file_system(folder, fd, small, small_fd):
     old = write(fd).name
     content = Path(folder, os.fsdecode(old)).read_bytes()
