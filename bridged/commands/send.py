@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -20,6 +21,9 @@ from bridged.journal.values import SPECIAL
 from bridged.model import Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split
+
+if TYPE_CHECKING:
+    from bridged.marker import Marker
 
 
 @main.command()
@@ -52,13 +56,16 @@ def _send(journal: Journal, settings: Settings, path: bytes, now: float) -> Plac
     place = switched.place(directory)
     if place is None or settings.ignored(name):
         raise NotSendable
-    stamp = _stamp(place, path)
-    journal.write(lambda tx: _queue(tx, settings, place, path, stamp, now))
+    stamp, marker = _look(settings, place, path)
+    journal.write(lambda tx: _queue(tx, settings, place, path, stamp, marker, now))
     return place
 
 
-def _stamp(place: Place, path: bytes) -> Stamp:
-    """The stamp of the file. Raises NotSendable for a link, an empty file or a copy of a marker."""
+def _look(settings: Settings, place: Place, path: bytes) -> tuple[Stamp, Marker | None]:
+    """The stamp of the file, and the valid marker of its bytes.
+
+    Raises NotSendable for a link, an empty file or a copy of a marker.
+    """
     from bridged.intake import HEAD  # noqa: PLC0415 - as for `check`
 
     relative = path[len(place.ged) + 1 :]
@@ -69,6 +76,7 @@ def _stamp(place: Place, path: bytes) -> Stamp:
                 raise NotSendable
             with files.open_document(root_fd, relative) as file:
                 stamp, head = files.stamp_of(os.fstat(file.fileno())), file.read(HEAD)
+                marker = _marker_of(settings, root_fd, relative, stamp, file)
     except FileNotFoundError as error:
         raise NotSendable from error
     except OSError as error:
@@ -77,21 +85,43 @@ def _stamp(place: Place, path: bytes) -> Stamp:
         raise NotSendable(f"“{name}” is empty, and an empty document is never mailed.")
     if looks_like_marker(head):
         raise NotSendable(f"“{name}” is a copy of a marker, and markers are never sent.")
-    return stamp
+    return stamp, marker
 
 
-def _queue(tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, now: float) -> None:
+def _marker_of(settings: Settings, root_fd: int, relative: bytes, stamp: Stamp, file: BinaryIO) -> Marker | None:
+    """The valid marker of these very bytes; None where there is none. Raises OSError."""
+    from bridged.marker import find  # noqa: PLC0415 - as for `check`
+
+    directory, _, name = relative.rpartition(b"/")
+    with files.passage(root_fd, directory) as fd:
+        marker = find(fd, name, settings.marker.suffix, settings.marker.hidden)
+    valid = marker is not None and marker.size == stamp.size and marker.sha256 == files.sha256(file)
+    return marker if valid else None
+
+
+def _require_unmarked(place: Place, path: bytes, marker: Marker | None) -> None:
+    """Raises NotSendable for a file whose marker says that these bytes were sent, although the journal does not."""
+    if marker is not None:
+        name, to, at = readable(path[len(place.ged) + 1 :]), marker.collection_email, marker.validated_at
+        raise NotSendable(f"“{name}” has a valid marker beside it: it was sent to {to}, and validated at {at}.")
+
+
+def _queue(
+    tx: Transaction, settings: Settings, place: Place, path: bytes, stamp: Stamp, marker: Marker | None, now: float
+) -> None:
     from bridged.intake import new_document  # noqa: PLC0415 - as for `check`
 
     known = tx.known(path)
     if known is None or known.stamp == SPECIAL:
         raise NotSendable
     if known.document is None:
+        _require_unmarked(place, path, marker)
         seq = tx.send(new_document(settings, place, path, stamp, now), now)
     else:
         document = tx.document(known.document)
         if document is None or document.state is not State.MISSED:
             raise NotSendable
+        _require_unmarked(place, path, marker)
         seq = document.seq
         tx.send_missed(seq, stamp, now)
     tx.know(path, stamp, seq)

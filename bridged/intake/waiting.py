@@ -20,7 +20,7 @@ from bridged.intake.quiet import HEAD, Calm, looks_whole
 from bridged.journal import Journal, JournalError, Steps, Transaction
 from bridged.journal.values import Query
 from bridged.logs import Unread, say, say_document, say_unreadable
-from bridged.marker import Marker, find
+from bridged.marker import Marker, locate
 from bridged.model import Document, Instant, Stamp, State, readable
 from bridged.names import looks_like_marker
 from bridged.paths import split
@@ -62,7 +62,7 @@ class _Ready:
     stamp: Stamp
     warning: str = ""
     ignored: str = ""
-    marker: Marker | None = None
+    marker: tuple[bytes, Marker] | None = None  # the name and the marker of these very bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,7 @@ class Waiting:
                 return None
             if stamp.size <= MARKER_AT_MOST and looks_like_marker(head):
                 return _Ready(stamp, ignored="it is a copy of a marker")
-            return _Ready(stamp, unfinished, marker=self._own_marker(directory_fd, seq, name, fd, stamp))
+            return _Ready(stamp, unfinished, marker=self._marker_of(directory_fd, name, fd, stamp))
 
     def _stamp(self, directory_fd: int, name: bytes) -> Stamp:
         """The stamp of a deposit now. On a polled GED it is asked of an open file."""
@@ -311,16 +311,14 @@ class Waiting:
             deposit.note_cut_off(stamp, now.steady)
         return "looks cut off"
 
-    def _own_marker(self, directory_fd: int, seq: int, name: bytes, fd: int, stamp: Stamp) -> Marker | None:
-        """The valid marker of these very bytes, where the journal has lost its row; None otherwise."""
+    def _marker_of(self, directory_fd: int, name: bytes, fd: int, stamp: Stamp) -> tuple[bytes, Marker] | None:
+        """The name and the valid marker of these very bytes; None where there is none."""
         options = self._settings.marker
-        marker = find(directory_fd, name, options.suffix, options.hidden)
-        if marker is None or marker.size != stamp.size:
-            return None
-        if self._journal.read(lambda tx: tx.message_id_known(marker.message_id, but=seq)):
+        found = locate(directory_fd, name, options.suffix, options.hidden)
+        if found is None or found[1].size != stamp.size:
             return None
         with open(fd, "rb", closefd=False) as document:
-            return marker if files.sha256(document) == marker.sha256 else None
+            return found if files.sha256(document) == found[1].sha256 else None
 
     def _unreadable(self, seq: int, deposit: _Deposit, error: OSError) -> None:
         if not deposit.unread.is_news(error):
@@ -351,8 +349,7 @@ class Waiting:
             tx.withdraw(document, ready.ignored)
             tx.know(document.path, ready.stamp, None)
             return _Decided("document_ignored", document, {"reason": ready.ignored})
-        if ready.marker is not None:
-            tx.adopt_deposit(seq, proof_of(ready.marker), now.wall)
+        if ready.marker is not None and _adopted(tx, document, ready.stamp, *ready.marker, now):
             return _Decided("document_validated", document, {"reason": ADOPTED})
         tx.queue(seq, ready.stamp, now.wall, ready.warning)
         tx.know(document.path, ready.stamp, seq)
@@ -383,3 +380,17 @@ class Waiting:
         if document is not None and document.state is State.HELD:
             return "overwritten while it was held; released, it leaves as it is then"
         return "overwritten in place; it is not sent again (on_overwrite: send would)"
+
+
+def _adopted(tx: Transaction, document: Document, stamp: Stamp, name: bytes, marker: Marker, now: Instant) -> bool:
+    """Enter a deposit as validated by the marker of its bytes. False where the marker is forged.
+
+    Within the transaction that enters it, because two files may come with markers of one Message-ID at once.
+    """
+    proof = tx.proven(proof_of(marker), document.message_id, document.seq)
+    if proof is None:
+        return False
+    tx.adopt_deposit(document.seq, proof, now.wall)
+    tx.settle_marker(document._replace(state=State.VALIDATED), document.directory + b"/" + name)
+    tx.know(document.path, stamp, document.seq)
+    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from bridged.journal.errors import StateConflict
@@ -131,6 +132,19 @@ class Documents:
         """Whether a document has that Message-ID, the document `but` left out."""
         known = "SELECT 1 FROM documents WHERE message_id = ? AND seq <> ?"
         return self._sql.execute(known, (message_id, but)).fetchone() is not None
+
+    def proven(self, proof: Proof, own: str, but: int = 0) -> Proof | None:
+        """The proof as a row may bear it whose own Message-ID is `own`. None where the marker is forged.
+
+        `proof` is of a marker that has the digest of the bytes beside it. Another document, `but` left out, may have
+        its Message-ID. With the same digest the file is a copy that came with its marker, and keeps its own
+        Message-ID. With another digest the marker tells of bytes that never left.
+        """
+        holder = "SELECT sha256 FROM documents WHERE message_id = ? AND seq <> ?"
+        row = self._sql.execute(holder, (proof.message_id, but)).fetchone()
+        if row is None:
+            return proof
+        return replace(proof, message_id=own) if row[0] == proof.sha256 else None
 
     def attempts(self, seq: int) -> list[tuple[float, str, str]]:
         """Every attempt at a document, the first one first: instant, outcome, the relay's words."""

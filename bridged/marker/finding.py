@@ -24,12 +24,19 @@ def find(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> Marke
 
     Raises OSError when the disk fails to read a file at its names. That does not prove that there is none.
     """
+    found = locate(directory_fd, document, suffix, hidden)
+    return None if found is None else found[1]
+
+
+def locate(directory_fd: int, document: bytes, suffix: str, hidden: bool) -> tuple[bytes, Marker] | None:
+    """As `find`, with the marker's name before it."""
     newest = None
     for _, name in names_in(directory_fd, document, suffix, hidden):
         if not exists(directory_fd, name):
             break
         with contextlib.suppress(PermissionError):  # another one's: ours is as readable as its document
-            newest = read(directory_fd, name) or newest
+            marker = read(directory_fd, name)
+            newest = newest if marker is None else (name, marker)
     return newest
 
 

@@ -261,7 +261,9 @@ class Marking:
                 ):
                     if moving.is_marker_of(old_fd, name, document):
                         return moving.follow(old_fd, name, new_fd, document.name, options.suffix, options.hidden)
-        return None
+            with files.passage(root_fd, split(document.relative)[0]) as fd:  # a person may have moved both
+                found = finding.locate(fd, document.name, options.suffix, options.hidden)
+        return found[0] if found is not None and found[1].message_id == document.message_id else None
 
     def _places(self, root_fd: int, document: Document) -> Iterator[bytes]:
         """The directories, relative to the GED, in which its marker may stand. The likeliest comes first.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bridged.daemon.daemon import Daemon
-from tests.support.bridge import COMMAND, Bridge, until
+from tests.support.bridge import COMMAND, Bridge, sha256, until
 from tests.support.relay import Cut, Say, ScriptedRelay, Stall
 
 
@@ -246,6 +246,35 @@ def test_a_lost_journal_never_becomes_a_mass_mailing(bridge: Bridge) -> None:
     bridge.expect("a.txt")
     rows = [json.loads(line) for line in bridge.run("documents", "--json", "--state", "validated").stdout.splitlines()]
     assert "Achats/a.txt" in {row["document"] for row in rows}
+
+
+def test_two_files_that_come_with_one_marker_are_validated_and_a_forged_one_is_sent(bridge: Bridge) -> None:
+    """The journal does not know the Message-ID of their markers. Neither is mailed, and both have a row."""
+    bridge.start()
+    (bridge.inbox / "a.txt").write_text("a")
+    bridge.wait_for("document_validated")
+    bridge.stop()
+    marker = (bridge.inbox / "a.txt.validated.json").read_text()
+    for file in [*(bridge.base / "state").glob("journal*"), *bridge.inbox.iterdir()]:
+        file.unlink()
+    bridge.start()
+    for name in ("one", "two", "forged"):
+        content = "b" if name == "forged" else "a"
+        (bridge.outside / name).mkdir()
+        told = marker.replace(sha256(b"a"), sha256(content.encode()))
+        (bridge.outside / name / "a.txt.validated.json").write_text(told)
+        (bridge.outside / name / "a.txt").write_text(content)
+    for name in ("one", "two"):
+        (bridge.outside / name).rename(bridge.inbox / name)
+    bridge.wait_for("document_validated", 3)
+    (bridge.outside / "forged").rename(bridge.inbox / "forged")
+    bridge.wait_for("document_validated", 4)
+    assert [content for _, content in bridge.arrived()] == [b"a", b"b"]
+    states = {row["document"]: (row["state"], row["reason"]) for row in bridge.rows()}
+    adopted = ("validated", "its valid marker was beside it")
+    assert states == {f"Achats/{n}/a.txt": adopted for n in ("one", "two")} | {"Achats/forged/a.txt": ("validated", "")}
+    (bridge.inbox / "two/a.txt").rename(bridge.inbox / "two/b.txt")
+    until((bridge.inbox / "two/b.txt.validated.json").exists, "the copy's marker follows")
 
 
 def test_a_reload_cannot_move_the_state(bridge: Bridge) -> None:

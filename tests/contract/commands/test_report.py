@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from bridged.daemon.control import ControlServer
 from bridged.ged import files
 from bridged.intake import new_document
 from bridged.journal import Journal
+from bridged.marker import Marker
 from bridged.model import State
 from tests.support.documents import change
 
@@ -598,6 +600,29 @@ def test_send_refuses_unknown_absent_and_empty_files_links_and_copied_markers(fi
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 6
     assert firm.rows("documents") == []
+
+
+@pytest.mark.parametrize("of", ["these bytes", "other bytes"])
+@pytest.mark.parametrize("was", ["existing", "missed"])
+def test_send_refuses_a_file_whose_valid_marker_stands_beside_it(firm, was, of):
+    """The journal has lost that it was sent, as after a restoration. A marker of other bytes is none."""
+    if was == "existing":
+        path = firm.existing("Achats/a.pdf")
+    else:
+        path = Path(os.fsdecode(firm.document("Achats/a.pdf", State.MISSED).path))
+    content = path.read_bytes() if of == "these bytes" else path.read_bytes()[::-1] + b"!"
+    marker = Marker(
+        "validated", "a.pdf", "Boulangerie Martin", "martin@collecte.example", hashlib.sha256(content).hexdigest(),
+        len(content), "<1@x>", SINCE_TEXT, LATER_TEXT, "250 Ok", 1, "0.1.0",
+    )  # fmt: skip
+    path.with_name("a.pdf.validated.json").write_bytes(marker.to_json())
+    result = firm.run("send", path)
+    queued = [row["state"] for row in firm.rows("documents")] == ["queued"]
+    if of == "these bytes":
+        assert (result.exit_code, queued) == (1, False)
+        assert "“Achats/a.pdf” has a valid marker beside it: it was sent to martin@collecte.example" in result.stderr
+    else:
+        assert (result.exit_code, queued) == (0, True)
 
 
 def test_send_goes_on_after_a_refusal(firm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from bridged.intake import HEAD
 from bridged.intake.waiting import Waiting
 from bridged.journal import Journal
 from bridged.journal.values import Query
+from bridged.marker import Marker
 from bridged.model import Document, Instant, State
 from tests.support.documents import put
 from tests.support.stepping import done
@@ -193,3 +195,61 @@ def test_a_share_that_goes_during_a_look_is_not_told_for_each_deposit(
     assert [line for line in said if line["event"] == "document_deferred"] == []
     assert local.lost
     assert local.states() == {"a.txt": "waiting"}
+
+
+# -- deposits that come with a marker
+
+
+def marked(document: Path, message_id: str, content: bytes) -> None:
+    """A marker beside a document, of these bytes."""
+    marker = Marker(
+        "validated", document.name, "Martin", "martin@collecte.example", hashlib.sha256(content).hexdigest(),
+        len(content), message_id, "2026-11-24T08:12:03.120Z", "2026-11-24T08:12:06.007Z", "250 Ok", 1, "0.1.0",
+    )  # fmt: skip
+    document.with_name(document.name + ".validated.json").write_bytes(marker.to_json())
+
+
+def settle(waits: Waits) -> None:
+    waits.waiting.resume()
+    waits.step(0)
+    waits.step(2.1)
+
+
+def test_two_files_whose_markers_bear_one_unknown_message_id_are_both_validated(local: Waits) -> None:
+    """Copies that came with their marker, found at once. The Message-ID of one row is its own."""
+    for name in ("a.txt", "b.txt"):
+        marked(local.deposit(name, b"facture"), "<lost@cabinet.example>", b"facture")
+    settle(local)
+    documents = local.documents()
+    assert local.states() == {"a.txt": "validated", "b.txt": "validated"}
+    assert [d.message_id for d in documents.values()].count("<lost@cabinet.example>") == 1
+    assert {d.sha256 for d in documents.values()} == {hashlib.sha256(b"facture").hexdigest()}
+    assert {n: d.marker for n, d in documents.items()} == {
+        name: os.fsencode(local.folder / f"{name}.validated.json") for name in documents
+    }
+
+
+def test_of_two_markers_with_one_unknown_message_id_and_other_bytes_the_second_is_none(local: Waits) -> None:
+    """One Message-ID was of one mail with one document, so one of the two markers is forged."""
+    for name, content in (("a.txt", b"facture"), ("b.txt", b"another")):
+        marked(local.deposit(name, content), "<lost@cabinet.example>", content)
+    settle(local)
+    assert local.states() == {"a.txt": "validated", "b.txt": "queued"}
+
+
+def test_a_copy_with_its_marker_of_a_document_that_is_known_is_validated_and_keeps_its_own_id(local: Waits) -> None:
+    digest = hashlib.sha256(b"facture").hexdigest()
+    columns = {"message_id": "<known@cabinet.example>", "sha256": digest}
+    local.journal.write(lambda tx: put(tx, State.VALIDATED, b"known.txt", "Martin", ged=local.ged, **columns))
+    marked(local.deposit("copy.txt", b"facture"), "<known@cabinet.example>", b"facture")
+    marked(local.deposit("forged.txt", b"another"), "<known@cabinet.example>", b"another")
+    settle(local)
+    assert local.states() == {"known.txt": "validated", "copy.txt": "validated", "forged.txt": "queued"}
+    assert local.documents()["copy.txt"].message_id != "<known@cabinet.example>"
+
+
+@pytest.mark.parametrize("of", [b"other bytes", b"facturE"], ids=["another size", "other bytes"])
+def test_a_marker_of_other_bytes_than_those_beside_it_makes_no_document_validated(local: Waits, of: bytes) -> None:
+    marked(local.deposit("a.txt", b"facture"), "<lost@cabinet.example>", of)
+    settle(local)
+    assert local.states() == {"a.txt": "queued"}

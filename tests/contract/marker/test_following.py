@@ -210,3 +210,14 @@ def test_a_document_deleted_before_its_marker_followed_is_waited_for_until_intak
     firm.journal.write(lambda tx: tx.forget(os.fsencode(firm.root / "A/y.pdf")))
     firm.follow()
     assert due() == 0
+
+
+def test_a_marker_that_a_person_has_moved_with_its_document_is_known_there_at_the_next_rename(firm: Firm) -> None:
+    firm.validated("A/x.pdf")
+    for old, new in (("x", "y"), ("y", "z")):
+        (firm.root / f"A/{old}.pdf").rename(firm.root / f"A/{new}.pdf")
+        if new == "y":
+            (firm.root / f"A/x.pdf{SUFFIX}").rename(firm.root / f"A/y.pdf{SUFFIX}")
+        firm.renamed(f"A/{old}.pdf", f"A/{new}.pdf")
+        firm.follow()
+        assert firm.markers() == [f"A/{new}.pdf{SUFFIX}"]
