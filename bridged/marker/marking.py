@@ -108,7 +108,7 @@ class Marking:
             if document.state is State.VALIDATED:
                 self._follow(document, now)
             elif document.state is not State.SENT:  # queued again: its former marker is none of this delivery
-                self._settle(document, document.marker)
+                self._settle(document, document.marker, now)
         return 0.0 if recorded or len(due) > 1 else 1.0
 
     def _validate(self, documents: list[Document], now: float) -> None:
@@ -234,10 +234,7 @@ class Marking:
     def _follow(self, document: Document, now: float) -> None:
         try:
             moved = self._calls.call(document.ged, lambda: self._move(document), AT_MOST)
-        except (
-            FileNotFoundError,
-            NotADirectoryError,
-        ):  # the document was renamed once more or deleted: intake tells soon
+        except (FileNotFoundError, NotADirectoryError):  # renamed once more or deleted: intake tells soon
             self._journal.write(lambda tx: _await(tx, document, now))
             return
         except OSError as error:
@@ -246,7 +243,7 @@ class Marking:
             self._tell_failure(document, error)
             return
         # Without a marker the recorded path stays, because it tells where to look after the next rename.
-        self._settle(document, document.directory + b"/" + moved if moved else document.marker)
+        self._settle(document, document.directory + b"/" + moved if moved else document.marker, now)
 
     def _move(self, document: Document) -> bytes | None:
         """The marker's name beside its document; None where no marker was found. FileNotFoundError: no document."""
@@ -275,8 +272,8 @@ class Marking:
         yield split(document.relative)[0]
         yield from moving.renamed(root_fd, recorded, split(document.marker)[1], document)
 
-    def _settle(self, document: Document, marker: bytes) -> None:
-        self._journal.write(lambda tx: tx.settle_marker(document, marker))
+    def _settle(self, document: Document, marker: bytes, now: float) -> None:
+        self._journal.write(lambda tx: _settled(tx, document, marker, now))
 
 
 def _await(tx: Transaction, document: Document, now: float) -> None:
@@ -285,7 +282,14 @@ def _await(tx: Transaction, document: Document, now: float) -> None:
     if known is not None and known.document == document.seq:
         tx.put_off_marker(document, now + MARKER_FOLLOWS)
     else:
-        tx.settle_marker(document, document.marker)
+        _settled(tx, document, document.marker, now)
+
+
+def _settled(tx: Transaction, document: Document, marker: bytes, now: float) -> None:
+    """The marker is at this path. It is due once more where intake has told of a rename meanwhile."""
+    tx.settle_marker(document, marker)
+    if tx.paths([document.seq])[document.seq] != document.path:
+        tx.put_off_marker(document, now + MARKER_FOLLOWS)
 
 
 def _stands(directory_fd: int, name: bytes) -> bool:

@@ -221,3 +221,25 @@ def test_a_marker_that_a_person_has_moved_with_its_document_is_known_there_at_th
         firm.renamed(f"A/{old}.pdf", f"A/{new}.pdf")
         firm.follow()
         assert firm.markers() == [f"A/{new}.pdf{SUFFIX}"]
+
+
+@pytest.mark.parametrize("when", ["before the marker is moved", "after it"])
+def test_a_rename_that_intake_tells_of_while_the_marker_follows_another_one_is_followed_too(
+    firm: Firm, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    firm.validated("A/x.pdf")
+    (firm.root / "A/x.pdf").rename(firm.root / "A/y.pdf")
+    firm.renamed("A/x.pdf", "A/y.pdf")
+    usual = firm.marking._move
+
+    def meanwhile(document: Any) -> bytes | None:
+        monkeypatch.setattr(firm.marking, "_move", usual)
+        moved = usual(document) if when == "after it" else None
+        (firm.root / "A").rename(firm.root / "B")
+        firm.renamed("A/y.pdf", "B/z.pdf")
+        (firm.root / "B/y.pdf").rename(firm.root / "B/z.pdf")
+        return moved if when == "after it" else usual(document)
+
+    monkeypatch.setattr(firm.marking, "_move", meanwhile)
+    firm.follow()
+    assert firm.markers() == ["B/z.pdf.validated.json"]
