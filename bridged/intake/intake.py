@@ -219,11 +219,9 @@ class Intake:
         self.ged.end_pass()
 
     def _begin_anew(self) -> None:
-        anew, self._anew = self._anew, set()
-        if "soon" in anew and self.ged.running is not None:
-            self._anew.add("soon")  # after the pass under way, because its end would put the next one off
-        elif "soon" in anew:
-            self.ged.due = 0.0
+        anew = self._anew
+        self._anew = anew & {"soon"} if self.ged.running else set()  # the end of a pass puts the next one off
+        self.ged.due = 0.0 if "soon" in anew - self._anew else self.ged.due
         if anew - {"soon"}:
             self.ged.read_all()
             self._untold.clear()
