@@ -52,21 +52,8 @@ _LOCAL: Final = frozenset(
 # File systems of another machine. A lock or a memory map there may hold for one machine only, or not at all.
 _REMOTE: Final = frozenset(
     {
-        *(
-            "nfs",
-            "nfs4",
-            "cifs",
-            "smb3",
-            "smbfs",
-            "ncpfs",
-            "afs",
-            "coda",
-            "ceph",
-            "lustre",
-            "gpfs",
-            "beegfs",
-            "orangefs",
-        ),
+        *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda"),
+        *("ceph", "lustre", "gpfs", "beegfs", "orangefs"),
         *("fuse.sshfs", "fuse.rclone", "fuse.s3fs", "fuse.goofys", "fuse.davfs", "fuse.curlftpfs", "fuse.smbnetfs"),
         *("fuse.gvfsd-fuse", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse", "fuse.juicefs", "fuse.mfs"),
     }
